@@ -1,0 +1,1 @@
+"""What handlers read from and write to: one file a kind. Import no kind here: the registry names them as strings."""
