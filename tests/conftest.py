@@ -1,0 +1,59 @@
+"""Fixtures for all tests, and the rule that a test leaves nothing behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.certificates import Certificates
+from tests.leaks import Held, left_behind
+from tests.mosquitto import Mosquitto
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    """Fail a test that leaves threads, descriptors, child processes or asyncio tasks; set up first, hence torn down last."""
+    before = Held()
+    yield
+    left = left_behind(before)
+    if left:
+        pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Keys and certificates, made once a session."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+class StartBroker(Protocol):
+    """Start another broker; the options are those of tests.mosquitto.Mosquitto."""
+
+    def __call__(self, **options: object) -> Mosquitto:
+        """Return it running; it is stopped at the end of the test."""
+
+
+@pytest.fixture
+def start_mosquitto(tmp_path: Path) -> Iterator[StartBroker]:
+    """Start brokers with options: `start_mosquitto(tls=certificates, persistence=True)`."""
+    started: list[Mosquitto] = []
+
+    def start(**options: object) -> Mosquitto:
+        broker = Mosquitto(tmp_path / f"mosquitto-{len(started)}", **options)  # type: ignore[arg-type]
+        started.append(broker)
+        return broker.start()
+
+    yield start
+    for broker in started:
+        broker.stop()
+
+
+@pytest.fixture
+def mosquitto(start_mosquitto: StartBroker) -> Mosquitto:
+    """A running broker without TLS, users or persistence."""
+    return start_mosquitto()
