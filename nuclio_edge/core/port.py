@@ -70,6 +70,10 @@ if MICROPYTHON:
         sys.print_exception(error, out)  # type: ignore[attr-defined]  # MicroPython only
         return out.getvalue()
 
+    def current_error() -> "BaseException | None":
+        """Nothing: the exception being handled cannot be asked for here."""
+        return None
+
     def json_dumps(value: "Any") -> str:
         """Compact JSON; what JSON cannot say is made sayable first (`json.dumps` would write a repr unasked)."""
         return json.dumps(plain(value), separators=(",", ":"))
@@ -144,6 +148,10 @@ else:
 
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
 
+    def current_error() -> "BaseException | None":
+        """The exception that the calling thread is handling."""
+        return sys.exc_info()[1]
+
     def _refuse(value: "Any") -> "Any":
         raise TypeError(type(value).__name__)
 
@@ -156,7 +164,7 @@ else:
     _scan = make_scanner(JSONDecoder())
 
     def json_dumps(value: "Any") -> str:
-        """Compact JSON; what JSON cannot say (NaN, bytes, objects) is made sayable as `plain` tells."""
+        """Compact JSON; what JSON cannot say (NaN, bytes, objects) is made sayable, or refused, as `plain` tells."""
         try:
             if _iterate is not None:
                 return "".join(_iterate(value, 0))
@@ -240,31 +248,52 @@ def _nonce() -> str:
 boot = _nonce()  # 8 hex digits that tell the events of one boot from those of another
 
 
-def plain(value: "Any", depth: int = 0) -> "Any":
+MAX_DEPTH = 64  # deeper than any sane document; also what ends the walk of a value that contains itself
+
+
+def plain(value: "Any", path: str = "value", depth: int = 0) -> "Any":
     """The same value in what JSON can say.
 
-    NaN and the infinities become their names, bytes their text (or a repr), sets and tuples lists, keys strings, and any
-    other object what its `__log__()`, else its `repr` gives; deeper than 32 levels it is cut (a cycle, most likely).
+    NaN and the infinities become their names, tuples lists, and any other object what its `__log__()`, else its `repr`
+    gives. ValueError, naming the path and the type, for what has no honest form: a key that is no scalar, a text that
+    is not Unicode, nesting deeper than MAX_DEPTH or without end.
     """
-    if value is None or isinstance(value, (str, int)):
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except ValueError:
+            raise ValueError(path + " is a str that is not valid Unicode")  # noqa: B904 - `from` only warns on MicroPython
         return value
     if isinstance(value, float):
         if value - value == 0:
             return value
         return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"  # noqa: PLR0124 - NaN's own test
-    if depth > 32:
-        return "…"
-    if isinstance(value, dict):
-        return {k if isinstance(k, str) else str(k): plain(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)):
-        return [plain(item, depth + 1) for item in value]
-    if isinstance(value, (bytes, bytearray)):
+    if isinstance(value, int):
         try:
-            return bytes(value).decode()
+            str(value)
         except ValueError:
-            return repr(value)
+            raise ValueError(path + " is an int of too many digits")  # noqa: B904 - `from` only warns on MicroPython
+        return value
+    if depth >= MAX_DEPTH:
+        raise ValueError(path[:60] + "... is nested more than 64 deep, or contains itself")
+    depth += 1
+    if isinstance(value, dict):
+        said = {}
+        for key, item in value.items():
+            if not (key is None or isinstance(key, (str, int, float))):
+                raise ValueError(path + " has a key of type " + type(key).__name__ + ": " + repr(key))
+            key = plain(key, path, depth)
+            said[key] = plain(item, path + "." + str(key), depth)
+        return said
+    if isinstance(value, (list, tuple)):
+        return [plain(item, path + "[" + str(at) + "]", depth) for at, item in enumerate(value)]
     try:
-        log = getattr(value, "__log__", None)
-        return plain(log(), depth + 1) if log else repr(value)
-    except Exception:  # noqa: BLE001 - a repr is the user's code
-        return "Unable to serialize object: " + type(value).__name__
+        value = value.__log__()
+    except Exception:  # noqa: BLE001 - no __log__, or a broken one
+        try:
+            value = repr(value)
+        except Exception as error:  # noqa: BLE001 - a repr is the user's code
+            value = "Unable to serialize object: " + type(error).__name__
+    return plain(value, path, depth)

@@ -1,0 +1,42 @@
+"""The bindings that one context offers, by name."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from nuclio_edge.core.context import Context
+
+
+class Bindings:
+    """The bindings of one context by name, each made at its first use (a mapping: [], in, get, iteration)."""
+
+    __slots__ = ("_context", "_made", "_makers")
+
+    def __init__(self, context: Context, makers: dict[str, Callable[[Context], Any]]) -> None:
+        self._context = context
+        self._makers = makers
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        self._context.check()
+        made = self._made
+        if name not in made:
+            if name not in self._makers:
+                raise KeyError("no binding is named '%s'; there are: %s" % (name, ", ".join(sorted(self._makers))))
+            made[name] = self._makers[name](self._context)
+        return made[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self._makers else default
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)

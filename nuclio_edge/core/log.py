@@ -1,0 +1,166 @@
+"""The logger that a handler is given: levels, printf, ordered pairs, children.
+
+A record is one tuple, made only after its level has been found wanted:
+(ms since the Unix epoch, level, logger name, message, (key, value, key, value, …), function, event id).
+Where records go is one callable, `emit(record)`; if it has a `flush` attribute, `Logger.flush` calls it.
+"""
+
+from . import port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .context import Context
+
+    Record = tuple[int, int, str, str, tuple[Any, ...], str | None, str | None]
+
+DEBUG = 10
+INFO = 20
+WARNING = 30
+ERROR = 40
+
+LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "warn": WARNING, "error": ERROR}
+
+
+def level_number(level: "int | str") -> int:
+    """10, 20, 30 or 40 for a level's name, and a number as it is; raises KeyError for another name."""
+    return LEVELS[level.lower()] if isinstance(level, str) else level
+
+
+def level_name(level: int) -> str:
+    """debug, info, warning or error."""
+    return "debug" if level < INFO else "info" if level < WARNING else "warning" if level < ERROR else "error"
+
+
+class Logger:
+    """Nuclio's logger with the level enforced. Every method may be called from any thread and never raises."""
+
+    __slots__ = ("level", "name", "_emit", "_context", "_bound", "_handlers")
+
+    def __init__(
+        self,
+        level: "int | str" = INFO,
+        name: str = "nuclio_sdk",
+        emit: "Any" = None,
+        context: "Context | None" = None,
+    ) -> None:
+        self.level = level_number(level)
+        self.name = name
+        self._emit = emit
+        self._context = context
+        self._bound: dict[str, Any] = {}
+        self._handlers: dict[str, Any] = {}
+
+    def debug(self, message: "Any", *args: "Any") -> None:
+        if self.level <= DEBUG:
+            self._log(DEBUG, message, args, None)
+
+    def info(self, message: "Any", *args: "Any") -> None:
+        if self.level <= INFO:
+            self._log(INFO, message, args, None)
+
+    def warn(self, message: "Any", *args: "Any") -> None:
+        if self.level <= WARNING:
+            self._log(WARNING, message, args, None)
+
+    def error(self, message: "Any", *args: "Any") -> None:
+        if self.level <= ERROR:
+            self._log(ERROR, message, args, None)
+
+    def debug_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
+        if self.level <= DEBUG:
+            self._log(DEBUG, message, pairs, named)
+
+    def info_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
+        if self.level <= INFO:
+            self._log(INFO, message, pairs, named)
+
+    def warn_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
+        if self.level <= WARNING:
+            self._log(WARNING, message, pairs, named)
+
+    def error_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
+        if self.level <= ERROR:
+            self._log(ERROR, message, pairs, named)
+
+    warning = warn
+    warning_with = warn_with
+
+    def exception(self, message: "Any", *args: "Any", exc: "Any" = None) -> None:
+        """An error with the exception (default: the one being handled, where the interpreter can tell) and its trace."""
+        exc = exc or port.current_error()
+        if exc is None:
+            self.error(message, *args)
+        elif self.level <= ERROR:
+            named = {"exc": repr(exc), "traceback": port.error_text(exc)}
+            self._log(ERROR, _format(message, args), (), named)
+
+    def bind(self, **named: "Any") -> None:
+        """Add these to every later record; a call's own value of the same name wins."""
+        self._bound.update(named)
+
+    def get_child(self, name: str) -> "Logger":
+        """A logger called parent.name that starts with this one's level and bound values."""
+        child = Logger(self.level, self.name + "." + name, self._emit, self._context)
+        child._bound = dict(self._bound)
+        child._handlers = self._handlers
+        return child
+
+    def flush(self) -> None:
+        """Ask for the records to be written now; returns without waiting for it."""
+        flush = getattr(self._emit, "flush", None)
+        if flush is not None:
+            flush()
+
+    def set_handler(self, handler_name: str, file: "Any", formatter: "Any") -> None:
+        """The SDK's: also write formatter.format(record) to file, in the place of an earlier one of this name."""
+        self._handlers[handler_name] = (file, formatter)
+
+    def _log(self, level: int, message: "Any", args: "tuple[Any, ...]", named: "dict[str, Any] | None") -> None:
+        pairs = args
+        if named is None:
+            message = _format(message, args)
+            pairs = ()
+        elif args:
+            # The SDK has printf arguments here, the slides pairs: what fits the message is printf.
+            if "%" in str(message):
+                try:
+                    message = message % args
+                    pairs = ()
+                except (TypeError, ValueError):
+                    pass
+            if len(pairs) % 2:
+                pairs = pairs[:-1] + ("args", pairs[-1])
+        if named:
+            for key in named:
+                pairs += (key, named[key])
+        bound = self._bound
+        if bound:
+            own = [pairs[at] for at in range(0, len(pairs), 2)]
+            more: tuple[Any, ...] = ()
+            for key in bound:
+                if key not in own:
+                    more += (key, bound[key])
+            pairs = more + pairs
+        function = event_id = None
+        context = self._context
+        if context is not None:
+            function = context.function_name
+            if context._event is not None:
+                event_id = context._event.id
+        record = (port.now_ms(), level, self.name, str(message), pairs, function, event_id)
+        if self._emit is not None:
+            self._emit(record)
+        for file, formatter in self._handlers.values():
+            file.write(formatter.format(record) + "\n")
+
+
+def _format(message: "Any", args: "tuple[Any, ...]") -> str:
+    text = str(message)
+    if args:
+        try:
+            return text % (args[0] if len(args) == 1 and isinstance(args[0], dict) else args)
+        except (TypeError, ValueError, KeyError):
+            return "%s %r" % (text, args)
+    return text
