@@ -326,7 +326,7 @@ Event._lazy = {
     "fields": _make_fields,
     "headers": lambda event: {},
     "id": _make_id,
-    "last_in_batch": _zero,
+    "last_in_batch": lambda event: False,
     "method": _empty,
     "num_shards": _zero,
     "offset": _zero,

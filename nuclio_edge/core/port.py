@@ -24,6 +24,8 @@ if MICROPYTHON:
     _ticks = time.ticks_ms  # type: ignore[attr-defined]  # MicroPython only
     _diff = time.ticks_diff  # type: ignore[attr-defined]  # MicroPython only
     clock = time.ticks_us  # type: ignore[attr-defined]  # MicroPython only
+    NS = 1000  # nanoseconds in a tick of the clock
+    TICKS_PER_MS = 1000
     _raw = _ticks()
     _total = 0
     _count = 0
@@ -121,6 +123,8 @@ else:
     from json.scanner import make_scanner
 
     clock = time.perf_counter_ns
+    NS = 1  # nanoseconds in a tick of the clock
+    TICKS_PER_MS = 1_000_000
     bucket = int.bit_length
     next_number = itertools.count(1).__next__  # atomic: ids are asked for in many threads
 

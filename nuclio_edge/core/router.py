@@ -1,0 +1,76 @@
+"""(address) -> triggers: MQTT topic filters in a trie, with the answers for topics already seen kept at hand.
+
+Laws: the triggers of a topic come in the order in which they were added; a function is there once, with its first
+matching trigger; a filter that starts with a wildcard does not match a topic that starts with `$` (MQTT 5, 4.7.2).
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .inbox import Trigger
+
+
+class TopicRouter:
+    """Topics (bytes, as on the wire) to tuples of triggers; a filter is text or bytes, `$share/<group>/` is left out."""
+
+    def __init__(self, cache: int = 4096) -> None:
+        self._root: "dict[Any, Any]" = {}  # level -> node; None -> triggers that end here
+        self._order = 0
+        self._cache_size = cache
+        self.known: "dict[bytes, tuple[Trigger, ...]]" = {}  # for a source's inner loop: `known.get(topic)` first
+
+    def add(self, topic_filter: "str | bytes", trigger: "Trigger") -> None:
+        """Send what matches the filter to the trigger too."""
+        node = self._root
+        for level in inner_filter(topic_filter).split(b"/"):
+            node = node.setdefault(level, {})
+        self._order += 1
+        node.setdefault(None, []).append((self._order, trigger))
+        self.known.clear()
+
+    def match(self, topic: bytes) -> "tuple[Trigger, ...]":
+        """The triggers of a topic, possibly none; kept for the next time (at most `cache` topics, then begun anew)."""
+        found = self.known.get(topic)
+        if found is None:
+            hits: "list[tuple[int, Trigger]]" = []
+            _walk(self._root, topic.split(b"/"), 0, hits, topic[:1] == b"$")
+            hits.sort(key=lambda hit: hit[0])
+            first: "list[Trigger]" = []
+            for _, trigger in hits:
+                for other in first:
+                    if other.function is trigger.function:
+                        break
+                else:
+                    first.append(trigger)
+            found = tuple(first)
+            if len(self.known) >= self._cache_size:
+                self.known.clear()
+            self.known[topic] = found
+        return found
+
+
+def inner_filter(topic_filter: "str | bytes") -> bytes:
+    """The filter as bytes, without the `$share/<group>/` of a shared subscription (MQTT 5, 4.8.2)."""
+    raw = topic_filter.encode() if isinstance(topic_filter, str) else topic_filter
+    if raw.startswith(b"$share/"):
+        raw = raw.split(b"/", 2)[2]
+    return raw
+
+
+def _walk(node: "dict[Any, Any]", levels: "list[bytes]", at: int, hits: "list[Any]", reserved: bool) -> None:
+    wild = at > 0 or not reserved
+    if wild:
+        rest = node.get(b"#")
+        if rest is not None:
+            hits.extend(rest.get(None, ()))
+    if at == len(levels):
+        hits.extend(node.get(None, ()))
+        return
+    below = node.get(levels[at])
+    if below is not None and levels[at] not in (b"+", b"#"):
+        _walk(below, levels, at + 1, hits, reserved)
+    if wild:
+        below = node.get(b"+")
+        if below is not None:
+            _walk(below, levels, at + 1, hits, reserved)

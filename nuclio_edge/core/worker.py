@@ -1,0 +1,202 @@
+"""The call of a handler, the inline runner, and the conclusion that every event comes to exactly once."""
+
+from . import port
+from .response import ExceptionWithResponse, Response, to_response
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .context import Context
+    from .event import Event
+    from .inbox import Trigger
+
+
+class HandlerTimeout(BaseException):
+    """A handler went past its function's `timeout`; raised into its thread, and the reason of the event's failure.
+
+    Not an Exception: a handler that retries everything in a loop would swallow it.
+    """
+
+
+def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseException | None", ticks: int) -> None:
+    """Bring a pending event to its end, or to its next attempt: counters, outputs, then the source's settle.
+
+    Runs on the loop's thread, once for each call of a handler. `ticks` is the time of the call by `port.clock`.
+    """
+    note(trigger, ticks)
+    response: "Response | None" = None
+    status = 200
+    function = trigger.function
+    token = event._token
+    if error is not None:
+        response = error_response(error)
+        status = response.status_code
+    elif result is not None:
+        if token is not None or function.outputs:
+            response = to_response(result)
+            status = response.status_code
+        else:
+            status = status_of(result)
+    if status >= 400:
+        if (status >= 500 or error is not None) and trigger.attempts > 1 and _again(trigger, event, error):
+            return
+        trigger.failed += 1
+        trigger.leave(event)
+        function.on_failure(event, error, status)
+    else:
+        trigger.handled += 1
+        trigger.leave(event)
+        if response is not None:
+            for send in function.outputs:
+                send(response, event)
+    if token is not None:
+        trigger.source.settle(event, response, error)
+
+
+def status_of(result: "Any") -> int:
+    """The status that a returned value carries, without encoding it."""
+    if isinstance(result, Response):
+        status = result.status_code
+    elif isinstance(result, tuple) and len(result) == 2:
+        status = result[0]
+    else:
+        return 200
+    try:
+        return int(status)
+    except (TypeError, ValueError):
+        return 500
+
+
+def note(trigger: "Trigger", ticks: int) -> None:
+    """Count the duration of a call."""
+    if not trigger.buckets:
+        trigger.buckets = [0] * 65
+    if ticks < 0:  # the 30-bit counter of a microcontroller wrapped during the call
+        ticks = port.elapsed_ns(0, ticks) // port.NS
+    trigger.busy += ticks
+    trigger.buckets[port.bucket(ticks)] += 1
+
+
+def error_response(error: BaseException) -> Response:
+    """What a requester gets for an exception: Nuclio's 500, 408 for a timeout, or what the exception itself brings."""
+    if isinstance(error, ExceptionWithResponse):
+        return to_response(Response(status_code=error.status_code, body=error.body, content_type=error.content_type))
+    if isinstance(error, HandlerTimeout):
+        return to_response(Response(status_code=408, body={"error": "handler timed out"}))
+    text = type(error).__name__ + (": " + str(error) if str(error) else "")
+    return to_response(Response(status_code=500, body="Exception caught in handler - " + text))
+
+
+def _again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> bool:
+    attempt = event._attempt + 1
+    if attempt >= trigger.attempts or not trigger.function.may_retry():
+        return False
+    event._attempt = attempt
+    trigger.retried += 1
+    delay = trigger.backoff_ms << (attempt - 1) if attempt < 32 else trigger.max_backoff_ms
+    if delay > trigger.max_backoff_ms:
+        delay = trigger.max_backoff_ms
+    trigger.function.on_retry(event, error, delay)
+    trigger.loop.call_later(delay, lambda: trigger.function.runner.again(event))
+    return True
+
+
+class InlineRunner:
+    """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted."""
+
+    def __init__(self, function: "Any", context: "Context", switch: "Callable[[Any], Any] | None" = None) -> None:
+        self.function = function
+        self.context = context
+        self.switch = switch  # makes environment and output those of the function, when another one ran before
+        self.limit = function.timeout_ms * port.TICKS_PER_MS
+
+    def attach(self, trigger: "Trigger") -> None:
+        """Make the trigger's `submit` run the handler."""
+        function = self.function
+        handler = function.handler
+        context = self.context
+        switch = self.switch
+        active = ACTIVE
+        clock = port.clock
+        bucket = port.bucket
+        limit = self.limit
+        buckets = trigger.buckets = trigger.buckets or [0] * 65
+        quiet = not function.outputs
+
+        def submit(event: "Event") -> bool:
+            if function.suspended:
+                trigger.turn_away(event, "suspended")
+                return True
+            trigger.admitted += 1
+            if active[0] is not function:
+                active[0] = function
+                if switch is not None:
+                    switch(function)
+            context._event = event
+            start = clock()
+            try:
+                result = handler(context, event)
+            except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
+                trigger.pending += 1
+                charge(trigger, event)
+                conclude(trigger, event, None, error, clock() - start)
+                return True
+            ticks = clock() - start
+            if result is None and event._token is None and 0 <= ticks < limit:
+                trigger.handled += 1
+                trigger.busy += ticks
+                buckets[bucket(ticks)] += 1
+                return True
+            if ticks > limit:
+                trigger.late += 1
+                function.on_late(event, ticks)
+            if result is not None and quiet and event._token is None and status_of(result) < 400:
+                trigger.handled += 1
+                note(trigger, ticks)
+                return True
+            trigger.pending += 1
+            charge(trigger, event)
+            conclude(trigger, event, result, None, ticks)
+            return True
+
+        trigger.submit = submit
+
+    def again(self, event: "Event") -> None:
+        """Run the next attempt of an event that failed."""
+        trigger = event._trigger
+        assert trigger is not None  # noqa: S101 - every event of a source has one
+        ACTIVE[0] = self.function
+        if self.switch is not None:
+            self.switch(self.function)
+        self.context._event = event
+        start = port.clock()
+        result = error = None
+        try:
+            result = self.function.handler(self.context, event)
+        except BaseException as caught:  # noqa: BLE001 - as above
+            error = caught
+        conclude(trigger, event, result, error, port.clock() - start)
+
+    def drain(self) -> bool:
+        """Whether nothing is queued or running; an inline call is over when it returns."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+# The function whose environment and output are bound to the loop's thread: set again only when another one runs.
+ACTIVE: "list[Any]" = [None]
+
+
+def charge(trigger: "Trigger", event: "Event") -> None:
+    """Charge the memory of an event that `leave` will give back."""
+    budget = trigger.budget
+    if budget is not None:
+        from .inbox import EVENT_COST
+
+        cost = len(event.raw_body) + EVENT_COST
+        trigger.held += cost
+        budget.used += cost
