@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
-    """Fail a test that leaves threads, descriptors, child processes or asyncio tasks; set up first, hence torn down last."""
+    """Fail a test that leaves threads, descriptors, processes or asyncio tasks; set up first, hence torn down last."""
     before = Held()
     yield
     left = left_behind(before)

@@ -31,7 +31,10 @@ class Held:
     def left_since(self, before: Held) -> list[str]:
         """Describe what is held now and was not held `before`."""
         left = [f"thread {thread.name!r}" for thread in self.threads - before.threads]
-        left += [f"descriptor {number} -> {_describe(number, target)}" for number, target in self.descriptors - before.descriptors]
+        left += [
+            f"descriptor {number} -> {_describe(number, target)}"
+            for number, target in self.descriptors - before.descriptors
+        ]
         left += [f"process {pid}: {_command(pid)}" for pid in self.children - before.children]
         left += [f"asyncio task {task!r}" for task in self.tasks - before.tasks]
         return left

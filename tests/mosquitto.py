@@ -1,4 +1,4 @@
-"""A real mosquitto for one test: on free loopback ports, with a configuration of its own, that can be stopped, killed and frozen."""
+"""A real mosquitto for one test, on free loopback ports, that can be stopped, killed and frozen."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.certificates import Certificates
 
 ROOT = Path(__file__).parent.parent
-# Debian keeps mosquitto out of an ordinary user's PATH; the second folder is where the set-up unpacks it if it is not installed.
+# Debian keeps mosquitto out of an ordinary user's PATH; the last is where the set-up unpacks it if it is not installed.
 SEARCHED = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", str(ROOT / ".cache/debian/bin")])
 HOST = "127.0.0.1"
 
@@ -56,9 +56,10 @@ class Mosquitto:
     ) -> None:
         """Prepare a broker in `folder` (made if absent); nothing runs yet.
 
-        `tls` adds a TLS listener, which asks for a client certificate if `client_certificates`; `websockets` adds one, too, and a
-        TLS one beside it if there is `tls`. `users` maps names to passwords; without it everybody may connect. `persistence` keeps
-        sessions over stop and restart (not over kill). `max_inflight` 0 means no limit. `lines` are added to the configuration.
+        `tls` adds a TLS listener, which asks for a client certificate if `client_certificates`; `websockets` adds one,
+        too, and a TLS one beside it if there is `tls`. `users` maps names to passwords; without it everybody may
+        connect. `persistence` keeps sessions over stop and restart, and within a second over a kill. `max_inflight` 0
+        means no limit. `lines` are added to the configuration.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -68,14 +69,24 @@ class Mosquitto:
         self._client_certificates = client_certificates
         self._websockets = websockets
         self._users = users
-        self._settings = [f"log_type {log_type}", "log_dest stderr", "log_timestamp_format %H:%M:%S", "set_tcp_nodelay true"]
+        self._settings = [
+            f"log_type {log_type}",
+            "log_dest stderr",
+            "log_timestamp_format %H:%M:%S",
+            "set_tcp_nodelay true",
+        ]
         self._settings.append(f"allow_anonymous {'false' if users else 'true'}")
         if os.geteuid() == 0:
             self._settings.append("user root")  # else it becomes the user mosquitto and cannot read the folder
         if users:
             self._settings.append(f"password_file {folder / 'passwords'}")
         if persistence:
-            self._settings += ["persistence true", f"persistence_location {folder}/", "autosave_on_changes true", "autosave_interval 1"]
+            self._settings += [
+                "persistence true",
+                f"persistence_location {folder}/",
+                "autosave_on_changes true",
+                "autosave_interval 1",
+            ]
         if max_inflight is not None:
             self._settings.append(f"max_inflight_messages {max_inflight}")
         if max_queued is not None:
@@ -160,13 +171,18 @@ class Mosquitto:
 
     def wait_for_log(self, text: str, times: int = 1) -> None:
         """Return when the log has `text`, `times` times."""
-        wait_until(lambda: self.log.count(text) >= times, lambda: f"{text!r} ({times}x) in the broker's log:\n{self.log[-3000:]}")
+        wait_until(
+            lambda: self.log.count(text) >= times,
+            lambda: f"{text!r} ({times}x) in the broker's log:\n{self.log[-3000:]}",
+        )
 
     def __enter__(self) -> Mosquitto:
         """Start it, unless that was done."""
         return self if self.running else self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Stop it, whatever state it is in."""
         self.stop()
 
@@ -187,7 +203,10 @@ class Mosquitto:
         before = len(self.log)
         with self.log_file.open("ab") as sink:
             self._process = subprocess.Popen(
-                [program(), "-c", str(self.folder / "mosquitto.conf")], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink
+                [program(), "-c", str(self.folder / "mosquitto.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
             )
         process = self._process
         # Not by connecting: another test's broker may have got the port.

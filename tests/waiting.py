@@ -14,7 +14,10 @@ LIMIT = 30.0  # seconds; generous, because the tests run side by side on small a
 
 
 def wait_until(condition: Callable[[], T], what: str | Callable[[], str] = "", limit: float = LIMIT) -> T:
-    """Return the first true value of `condition`; fail with `what` (text, or a call that describes what is there instead)."""
+    """Return the first true value of `condition`, or fail after `limit` seconds.
+
+    `what` says what was waited for: text, or a call that describes what is there instead.
+    """
     deadline = time.monotonic() + limit
     pause = 0.001
     while True:

@@ -55,34 +55,49 @@ def test_a_frozen_broker_accepts_and_says_nothing(mosquitto: Mosquitto) -> None:
         assert client.recv(4) == CONNACK_V4
 
 
-def test_a_broker_with_tls_websockets_and_users_has_them(start_mosquitto: StartBroker, certificates: Certificates) -> None:
-    broker = start_mosquitto(tls=certificates, websockets=True, users={"edge": "secret"}, max_inflight=0, persistence=True)
+def test_a_broker_with_tls_websockets_and_users_has_them(
+    start_mosquitto: StartBroker, certificates: Certificates
+) -> None:
+    broker = start_mosquitto(
+        tls=certificates, websockets=True, users={"edge": "secret"}, max_inflight=0, persistence=True
+    )
     assert connack(broker.port)[3] == 5  # not authorised
     trust = ssl.create_default_context(cafile=str(certificates.ca))
-    with socket.create_connection((HOST, broker.tls_port), 20) as plain, trust.wrap_socket(plain, server_hostname="localhost") as secure:
+    with (
+        socket.create_connection((HOST, broker.tls_port), 20) as plain,
+        trust.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
         secure.sendall(CONNECT_V4)
         assert secure.recv(4)[3] == 5
-    done = subprocess.run(
-        [program("mosquitto_pub"), "-h", HOST, "-p", str(broker.port), "-u", "edge", "-P", "secret", "-t", "a", "-m", "b", "-q", "1"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    publish = [
+        program("mosquitto_pub"),
+        "-h",
+        HOST,
+        "-p",
+        str(broker.port),
+        *"-u edge -P secret -t a -m b -q 1".split(),
+    ]
+    done = subprocess.run(publish, capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
     with socket.create_connection((HOST, broker.ws_port), 20) as web:
         web.sendall(
             b"GET /mqtt HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Protocol: mqtt\r\n\r\n"
         )
         assert web.recv(64).startswith(b"HTTP/1.1 101")
 
 
-def test_a_tls_broker_may_ask_for_a_client_certificate(start_mosquitto: StartBroker, certificates: Certificates) -> None:
+def test_a_tls_broker_may_ask_for_a_client_certificate(
+    start_mosquitto: StartBroker, certificates: Certificates
+) -> None:
     broker = start_mosquitto(tls=certificates, client_certificates=True)
     trust = ssl.create_default_context(cafile=str(certificates.ca))
     trust.load_cert_chain(certificates.client, certificates.client_key)
-    with socket.create_connection((HOST, broker.tls_port), 20) as plain, trust.wrap_socket(plain, server_hostname="localhost") as secure:
+    with (
+        socket.create_connection((HOST, broker.tls_port), 20) as plain,
+        trust.wrap_socket(plain, server_hostname="localhost") as secure,
+    ):
         secure.sendall(CONNECT_V4)
         assert secure.recv(4) == CONNACK_V4
 
