@@ -1,0 +1,395 @@
+"""MQTT 3.1.1 and 5 packets as bytes, sans-IO: a Reader cuts a stream into packets, the functions below build them.
+
+Law: however a stream is cut into chunks, the Reader tells the same packets in the same order. Nothing is allocated
+because a header announces it: memory follows the bytes that arrived. Section numbers are those of MQTT 5.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    OnPublish = Callable[[int, bytes, int, bytes, bytes], Any]
+    OnPacket = Callable[[int, bytes], Any]
+    OnOversize = Callable[[int, bytes, int, int], Any]
+
+# Properties that a PUBLISH may have (3.3.2.3), by identifier.
+MESSAGE_EXPIRY = 2
+CONTENT_TYPE = 3
+RESPONSE_TOPIC = 8
+CORRELATION_DATA = 9
+SUBSCRIPTION_ID = 11
+TOPIC_ALIAS = 35
+USER_PROPERTY = 38
+
+# 2.2.2.2, by identifier: b one byte, h two, i four, v variable, d binary, s text, p pair of texts; "-" is none.
+_TYPES = "-bis----sd-v-----ish-sdbibs-s--s-hhhbbpibbb"
+
+_JOIN = 65536  # a part of a packet up to this size is joined to the next chunk; of a longer one, bytes are collected
+_HEADER = 131072  # topic and properties of a packet above max_packet; a peer that sends more has gone mad
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol; `reason` is the code to say in a v5 DISCONNECT (2.4), the text says what it did."""
+
+    def __init__(self, reason: int, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Reader:
+    """The packets of one connection's byte stream. `feed` takes a chunk, `drain` tells what is complete.
+
+    Topic aliases (3.3.2.3.4) are resolved up to `alias_max`. A packet longer than `max_packet` bytes is told as
+    oversize and thrown away as it streams in. After a ProtocolError the reader is of no more use: close.
+    """
+
+    def __init__(self, v5: bool, max_packet: int = 268_435_460, alias_max: int = 0) -> None:
+        self.v5 = v5
+        self.max_packet = max(max_packet, 128)
+        self.alias_max = alias_max
+        self._aliases: "dict[int, bytes]" = {}
+        self._buf = b""
+        self._pos = 0
+        self._part: "bytearray | None" = None  # a long packet being collected,
+        self._want = 0  # and its size
+        self._skip = 0  # bytes of an oversize packet still to come
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes; only when `drain` has returned False."""
+        if self._skip:
+            if self._skip >= len(data):
+                self._skip -= len(data)
+                return
+            data = data[self._skip :]
+            self._skip = 0
+        if self._part is not None:
+            missing = self._want - len(self._part)
+            if len(data) <= missing:
+                self._part.extend(data)
+                return
+            self._part.extend(data[:missing])
+            data = data[missing:]
+        pos = self._pos
+        self._buf = self._buf[pos:] + data if pos < len(self._buf) else data
+        self._pos = 0
+
+    def drain(self, budget: int, on_publish: "OnPublish", on_packet: "OnPacket", on_oversize: "OnOversize") -> bool:
+        """Tell at most `budget` complete packets; True when the rest waits for another call, False when bytes are due.
+
+        on_publish(first byte, topic, packet id or 0, raw properties, body), on_packet(first byte, the rest) and
+        on_oversize(first byte, topic, packet id or 0, size) stop the drain after their packet by returning true.
+        Topics are not checked here (`check_topic`), properties not decoded. Raises ProtocolError.
+        """
+        if self._part is not None:
+            if len(self._part) < self._want:
+                return False
+            if self._tell_part(on_publish, on_packet):
+                return True
+            budget -= 1
+        buf = self._buf
+        pos = self._pos
+        end = len(buf)
+        v5 = self.v5
+        try:
+            while end - pos > 1:
+                if budget <= 0:
+                    return True
+                first = buf[pos]
+                length = buf[pos + 1]
+                start = pos + 2
+                if length > 127:
+                    length &= 127
+                    shift = 7
+                    while True:
+                        if start == end:
+                            return False
+                        more = buf[start]
+                        start += 1
+                        length |= (more & 127) << shift
+                        if more < 128:
+                            break
+                        shift += 7
+                        if shift > 21:
+                            raise ProtocolError(0x81, "a packet length of more than 4 bytes")
+                    stop = start + length
+                    if stop - pos > self.max_packet:
+                        told = self._oversize(buf[start : min(stop, end)], first, stop - pos, stop > end, on_oversize)
+                        if told is None:
+                            return False
+                        self._skip = max(stop - end, 0)
+                        pos = min(stop, end)
+                        if told:
+                            return True
+                        budget -= 1
+                        continue
+                    if stop > end:
+                        if stop - pos > _JOIN:
+                            self._part = bytearray(buf[pos:])
+                            self._want = stop - pos
+                            pos = end
+                        return False
+                else:
+                    stop = start + length
+                    if stop > end:
+                        return False
+                budget -= 1
+                if first & 0xF0 != 0x30:
+                    pos = stop
+                    if on_packet(first, buf[start:stop]):
+                        return True
+                    continue
+                # The same as _publish below, in place: a call would cost a quarter of the time.
+                at = start + 2
+                if at > stop:
+                    raise ProtocolError(0x81, "a PUBLISH cut short")
+                body = topic_end = at + (buf[start] << 8 | buf[start + 1])
+                packet_id = 0
+                props = b""
+                if first & 6:
+                    if first & 6 == 6:
+                        raise ProtocolError(0x81, "a PUBLISH of QoS 3")
+                    body += 2
+                    if body <= stop:
+                        packet_id = buf[topic_end] << 8 | buf[topic_end + 1]
+                        if not packet_id:
+                            raise ProtocolError(0x82, "packet identifier 0")
+                if v5:
+                    if body >= stop:
+                        raise ProtocolError(0x81, "a PUBLISH cut short")
+                    length = buf[body]
+                    body += 1
+                    if length:
+                        if length > 127:
+                            length, body = _variable(buf, body - 1, stop)
+                        at_props = body
+                        body += length
+                        props = buf[at_props:body]
+                if body > stop:
+                    raise ProtocolError(0x81, "a PUBLISH cut short")
+                topic = buf[at:topic_end]
+                if not topic or props and b"#" in props:
+                    topic = self._alias(topic, props)
+                pos = stop
+                if on_publish(first, topic, packet_id, props, buf[body:stop]):
+                    return True
+            return False
+        finally:
+            if pos < end:
+                self._pos = pos
+            else:
+                self._buf = b""
+                self._pos = 0
+
+    def _tell_part(self, on_publish: "OnPublish", on_packet: "OnPacket") -> "Any":
+        """Tell the packet that has been collected, its body copied once."""
+        part = self._part
+        assert part is not None
+        self._part = None
+        first = part[0]
+        at = 1
+        while part[at] > 127:
+            at += 1
+        rest = memoryview(part)[at + 1 :]
+        if first & 0xF0 != 0x30:
+            return on_packet(first, bytes(rest))
+        topic, packet_id, props, body = _publish(rest, first, self.v5)
+        if not topic or props and b"#" in props:
+            topic = self._alias(topic, props)
+        return on_publish(first, topic, packet_id, props, bytes(rest[body:]))
+
+    def _oversize(self, rest: bytes, first: int, size: int, partial: bool, on_oversize: "OnOversize") -> "Any":
+        """Tell a packet that is too big, by its first bytes; None when they do not yet say which one it is."""
+        if first & 0xF0 != 0x30:
+            raise ProtocolError(0x95, "a packet of type %d with %d bytes" % (first >> 4, size))
+        at = len(rest)
+        try:
+            topic, packet_id, props, at = _publish(rest, first, self.v5)
+        except ProtocolError as error:
+            if error.reason != 0x81 or not partial or first & 6 == 6:
+                raise
+            if at < _HEADER:
+                return None
+        if at > _HEADER:
+            raise ProtocolError(0x95, "a PUBLISH of %d bytes with an endless header" % size)
+        if not topic or props and b"#" in props:
+            topic = self._alias(topic, props)
+        return bool(on_oversize(first, topic, packet_id, size))
+
+    def _alias(self, topic: bytes, props: bytes) -> bytes:
+        """The topic of a PUBLISH that may use or set an alias."""
+        for identifier, value in unpack_properties(props) if self.v5 else ():
+            if identifier == TOPIC_ALIAS:
+                if not 0 < value <= self.alias_max:
+                    raise ProtocolError(0x94, "topic alias %d" % value)
+                if not topic:
+                    if value not in self._aliases:
+                        raise ProtocolError(0x82, "topic alias %d stands for nothing" % value)
+                    return self._aliases[value]
+                self._aliases[value] = topic
+        if not topic:
+            raise ProtocolError(0x82, "a PUBLISH without a topic")
+        return topic
+
+
+def _publish(rest: "Any", first: int, v5: bool) -> "tuple[bytes, int, bytes, int]":
+    """Topic, packet identifier, raw properties and where the body begins, of a PUBLISH without its fixed header."""
+    size = len(rest)
+    if first & 6 == 6:
+        raise ProtocolError(0x81, "a PUBLISH of QoS 3")
+    if size > 1:
+        topic_end = at = 2 + (rest[0] << 8 | rest[1])
+        packet_id = 0
+        props = b""
+        if first & 6:
+            at += 2
+            if at <= size:
+                packet_id = rest[at - 2] << 8 | rest[at - 1]
+                if not packet_id:
+                    raise ProtocolError(0x82, "packet identifier 0")
+        if not v5:
+            if at <= size:
+                return bytes(rest[2:topic_end]), packet_id, props, at
+        elif at < size:
+            length, at = _variable(rest, at, size)
+            if at + length <= size:
+                return bytes(rest[2:topic_end]), packet_id, bytes(rest[at : at + length]), at + length
+    raise ProtocolError(0x81, "a PUBLISH cut short")
+
+
+def _variable(buf: "Any", at: int, stop: int) -> "tuple[int, int]":
+    """A variable byte integer (1.5.5) and where it ends."""
+    value = shift = 0
+    while at < stop and shift < 28:
+        more = buf[at]
+        at += 1
+        value |= (more & 127) << shift
+        if more < 128:
+            return value, at
+        shift += 7
+    raise ProtocolError(0x81, "a broken variable length")
+
+
+def check_topic(topic: bytes) -> str:
+    """The text of a topic name (4.7.3, 1.5.4); ProtocolError when it is no valid one."""
+    if b"\0" in topic:
+        raise ProtocolError(0x81, "a topic with NUL")
+    if b"+" in topic or b"#" in topic:
+        raise ProtocolError(0x90, "a topic with a wildcard")
+    try:
+        return str(topic, "utf-8")
+    except ValueError:
+        raise ProtocolError(0x81, "a topic that is not UTF-8")  # noqa: B904 - `from` only warns on MicroPython
+
+
+def unpack_properties(raw: bytes) -> "list[tuple[int, Any]]":
+    """The properties of a packet, in order, as (identifier, value); ProtocolError when they are broken."""
+    found = []
+    at = 0
+    size = len(raw)
+    while at < size:
+        identifier = raw[at]
+        at += 1
+        kind = _TYPES[identifier] if identifier < len(_TYPES) else "-"
+        value: "Any"
+        if kind == "b":
+            stop = at + 1
+            value = raw[at] if at < size else 0
+        elif kind == "h" or kind == "i":
+            stop = at + (2 if kind == "h" else 4)
+            value = int.from_bytes(raw[at:stop], "big")
+        elif kind == "v":
+            value, stop = _variable(raw, at, size)
+        elif kind == "-":
+            raise ProtocolError(0x81, "property %d" % identifier)
+        else:
+            value, stop = _field(raw, at, kind)
+            if kind == "p":
+                second, stop = _field(raw, stop, kind)
+                value = (value, second)
+        if stop > size:
+            raise ProtocolError(0x81, "a property cut short")
+        at = stop
+        found.append((identifier, value))
+    return found
+
+
+def _field(raw: bytes, at: int, kind: str) -> "tuple[Any, int]":
+    stop = at + 2 + int.from_bytes(raw[at : at + 2], "big")
+    if at + 2 > len(raw) or stop > len(raw):
+        raise ProtocolError(0x81, "a property cut short")
+    value = raw[at + 2 : stop]
+    try:
+        return value if kind == "d" else str(value, "utf-8"), stop
+    except ValueError:
+        raise ProtocolError(0x81, "a property that is not UTF-8")  # noqa: B904 - `from` only warns on MicroPython
+
+
+def pack_properties(pairs: "Iterable[tuple[int, Any]]") -> bytes:
+    """Properties as bytes, without the length that goes before them; ValueError for one that cannot be said."""
+    out = bytearray()
+    for identifier, value in pairs:
+        kind = _TYPES[identifier]
+        out.append(identifier)
+        if kind == "b":
+            out.append(value)
+        elif kind == "h":
+            out.extend(value.to_bytes(2, "big"))
+        elif kind == "i":
+            out.extend(value.to_bytes(4, "big"))
+        elif kind == "v":
+            out.extend(variable(value))
+        elif kind == "p":
+            out.extend(string(value[0]) + string(value[1]))
+        else:
+            out.extend(string(value))
+    return bytes(out)
+
+
+def variable(value: int) -> bytes:
+    """A variable byte integer (1.5.5): 1 to 4 bytes."""
+    if value < 128:
+        return bytes([value])
+    if not value < 268_435_456:
+        raise ValueError("%d does not fit in 4 bytes" % value)
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def string(value: "str | bytes") -> bytes:
+    """Text or binary data with its length before it (1.5.4, 1.5.6)."""
+    raw = value.encode() if isinstance(value, str) else value
+    if len(raw) > 65535:
+        raise ValueError("%d bytes of text; 65535 fit" % len(raw))
+    return len(raw).to_bytes(2, "big") + raw
+
+
+def packet(first: int, body: bytes) -> bytes:
+    """A packet of that first byte."""
+    return bytes([first]) + variable(len(body)) + body
+
+
+def publish(topic: "str | bytes", body: bytes, flags: int = 0, packet_id: int = 0, props: "bytes | None" = None) -> bytes:
+    """A PUBLISH. flags: QoS times 2, plus 1 for retain, plus 8 for a duplicate; props: raw, None before version 5."""
+    head = string(topic)
+    if flags & 6:
+        head += packet_id.to_bytes(2, "big")
+    if props is not None:
+        head += variable(len(props)) + props
+    return bytes([0x30 | flags]) + variable(len(head) + len(body)) + head + body
+
+
+def answer(first: int, packet_id: int, reason: int = 0) -> bytes:
+    """A PUBACK (0x40), PUBREC (0x50), PUBREL (0x62) or PUBCOMP (0x70); a reason only in version 5."""
+    if reason:
+        return bytes([first, 3, packet_id >> 8, packet_id & 255, reason])
+    return bytes([first, 2, packet_id >> 8, packet_id & 255])
+
+
+def disconnect(v5: bool, reason: int = 0) -> bytes:
+    """A DISCONNECT; before version 5 it can say no reason."""
+    return bytes([0xE0, 1, reason]) if v5 and reason else b"\xe0\x00"
