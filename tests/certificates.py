@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Certificates:
-    """An authority, a server certificate for localhost and 127.0.0.1, a client certificate; and a stranger's authority."""
+    """An authority, a server certificate for localhost and 127.0.0.1, a client certificate; a stranger's authority."""
 
     def __init__(self, folder: Path) -> None:
         """Make them in `folder` (about 0.1 s)."""
