@@ -1,0 +1,208 @@
+"""A function at run time: a named, versioned handler with its limits, and what happens when it fails."""
+
+from __future__ import annotations
+
+from .core import port
+from .core.log import Logger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .core.context import Context
+    from .core.event import Event
+    from .core.inbox import Trigger
+    from .core.loop import Loop
+    from .core.response import Response
+    from .loader import Loaded
+    from .manifest.model import FunctionSpec
+
+FIRST_PAUSE_MS = 1_000
+LONGEST_PAUSE_MS = 60_000
+# Failures said in full a second; the rest are counted and said in one line. A handler that fails 10,000 times a second
+# must not make the log the load.
+FAILURES_SAID = 5
+
+
+class Function:
+    """One function of the manifest; everything here runs on the loop but `bind` and `prepare`.
+
+    `suspended` is None, or the reason for which its events are turned away at present.
+    """
+
+    __slots__ = (
+        "_bind",
+        "_load",
+        "_pause_ms",
+        "_resume",
+        "_said",
+        "_said_in",
+        "_unsaid",
+        "handler",
+        "init_context",
+        "is_async",
+        "labels",
+        "logger",
+        "loop",
+        "name",
+        "outputs",
+        "runner",
+        "spec",
+        "suspended",
+        "timeout_ms",
+        "trigger_specs",
+        "triggers",
+        "unload",
+        "version",
+    )
+
+    def __init__(
+        self,
+        spec: FunctionSpec,
+        version: str,
+        loop: Loop,
+        logger: Logger,
+        load: Callable[[], Loaded],
+        bind: Callable[[Context], Any],
+    ) -> None:
+        self.spec = spec
+        self.name: str = spec.name
+        self.version = version
+        self.labels: dict[str, str] = spec.labels
+        self.timeout_ms: int = spec.timeout_ms
+        self.trigger_specs = spec.triggers
+        self.loop = loop
+        self.logger = logger
+        self.handler: Any = None
+        self.init_context: Any = None
+        self.is_async = False
+        self.unload: Callable[[], Any] | None = None
+        self.runner: Any = None
+        self.triggers: list[Trigger] = []
+        self.outputs: list[Callable[[Response, Event], Any]] = []
+        self.suspended: str | None = None
+        self._load = load
+        self._bind = bind
+        self._pause_ms = FIRST_PAUSE_MS
+        self._resume: Any = None
+        self._said = 0
+        self._said_in = 0
+        self._unsaid = 0
+
+    def load(self) -> None:
+        """Import the code; raises LoadError. On whichever thread needs it, one at a time."""
+        if self.handler is None:
+            loaded = self._load()
+            self.init_context = loaded.init_context
+            self.is_async = loaded.is_async
+            self.unload = loaded.unload
+            self.handler = loaded.handler
+
+    def bind(self, context: Context) -> None:
+        """Make environment and output of the present thread those of this function."""
+        self._bind(context)
+
+    def prepare(self, context: Context) -> None:
+        """Import if need be and run init_context: once for each worker, on its thread."""
+        self.load()
+        if self.init_context is not None:
+            self.init_context(context)
+
+    def may_retry(self) -> bool:
+        """Whether a failed event may be tried again now."""
+        return self.suspended is None and not getattr(self.runner, "lost", 0)
+
+    def on_failure(self, event: Event, error: BaseException | None, status: int) -> None:
+        """An event has failed for good."""
+        self._say("failed", event, error, "status", status)
+
+    def on_retry(self, event: Event, error: BaseException | None, delay_ms: int) -> None:
+        """An event has failed and will be tried again."""
+        self._say("failed, will be tried again", event, error, "in_ms", delay_ms)
+
+    def on_late(self, event: Event, ticks: int) -> None:
+        """An inline handler took longer than the timeout."""
+        self._say("took longer than its timeout on the loop", event, None, "ms", ticks // port.TICKS_PER_MS)
+
+    def on_start_failed(self, error: BaseException) -> None:
+        """Import or init_context raised: suspend, with back-off; the rest of the processor goes on."""
+        from .loader import format_user_error
+
+        pause = self._pause_ms
+        self.logger.error_with(
+            "function could not start", "error", format_user_error(error, self.spec.path), "again_in_ms", pause
+        )
+        self.suspend("could not start", pause)
+        self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
+
+    def on_abandoned(self, lost: int, *, starting: bool) -> None:
+        """A worker went past the timeout and was abandoned, `lost` of them by now."""
+        if starting or lost > 1:
+            self.logger.error_with(
+                'function suspended: its handlers hang; isolation = "process" can stop what a thread cannot',
+                "abandoned_threads",
+                lost,
+            )
+            self.suspend("handlers hang", 0)
+
+    def on_thread_ended(self) -> None:
+        """The last abandoned thread has ended after all."""
+        if self.suspended == "handlers hang":
+            self.resume()
+
+    def suspend(self, reason: str, pause_ms: int) -> None:
+        """Turn events away from now on; with a pause, try again after it."""
+        self.suspended = reason
+        self.runner.failed_to_start("suspended")
+        if self._resume is not None:
+            self._resume.cancel()
+        self._resume = self.loop.call_later(pause_ms, self.resume) if pause_ms else None
+
+    def resume(self) -> None:
+        """Take events again."""
+        self._resume = None
+        self.suspended = None
+        self.logger.info_with("function runs again")
+        self.start()
+
+    def start(self) -> None:
+        """Bring it to the point at which its first event only needs the call."""
+        if self.spec.load == "first-event" or self.suspended:
+            return
+        try:
+            self.load()
+        except Exception as error:  # noqa: BLE001 - whatever the user's import raises
+            self.on_start_failed(error)
+            return
+        if self.init_context is not None:
+            self.runner.start()
+        else:
+            self._pause_ms = FIRST_PAUSE_MS
+
+    def close(self) -> None:
+        """Give back what the function holds, its code included."""
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        self.runner.close()
+        if self.unload is not None and not getattr(self.runner, "lost", 0):
+            self.unload()
+
+    def _say(self, what: str, event: Event, error: BaseException | None, key: str, value: Any) -> None:
+        second = self.loop.now // 1000
+        if second != self._said_in:
+            if self._unsaid:
+                self.logger.warn_with("more failures like these", "count", self._unsaid)
+            self._said_in = second
+            self._said = self._unsaid = 0
+        if self._said >= FAILURES_SAID:
+            self._unsaid += 1
+            return
+        self._said += 1
+        pairs: list[Any] = ["event", event.id, "trigger", event.trigger.name, "path", event.path, key, value]
+        if error is not None:
+            from .loader import format_user_error
+
+            pairs += ["error", format_user_error(error, self.spec.path)]
+        self.logger.error_with(what, *pairs)
