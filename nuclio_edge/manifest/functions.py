@@ -1,0 +1,247 @@
+"""[function.*] -> FunctionSpec: its own keys, and whether its code is there and can be called."""
+
+from __future__ import annotations
+
+import os.path
+
+from nuclio_edge.manifest.convert import BAD
+from nuclio_edge.manifest.handler import names_of
+from nuclio_edge.manifest.model import FunctionSpec, Limits
+from nuclio_edge.manifest.problems import listed, quote, suggest
+from nuclio_edge.manifest.schema import Secret
+from nuclio_edge.manifest.sources import good_name
+from nuclio_edge.manifest.tables import FUNCTION
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from nuclio_edge.manifest.convert import Converter
+    from nuclio_edge.manifest.handler import Names, Signature
+    from nuclio_edge.manifest.problems import KeyPath
+    from nuclio_edge.manifest.schema import Values
+    from nuclio_edge.manifest.sources import Sources
+
+_LISTS = {"trigger": None, "output": None}
+_INLINE = ("PASSWORD", "PASSWD", "SECRET", "TOKEN", "_KEY", "PASSPHRASE")
+_PARAMETERS = 2  # handler(context, event)
+
+
+class Functions:
+    """Reads the functions of one manifest; a file that several of them use is read once."""
+
+    __slots__ = ("_convert", "_files", "_limits", "_none", "_sources")
+
+    def __init__(self, converter: Converter, sources: Sources) -> None:
+        self._convert = converter
+        self._sources = sources
+        self._files: dict[str, Names | SyntaxError | OSError] = {}
+        self._none = Limits(memory=None, cpu=None)
+
+    def read(self, name: str, raw: Mapping[str, Any]) -> FunctionSpec:
+        """Return a function without its triggers and outputs; parts that were reported are BAD or empty."""
+        path: KeyPath = ("function", name)
+        good_name(name, path, self._convert)
+        own = self._convert.table(FUNCTION, raw, path, extra=_LISTS)  # type: ignore[arg-type]
+        file, module, attribute, folder = self._code(name, own, raw, path)
+        workers_min, workers_max = self._workers(own, path)
+        limits = self._limits_of(own, path)
+        self._bindings(own, path)
+        if own.requirements:
+            message = "are not installed by this version; they must be there when the function is loaded"
+            self._convert.report.warning((*path, "requirements"), "W502", message)
+        return FunctionSpec(
+            bindings=own.bindings,
+            callable=attribute,
+            code=own.code,
+            concurrency=own.concurrency,
+            description=own.description,
+            disabled=own.disabled,
+            env=self._env(own.env, path),
+            file=file,
+            isolation=own.isolation,
+            labels=own.labels,
+            limits=limits,
+            load=own.load,
+            module=module,
+            name=name,
+            outputs=(),
+            path=folder,
+            requirements=own.requirements,
+            timeout_ms=own.timeout,
+            triggers=(),
+            workers_max=workers_max,
+            workers_min=workers_min,
+        )
+
+    def _workers(self, own: Values, path: KeyPath) -> tuple[int, int]:
+        report, workers = self._convert.report, own.workers
+        if workers is BAD:
+            return 1, 1
+        low, high = (workers, workers) if isinstance(workers, int) else (workers.min, workers.max)
+        if low is BAD or high is BAD:
+            return 1, 1
+        if low > high:
+            report.error((*path, "workers"), "E124", f"min = {low} is more than max = {high}")
+        if own.isolation == "inline" and high > 1:
+            message = 'isolation = "inline" runs on the loop, which is one worker'
+            report.error((*path, "workers"), "E124", message)
+        return low, high
+
+    def _limits_of(self, own: Values, path: KeyPath) -> Limits:
+        limits = own.limits
+        if limits is BAD or limits.memory is BAD or limits.cpu is BAD or (limits.memory is None and limits.cpu is None):
+            return self._none
+        if own.isolation != "process":
+            message = 'needs isolation = "process": a thread cannot be limited'
+            self._convert.report.error((*path, "limits"), "E410", message)
+        return Limits(memory=limits.memory, cpu=limits.cpu)
+
+    def _bindings(self, own: Values, path: KeyPath) -> None:
+        known = [*self._sources.specs, *self._sources.bindings]
+        for index, name in enumerate(own.bindings if own.bindings not in (None, BAD) else ()):
+            if name not in known:
+                message = f"no source or binding is named {quote(name)}"
+                self._convert.report.error((*path, "bindings", index), "E301", message, suggest(name, known))
+
+    def _env(self, env: Any, path: KeyPath) -> Mapping[str, str]:
+        if not env or env is BAD:
+            return env if env is not BAD else {}
+        report, resolved = self._convert.report, {}
+        for name, value in env.items():
+            at = (*path, "env", name)
+            if not name or "=" in name or "\0" in name:
+                report.error(at, "E118", f"{quote(name)} cannot be an environment variable")
+                continue
+            if isinstance(value, Secret):
+                try:
+                    value = value.text  # noqa: PLW2901 - the same value, resolved
+                except UnicodeDecodeError:
+                    report.error(at, "E122", f"the secret {quote(value.name)} is not UTF-8 text")
+                    continue
+            elif value and any(name.upper().endswith(word) for word in _INLINE):
+                hint = f'write {name} = {{ secret = "name" }}'
+                report.warning(at, "W505", "looks like a secret that stands in the manifest", hint)
+            if "\0" in value:
+                report.error(at, "E116", "an environment variable cannot hold a NUL")
+            resolved[name] = value
+        return resolved
+
+    def _code(self, name: str, own: Values, raw: Mapping[str, Any], path: KeyPath) -> tuple[str | None, str, str, str]:
+        """Return (file, module, callable, folder) after checking that they are there."""
+        report, folder = self._convert.report, own.path or self._convert.folder
+        nothing = (None, "", "", "")
+        for key in ("url", "digest"):
+            if key in raw:
+                report.error((*path, key), "E202", "releases come with a later version", "name a file in handler")
+                return nothing
+        if BAD in (own.handler, own.path, own.code):
+            return nothing
+        if own.handler is None and own.code is None:
+            hint = "e.g. handler = \"door.py:handler\", or code = '''…'''"
+            report.error((*path, "handler"), "E117", "is missing", hint)
+            return nothing
+        where, colon, attribute = (own.handler or "").rpartition(":")
+        if not colon:
+            where, attribute = attribute, "handler"
+        at = (*path, "handler")
+        if not attribute.isidentifier() or (not where and own.code is None):
+            hint = 'write "file.py:callable" or "module:callable"; the callable defaults to "handler"'
+            report.error(at, "E405", f"{quote(own.handler)} does not say a file and a callable", hint)
+            return nothing
+        if own.code is not None:
+            if where.endswith(".py"):
+                report.error(at, "E124", "names a file beside code", "give one of the two")
+            elif not own.disabled:
+                self._callable(own.code, f"function.{name}.code", attribute, own, path, "code")
+            return None, where if where and not where.endswith(".py") else "handler", attribute, folder
+        file, module, folder = self._locate(where, own.path, folder)
+        if not own.disabled:
+            self._callable(None, file, attribute, own, path, "handler")
+        return file, module, attribute, folder
+
+    def _locate(self, where: str, given: str | None, folder: str) -> tuple[str, str, str]:
+        """Return (file, module, folder) of "sub/door.py" or "package.door"."""
+        if where.endswith(".py"):
+            file = os.path.normpath(os.path.join(folder, where))
+            if given is None:
+                folder = os.path.dirname(file)
+            module = os.path.relpath(file, folder)[:-3].replace(os.sep, ".")
+            return file, module, folder
+        base = os.path.join(folder, *where.split("."))
+        package = os.path.join(base, "__init__.py")
+        return package if os.path.isfile(package) else base + ".py", where, folder
+
+    def _callable(self, code: str | None, file: str, attribute: str, own: Values, path: KeyPath, key: str) -> None:
+        report, at = self._convert.report, (*path, key)
+        names = self._names(code, file)
+        shown = key if code is not None else os.path.relpath(file, self._convert.folder)
+        if isinstance(names, OSError):
+            reason = "there is no file" if isinstance(names, FileNotFoundError) else f"{names.strerror}:"
+            report.error(at, "E401", f"{reason} {quote(shown, 200)}", _near_file(file))
+            return
+        if isinstance(names, SyntaxError):
+            line = f"line {names.lineno}" if names.lineno else "somewhere"
+            report.error(at, "E402", f"{quote(shown, 200)} is not Python: {line}: {names.msg}", _excerpt(names))
+            return
+        if attribute not in names.bound:
+            if names.unknowable:
+                return
+            found = names.callables()
+            hint = f"it defines {listed(found)}" if found else "it defines no function"
+            report.error(at, "E403", f"{quote(shown, 200)} has no {quote(attribute)}", hint)
+            return
+        signature = names.bound[attribute]
+        if signature is not None:
+            self._signature(signature, attribute, shown, own, path, key)
+        setup = names.bound.get("init_context")
+        if setup is not None and not setup.takes(1):
+            found = ", ".join(setup.names)
+            report.error(at, "E404", f"init_context({found}) in {quote(shown, 200)} must take (context)")
+
+    def _signature(
+        self, signature: Signature, attribute: str, shown: str, own: Values, path: KeyPath, key: str
+    ) -> None:
+        report, at, names = self._convert.report, (*path, key), signature.names
+        written = f"{attribute}({', '.join(names)})"
+        if not signature.takes(_PARAMETERS):
+            report.error(at, "E404", f"{written} in {quote(shown, 200)} must take (context, event)")
+        elif names[:1] == ["event"] or names[1:2] == ["context"]:
+            hint = "as in Lambda; here the context comes first: (context, event)"
+            report.warning(at, "W501", f"{written} in {quote(shown, 200)} takes the event first", hint)
+        if signature.runs_async and own.isolation == "inline":
+            message = f'{attribute} is async and cannot run with isolation = "inline"'
+            report.error((*path, "isolation"), "E406", message, "leave isolation out: it has a loop of its own")
+        if own.concurrency not in (None, BAD) and not signature.runs_async:
+            report.error(
+                (*path, "concurrency"), "E407", f"is for an async handler, and {attribute} is not", "see workers"
+            )
+
+    def _names(self, code: str | None, file: str) -> Names | SyntaxError | OSError:
+        if code is not None:
+            try:
+                return names_of(code, file)
+            except SyntaxError as error:
+                return error
+        if file not in self._files:
+            try:
+                with open(file, "rb") as stream:
+                    self._files[file] = names_of(stream.read(), file)
+            except (OSError, SyntaxError) as error:
+                self._files[file] = error
+        return self._files[file]
+
+
+def _near_file(file: str) -> str | None:
+    try:
+        beside = [name for name in os.listdir(os.path.dirname(file)) if name.endswith(".py")]
+    except OSError:
+        return None
+    return suggest(os.path.basename(file), beside)
+
+
+def _excerpt(error: SyntaxError) -> str | None:
+    if not error.text or not error.offset:
+        return None
+    return error.text.rstrip().replace("\t", " ") + "\n" + " " * (error.offset - 1) + "^"

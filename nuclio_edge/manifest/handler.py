@@ -1,0 +1,105 @@
+"""What a handler's code says of itself, without running a line of it.
+
+The syntax tree comes from the interpreter itself (compile), not from the `ast` module: this is on the start path. Where
+a name's signature cannot be known (imported, decorated, assigned), it is taken on trust.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_ONLY_AST = 0x400  # ast.PyCF_ONLY_AST
+
+
+class Signature:
+    """The parameters of a function, as far as a call with positional arguments cares."""
+
+    __slots__ = ("least", "most", "names", "needs_keywords", "runs_async")
+
+    def __init__(self, arguments: Any, *, runs_async: bool) -> None:
+        positional = [*arguments.posonlyargs, *arguments.args]
+        self.names = [argument.arg for argument in positional]
+        self.least = len(positional) - len(arguments.defaults)
+        self.most = None if arguments.vararg else len(positional)
+        self.needs_keywords = any(default is None for default in arguments.kw_defaults)
+        self.runs_async = runs_async
+
+    def takes(self, count: int) -> bool:
+        """Whether a call with `count` positional arguments fits."""
+        return self.least <= count and (self.most is None or count <= self.most) and not self.needs_keywords
+
+
+class Names:
+    """The names that a module binds at its top level: a Signature each, or None where it cannot be known."""
+
+    __slots__ = ("bound", "unknowable")
+
+    def __init__(self, tree: Any) -> None:
+        self.bound: dict[str, Signature | None] = {}
+        self.unknowable = False  # a star import or a module __getattr__: any name may be there
+        self._read(tree.body)
+
+    def callables(self) -> list[str]:
+        """Return the functions defined here that could be a handler."""
+        return [
+            name
+            for name, signature in self.bound.items()
+            if signature is not None and not name.startswith("_") and name != "init_context"
+        ]
+
+    def _read(self, body: list[Any]) -> None:
+        for node in body:
+            kind = type(node).__name__
+            if kind in ("FunctionDef", "AsyncFunctionDef"):
+                plain = Signature(node.args, runs_async=kind == "AsyncFunctionDef")
+                self.bound[node.name] = None if node.decorator_list else plain
+                self.unknowable |= node.name == "__getattr__"
+            elif kind == "ClassDef":
+                self.bound[node.name] = None
+            elif kind in ("Import", "ImportFrom"):
+                for alias in node.names:
+                    self.bound[alias.asname or alias.name.partition(".")[0]] = None
+                    self.unknowable |= alias.name == "*"
+            elif kind in ("Assign", "AnnAssign", "AugAssign"):
+                known = None
+                if type(node.value).__name__ == "Lambda":
+                    known = Signature(node.value.args, runs_async=False)
+                for target in node.targets if kind == "Assign" else [node.target]:
+                    self._bind(target, known)
+            else:
+                self._inside(node, kind)
+
+    def _inside(self, node: Any, kind: str) -> None:
+        """Names bound inside if, for, while, with, try and match at the top level are the module's too."""
+        if kind in ("For", "AsyncFor"):
+            self._bind(node.target, None)
+        for item in getattr(node, "items", ()):
+            if item.optional_vars is not None:
+                self._bind(item.optional_vars, None)
+        for part in ("body", "orelse", "finalbody"):
+            inner = getattr(node, part, None)
+            if isinstance(inner, list):
+                self._read(inner)
+        for part in ("handlers", "cases"):
+            for branch in getattr(node, part, ()):
+                self._read(branch.body)
+
+    def _bind(self, target: Any, known: Signature | None) -> None:
+        kind = type(target).__name__
+        if kind == "Name":
+            self.bound[target.id] = known
+        elif kind in ("Tuple", "List"):
+            for item in target.elts:
+                self._bind(item, None)
+        elif kind == "Starred":
+            self._bind(target.value, None)
+
+
+def names_of(code: bytes | str, file: str) -> Names:
+    """Return what the code binds; SyntaxError (also for bytes that are no source, or nested too deeply) as compile has it."""
+    try:
+        return Names(compile(code, file, "exec", _ONLY_AST, dont_inherit=True))
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise SyntaxError(str(error) or "nested too deeply") from None

@@ -1,0 +1,69 @@
+"""A manifest's file -> its text and its TOML; what is wrong with the file itself is one problem.
+
+tomli on every Python: it reads TOML 1.1 and tells lines, the standard library's tomllib does neither before 3.14.
+"""
+
+from __future__ import annotations
+
+from nuclio_edge.manifest.problems import Problem, key_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LIMIT = 16 << 20  # bytes
+_DUPLICATE = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Cannot redefine")
+_SENSITIVE = ("pass", "secret", "token", "key", "credential", "private", "auth")
+
+
+def read(path: str) -> tuple[str, dict[str, Any] | None, Problem | None]:
+    """Return (text, tables, None), or ("", None, the problem)."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LIMIT + 1)
+    except FileNotFoundError:
+        hint = "say which file: nuclio-edge run MANIFEST; nuclio-edge new makes one"
+        return "", None, Problem(0, "", "there is no such file", hint, "E101")
+    except IsADirectoryError:
+        return "", None, Problem(0, "", "this is a folder", f"did you mean {path.rstrip('/')}/edge.toml?", "E101")
+    except OSError as error:
+        return "", None, Problem(0, "", f"cannot be read: {(error.strerror or str(error)).lower()}", None, "E101")
+    if len(content) > _LIMIT:
+        return "", None, Problem(0, "", f"is larger than {_LIMIT >> 20} MiB", "this cannot be a manifest", "E101")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        column = error.start - content.rfind(b"\n", 0, error.start)
+        found = f"byte 0x{content[error.start]:02x} is not UTF-8"
+        return "", None, Problem(line, "", found, "save the file as UTF-8", "E102", column=column)
+    import tomli
+
+    try:
+        return text, tomli.loads(text), None
+    except tomli.TOMLDecodeError as error:
+        return "", None, _syntax(text, error)
+    except RecursionError:
+        return "", None, Problem(0, "", "is nested too deeply", None, "E103")
+
+
+def _syntax(text: str, error: Any) -> Problem:
+    """Return the problem at the parser's place, with the line of the file and a caret."""
+    from nuclio_edge.manifest.lines import Lines
+
+    text = text.replace("\r\n", "\n")  # as the parser counts
+    if error.msg.startswith(_DUPLICATE):
+        lines = Lines(text)
+        if lines.duplicate is not None:
+            path, line = lines.duplicate
+            hint = f"first at line {lines.found[path]}"
+            return Problem(line, key_text(path), "is there twice", hint, "E104")
+    message = error.msg[:1].lower() + error.msg[1:]
+    found = (text.splitlines() or [""])[error.lineno - 1 : error.lineno]
+    source = found[0] if found else ""
+    hint = source.replace("\t", " ") + "\n" + " " * (error.colno - 1) + "^"
+    name = source.partition("=")[0].lower()
+    if any(word in name for word in _SENSITIVE):
+        hint = "(the line is not shown: it may hold a secret)"
+    code = "E104" if error.msg.startswith(_DUPLICATE) else "E103"
+    return Problem(error.lineno, "", message, hint, code, column=error.colno)

@@ -1,0 +1,235 @@
+"""[source.*] and [binding.*] -> SourceSpec, and which of them a trigger or an output means."""
+
+from __future__ import annotations
+
+from nuclio_edge import registry
+from nuclio_edge.errors import UnknownKindError
+from nuclio_edge.manifest.convert import BAD, shape_of
+from nuclio_edge.manifest.model import SourceSpec
+from nuclio_edge.manifest.problems import LINE, listed, nearest, quote
+from nuclio_edge.manifest.schema import Field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+    from nuclio_edge.manifest.convert import Converter
+    from nuclio_edge.manifest.problems import KeyPath
+    from nuclio_edge.manifest.schema import Fields, Values
+
+_KIND = {"kind": Field("string", required=True)}
+_NAME_MORE = "_-."
+_NAME_LIMIT = 63
+
+
+def has_bad(values: Values) -> bool:
+    """Whether any of the values was reported; then nothing more can be said of them."""
+    return any(getattr(values, key) is BAD for key in values.__slots__)
+
+
+def good_name(name: str, path: KeyPath, converter: Converter) -> bool:
+    """Report a name that could not stand in a client id, an environment variable or a file name."""
+    if 0 < len(name) <= _NAME_LIMIT and name.isascii() and name[0].isalnum():
+        if all(c.isalnum() or c in _NAME_MORE for c in name):
+            return True
+    hint = f"up to {_NAME_LIMIT} letters, digits, hyphens, underscores and dots, the first a letter or digit"
+    converter.report.error(path, "E118", f"{quote(name)} cannot be a name", hint)
+    return False
+
+
+class Sources:
+    """The sources and bindings of one manifest, with the tables of their kinds."""
+
+    __slots__ = ("_convert", "_tables", "bindings", "specs")
+
+    def __init__(self, converter: Converter, raw: Mapping[str, Any]) -> None:
+        self._convert = converter
+        self.specs: dict[str, SourceSpec] = {}
+        self.bindings: dict[str, SourceSpec] = {}
+        self._tables: dict[str, Any] = {}  # name -> tables of its kind, None where that was reported
+        for name, table in _named(converter, raw, "source"):
+            self._add("source", name, table, self.specs)
+        for name, table in _named(converter, raw, "binding"):
+            if name in self.specs:
+                message = f"{quote(name)} is already the name of a source (line {LINE})"
+                hint = "sources and bindings share one name space: a source is a binding too"
+                converter.report.error(("binding", name), "E203", message, hint, see=("source", name))
+            else:
+                self._add("binding", name, table, self.bindings)
+        for name, kind in registry.BUILT_IN.items():
+            self._built_in(name, kind)
+        self._claims()
+
+    def _built_in(self, name: str, kind: str) -> None:
+        if any(spec.kind == kind for spec in self.specs.values()):
+            return
+        if name in self._tables:
+            where: KeyPath = ("source" if name in self.specs else "binding", name)
+            self._convert.report.error(where, "E203", f"{quote(name)} is the built-in {kind}'s name", "choose another")
+            return
+        tables = self._tables[name] = registry.tables(kind)
+        self.specs[name] = SourceSpec(name=name, kind=kind, params=self._convert.table(tables.PARAMS, {}, ()))
+
+    def _add(self, section: str, name: str, raw: Mapping[str, Any], specs: dict[str, SourceSpec]) -> None:
+        path: KeyPath = (section, name)
+        report = self._convert.report
+        good_name(name, path, self._convert)
+        self._tables[name] = None
+        kind = raw.get("kind")
+        params: Any = None
+        if kind is None:
+            report.error((*path, "kind"), "E117", "is missing", 'which kind it is, e.g. kind = "mqtt"')
+        elif not isinstance(kind, str):
+            report.error((*path, "kind"), "E111", f"a string is expected, found {shape_of(kind)}")
+        else:
+            try:
+                self._tables[name] = tables = registry.tables(kind)
+            except UnknownKindError as error:
+                code = "E202" if kind in registry.LATER_SOURCES or kind in registry.LATER_BINDINGS else "E201"
+                report.error((*path, "kind"), code, error.message, error.hint)
+            else:
+                self._convert.source = name
+                params = self._convert.table(tables.PARAMS, raw, path, extra=_KIND)
+                self.apply(tables, "check_params", params, path, "E205")
+        specs[name] = SourceSpec(name=name, kind=kind if isinstance(kind, str) else "", params=params)
+
+    def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
+        """Run one of the kind's own checks over complete values."""
+        function = getattr(tables, check, None)
+        if function is None or has_bad(values):
+            return
+        for key, message, hint in function(values):
+            self._convert.report.error((*path, *key.split(".")), code, message, hint)
+
+    def _claims(self) -> None:
+        taken: dict[str, tuple[str, KeyPath]] = {}
+        if self._convert.report.errors:
+            return  # claims are read from good params only
+        for name, spec in self.specs.items():
+            claims = getattr(self._tables[name], "claims", None)
+            for key, claim in claims(spec.params) if claims else ():
+                path = ("source", name, key)
+                if claim in taken:
+                    other, see = taken[claim]
+                    message = f"{claim} is already used by source.{other} (line {LINE})"
+                    self._convert.report.error(path, "E204", message, see=see)
+                else:
+                    taken[claim] = (name, path)
+
+    def tables(self, name: str) -> Any:
+        """Return the tables of a source's or binding's kind, None when its kind was reported."""
+        return self._tables[name]
+
+    def shared_window(self, name: str) -> bool:
+        """Whether one function that holds events back holds back every function on this source."""
+        return bool(getattr(self._tables[name], "SHARED_WINDOW", False))
+
+    def find(self, raw: Mapping[str, Any], known: Iterable[str], path: KeyPath, part: str) -> str | None:
+        """Return the name of the source that a trigger means (part "TRIGGER"), or an output (part "OUTPUT").
+
+        None after a report. `known` are the keys that say nothing of a kind.
+        """
+        word = "source" if part == "TRIGGER" else "to"
+        name = raw.get(word)
+        if name is None:
+            return self._fit([key for key in raw if key not in known], path, part)
+        path = (*path, word)
+        report = self._convert.report
+        if not isinstance(name, str):
+            report.error(path, "E111", f"a string is expected, found {shape_of(name)}")
+            return None
+        if name in self.specs or (part == "OUTPUT" and name in self.bindings):
+            if self._tables[name] is not None and self._fields(name, part) is None:
+                report.error(path, "E306", f"kind {self._kind(name)} cannot be written to by an output")
+                return None
+            return name
+        if name in self.bindings:
+            report.error(path, "E301", f"{quote(name)} is a binding, which brings no events")
+            return None
+        near = nearest(name, [*self.specs, *(self.bindings if part == "OUTPUT" else ())])
+        hint, see = None, None
+        if near is not None:
+            hint, see = self._declared(f"did you mean {quote(near)}?", near)
+        elif len(self.specs) > 1:
+            hint = f"declared are {listed(self.specs)}"
+        what = "source" if part == "TRIGGER" else "source or binding"
+        report.error(path, "E301", f"no {what} is named {quote(name)}", hint, see=see)
+        return None
+
+    def _declared(self, hint: str, name: str) -> tuple[str, KeyPath | None]:
+        if name in registry.BUILT_IN:
+            return hint, None
+        return f"{hint} (declared at line {LINE})", ("source" if name in self.specs else "binding", name)
+
+    def _kind(self, name: str) -> str:
+        return (self.specs.get(name) or self.bindings[name]).kind
+
+    def _fields(self, name: str, part: str) -> Fields | None:
+        return getattr(self._tables[name], part, None)
+
+    def _fit(self, keys: list[str], path: KeyPath, part: str) -> str | None:
+        """Return the one source whose kind takes these keys."""
+        report = self._convert.report
+        word = "source" if part == "TRIGGER" else "to"
+        if not keys:
+            report.error(path, "E302", f"says neither {word} nor an address", 'e.g. topic = "…" or every = "30s"')
+            return None
+        names = [*self.specs, *(self.bindings if part == "OUTPUT" else ())]
+        later = [name for name in names if self._tables[name] is None]
+        fields = {name: found for name in names if (found := self._fields(name, part)) is not None}
+        fits = [name for name, known in fields.items() if all(key in known for key in keys)]
+        if len(fits) > 1:
+            whole = [name for name in fits if all(key in keys for key, field in fields[name].items() if field.required)]
+            fits = whole or fits
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            message = f"{listed(map(quote, fits))} fit {listed(keys)}"
+            report.error(path, "E303", message, f'say which: {word} = "{fits[0]}"')
+            return None
+        return self._no_fit(keys, fields, later, path, part)
+
+    def _no_fit(
+        self, keys: list[str], fields: Mapping[str, Fields], reported: list[str], path: KeyPath, part: str
+    ) -> str | None:
+        report = self._convert.report
+        if any(keys[0] in registry.LATER_SOURCES.get(self._kind(name), keys) for name in reported):
+            return None  # probably one of those, and their kind is reported already
+        near = {name: sum(key in known for key in keys) for name, known in fields.items()}
+        best = max(near, key=lambda name: near[name], default=None)
+        if best is not None and near[best]:
+            return best  # reading its table reports what does not belong
+        for kind in registry.SOURCES:
+            if keys[0] in (getattr(registry.tables(kind), part, None) or ()):
+                message = f"no source is declared that takes {keys[0]}"
+                hint = f'[source.NAME] with kind = "{kind}"'
+                report.error(path, "E302", message, hint)
+                return None
+        kinds = [kind for kind, known in registry.LATER_SOURCES.items() if keys[0] in known]
+        if kinds:
+            message = f"{keys[0]} is for kind {listed(kinds, 'or')}, which comes with a later version"
+            report.error((*path, keys[0]), "E202", message)
+            return None
+        for key in keys:
+            self._convert.unknown(key, sorted({known for table in fields.values() for known in table}), path)
+        return None
+
+
+def _named(converter: Converter, raw: Mapping[str, Any], section: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the tables of a section by name; what is no table is reported."""
+    tables = raw.get(section, {})
+    if not isinstance(tables, dict):
+        converter.report.error((section,), "E111", f"tables with names are expected: [{section}.NAME]")
+        return []
+    good = []
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            good.append((name, table))
+        else:
+            message = f"a table is expected: [{section}.NAME], found {shape_of(table)}"
+            converter.report.error((section, name), "E111", message)
+    return good
+
+
+named = _named

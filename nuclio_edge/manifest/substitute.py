@@ -1,0 +1,47 @@
+"""The placeholders of a manifest: {device.name}, {device.id}, {device.namespace}, {device.labels.NAME}.
+
+Only what begins with `{device.` is one; every other brace is the user's own (payloads are often JSON).
+"""
+
+from __future__ import annotations
+
+from nuclio_edge.manifest.problems import quote, suggest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nuclio_edge.manifest.problems import KeyPath, Report
+
+_OPENS = "{device."
+
+
+class Words:
+    """What each placeholder stands for, as far as it is known yet: a device's name may hold its id, not the reverse."""
+
+    __slots__ = ("known",)
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self.known = known
+
+    def fill(self, text: str, path: KeyPath, report: Report) -> str | None:
+        """Return the text with its placeholders replaced, or None after reporting one that is unknown."""
+        at = text.find(_OPENS)
+        if at < 0:
+            return text
+        done: list[str] = []
+        last, good = 0, True
+        while at >= 0:
+            end = text.find("}", at)
+            inner = text[at + 1 : end] if end > 0 else text[at + 1 :]
+            word = self.known.get(inner) if end > 0 else None
+            if word is None:
+                self._unknown(inner, path, report)
+                good = False
+            else:
+                done += (text[last:at], word)
+                last = end + 1
+            at = text.find(_OPENS, at + 1)
+        return "".join(done) + text[last:] if good else None
+
+    def _unknown(self, inner: str, path: KeyPath, report: Report) -> None:
+        hint = suggest(inner, self.known) or "known here: " + ", ".join(f"{{{name}}}" for name in self.known)
+        report.error(path, "E120", f"{{{quote(inner)[1:-1]}}} stands for nothing", hint)

@@ -1,0 +1,185 @@
+"""[[function.NAME.trigger]], [[trigger]] with select and [[function.NAME.output]] -> TriggerSpec, OutputSpec."""
+
+from __future__ import annotations
+
+from nuclio_edge.manifest.convert import BAD
+from nuclio_edge.manifest.model import Batch, OutputSpec, Retry, TriggerSpec
+from nuclio_edge.manifest.problems import quote
+from nuclio_edge.manifest.sources import has_bad
+from nuclio_edge.manifest.tables import OUTPUT, SELECT, TRIGGER
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from nuclio_edge.manifest.convert import Converter
+    from nuclio_edge.manifest.model import FunctionSpec
+    from nuclio_edge.manifest.problems import KeyPath
+    from nuclio_edge.manifest.schema import Values
+    from nuclio_edge.manifest.sources import Sources
+
+_LATER = {
+    "durable": "durable = true comes with the spool; until then events are acknowledged after the handler",
+    "order_by": "order_by comes with a later version; until then order is kept with one worker only",
+    "dead_letter": "dead_letter = true comes with the spool; until then such events are counted failed",
+}
+
+
+class Triggers:
+    """Reads triggers and outputs against the sources of one manifest."""
+
+    __slots__ = ("_convert", "_retries", "_sources")
+
+    def __init__(self, converter: Converter, sources: Sources) -> None:
+        self._convert = converter
+        self._sources = sources
+        self._retries: dict[tuple[Any, ...], Any] = {}  # equal ones are one object
+
+    def read(self, raw: Any, path: KeyPath, *, select: bool = False) -> dict[str, Any] | None:
+        """Return the parts of a TriggerSpec that do not depend on the function, or None after a report."""
+        if not isinstance(raw, dict):
+            self._convert.report.error(path, "E111", "a table is expected: [[" + ".".join(map(str, path[:-1])) + "]]")
+            return None
+        common = {**TRIGGER, **SELECT} if select else TRIGGER
+        source = self._sources.find(raw, common, path, "TRIGGER")
+        tables = self._sources.tables(source) if source is not None else None
+        if tables is None or source is None:
+            # Still said: what is wrong with the keys that every trigger has.
+            self._convert.table(common, {key: raw[key] for key in raw if key in common}, path, extra=common)
+            return None
+        fields = tables.TRIGGER
+        own = self._convert.table(common, {key: raw[key] for key in raw if key not in fields}, path, extra=fields)
+        address = self._convert.table(fields, {key: raw[key] for key in raw if key in fields}, path)
+        self._sources.apply(tables, "check_trigger", address, path, "E304")
+        if has_bad(own) or has_bad(address) or has_bad(own.retry) or has_bad(own.inbox):
+            return None
+        if own.batch is not None and has_bad(own.batch):
+            return None
+        self._later(own, path)
+        when_full = own.inbox.when_full
+        if when_full is None:
+            default = getattr(tables, "when_full", None)
+            when_full = default(address) if default is not None else "block"
+        return {
+            "address": address,
+            "batch": own.batch and Batch(size=own.batch.size, timeout_ms=own.batch.timeout),
+            "content_type": own.content_type,
+            "dead_letter": False,
+            "durable": False,
+            "inbox_size": own.inbox.size,
+            "kind": self._sources.specs[source].kind,
+            "name": own.name or source,
+            "order_by": own.order_by,
+            "rate_limit": own.rate_limit,
+            "retry": self._retry(own.retry, raw.get("retry", {}), path),
+            "source": source,
+            "when_full": when_full,
+        }
+
+    def _later(self, own: Values, path: KeyPath) -> None:
+        for key, message in _LATER.items():
+            if getattr(own, key):
+                self._convert.report.warning((*path, key), "W502", message)
+
+    def _retry(self, retry: Values, raw: Mapping[str, Any], path: KeyPath) -> Retry:
+        longest = retry.max_backoff
+        if longest < retry.backoff:
+            if "max_backoff" in raw:
+                self._convert.report.error((*path, "retry", "max_backoff"), "E124", "is shorter than backoff")
+            longest = retry.backoff
+        key = (retry.attempts, retry.backoff, longest)
+        if key not in self._retries:
+            self._retries[key] = Retry(attempts=retry.attempts, backoff_ms=retry.backoff, max_backoff_ms=longest)
+        made: Retry = self._retries[key]
+        return made
+
+    def own(self, function: str, raw: Any) -> list[TriggerSpec]:
+        """Return the triggers that stand below a function."""
+        specs = []
+        for index, table in enumerate(self._tables(raw, ("function", function, "trigger"))):
+            parts = self.read(table, ("function", function, "trigger", index))
+            if parts is not None:
+                specs.append(TriggerSpec(function=function, index=index, **parts))
+        return specs
+
+    def shared(self, raw: Any, functions: Mapping[str, FunctionSpec]) -> None:
+        """Give the functions that a [[trigger]] selects their share of it, after their own triggers."""
+        for index, table in enumerate(self._tables(raw, ("trigger",))):
+            path: KeyPath = ("trigger", index)
+            parts = self.read(table, path, select=True)
+            select = table.get("select") if isinstance(table, dict) else None
+            terms = isinstance(select, str) and self._terms(select, (*path, "select"))
+            if not terms:
+                continue
+            chosen = [function for function in functions.values() if _matches(terms, function.labels)]
+            if not chosen:
+                message = f"{quote(str(select))} selects no function"
+                self._convert.report.error((*path, "select"), "E307", message, _labels_hint(functions))
+            for function in chosen if parts is not None else ():
+                triggers = function.triggers
+                spec = TriggerSpec(function=function.name, index=len(triggers), **parts)  # type: ignore[arg-type]
+                function.triggers = (*triggers, spec)
+
+    def _terms(self, select: str, path: KeyPath) -> list[tuple[str, str, str]]:
+        terms = []
+        for term in select.split(","):
+            key, operator, value = term.strip(), "", ""
+            for operator in ("!=", "="):
+                if operator in key:
+                    key, _, value = (part.strip() for part in key.partition(operator))
+                    break
+            else:
+                operator = ""
+            if not key or any(c in "=! " for c in key) or "=" in value:
+                message = f"{quote(term.strip())} is not a condition"
+                self._convert.report.error(path, "E308", message, "write k=v, k!=v or k; a comma means and")
+                return []
+            terms.append((key, operator, value))
+        return terms
+
+    def outputs(self, function: str, raw: Any) -> tuple[OutputSpec, ...]:
+        """Return where the values that a function returns go."""
+        specs = []
+        for index, table in enumerate(self._tables(raw, ("function", function, "output"))):
+            path: KeyPath = ("function", function, "output", index)
+            if not isinstance(table, dict):
+                self._convert.report.error(path, "E111", f"a table is expected: [[function.{function}.output]]")
+                continue
+            to = self._sources.find(table, OUTPUT, path, "OUTPUT")
+            tables = self._sources.tables(to) if to is not None else None
+            if tables is None:
+                continue
+            params = self._convert.table(tables.OUTPUT, {k: table[k] for k in table if k not in OUTPUT}, path)
+            self._sources.apply(tables, "check_output", params, path, "E305")
+            specs.append(OutputSpec(to=to, params=params))
+        return tuple(specs)
+
+    def _tables(self, raw: Any, path: KeyPath) -> Sequence[Any]:
+        if raw is None:
+            return ()
+        if not isinstance(raw, list):
+            hint = "with two brackets, for there may be several: [[" + ".".join(map(str, path)) + "]]"
+            self._convert.report.error(path, "E111", "a list of tables is expected", hint)
+            return ()
+        return raw
+
+
+def _matches(terms: list[tuple[str, str, str]], labels: Mapping[str, str]) -> bool:
+    """Whether all terms hold; `k!=v` also holds where there is no label k."""
+    if labels is BAD:
+        return True
+    for key, operator, value in terms:
+        if operator == "!=":
+            if labels.get(key) == value:
+                return False
+        elif key not in labels or (operator and labels[key] != value):
+            return False
+    return True
+
+
+def _labels_hint(functions: Mapping[str, FunctionSpec]) -> str:
+    found = sorted({f"{key}={value}" for function in functions.values() for key, value in function.labels.items()})
+    if not found:
+        return "no function has labels"
+    return "labels of functions: " + ", ".join(found[:10]) + (", …" if len(found) > 10 else "")

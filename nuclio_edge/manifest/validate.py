@@ -1,0 +1,164 @@
+"""A manifest's path -> a Manifest, or everything that is wrong with it: the order in which its tables are read.
+
+A name may hold the device's id, everything else the device's name: the device comes first. Triggers are read against the
+sources, functions against bindings. No step stops at a problem; only a file that is no TOML ends it at once.
+"""
+
+from __future__ import annotations
+
+import os
+import os.path
+
+from nuclio_edge import board
+from nuclio_edge.errors import ManifestError
+from nuclio_edge.manifest import whole
+from nuclio_edge.manifest.convert import BAD, Converter, shape_of
+from nuclio_edge.manifest.functions import Functions
+from nuclio_edge.manifest.model import Device, Manifest
+from nuclio_edge.manifest.problems import Report
+from nuclio_edge.manifest.read import read
+from nuclio_edge.manifest.secrets import read_secret
+from nuclio_edge.manifest.sources import Sources, named
+from nuclio_edge.manifest.substitute import Words
+from nuclio_edge.manifest.tables import DEVICE, NAMED, ROOT, SCHEMA_VERSION, SHARED_TRIGGERS
+from nuclio_edge.manifest.triggers import Triggers
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from nuclio_edge.manifest.model import FunctionSpec
+    from nuclio_edge.manifest.problems import Problem
+    from nuclio_edge.manifest.schema import Values
+
+
+def load(path: str, *, root: str = "/") -> Manifest:
+    """Return the manifest at `path`; ManifestError with all its problems when it cannot be used.
+
+    Its warnings are in `manifest.warnings`. `root` stands for / where the device is identified.
+    """
+    manifest, problems = check(path, root=root)
+    if manifest is None:
+        raise ManifestError(problems, path)
+    return manifest
+
+
+def check(path: str, *, root: str = "/") -> tuple[Manifest | None, list[Problem]]:
+    """Return the manifest, None when it has an error, and its problems and warnings sorted by line."""
+    text, raw, problem = read(path)
+    if raw is None:
+        return None, [problem] if problem is not None else []
+    report = Report(text)
+    manifest = _Reading(path, raw, report, root).manifest()
+    problems = report.problems()
+    if report.errors:
+        return None, problems
+    manifest.warnings = problems
+    return manifest, problems
+
+
+class _Reading:
+    """One pass over one manifest."""
+
+    def __init__(self, path: str, raw: dict[str, Any], report: Report, root: str) -> None:
+        self.path = path
+        self.raw = raw
+        self.report = report
+        self.folder = os.path.dirname(os.path.abspath(path))
+        self.secrets_dir = ""
+        self.convert = Converter(report, self.folder, Words({"device.id": board.device_id(root)}), self._secret)
+
+    def _secret(self, name: str) -> bytes:
+        return read_secret(name, self.secrets_dir)
+
+    def manifest(self) -> Manifest:
+        """Return the whole, with holes where something was reported."""
+        self._root()
+        device = self._device()
+        tables = {name: self._table(name) for name in ("spool", "admin", "record", "sync")}
+        log = self._log()
+        sources = Sources(self.convert, self.raw)
+        functions = self._functions(sources)
+        whole.not_yet(self.raw, self.report)
+        whole.check_hint(tables["sync"], sources, self.report)
+        if not self.report.errors:
+            whole.check_shared(functions, sources, self.report)
+            whole.check_idle(functions, self.report)
+        return Manifest(
+            device=device,
+            path=self.path,
+            folder=self.folder,
+            log=log,
+            sources=sources.specs,
+            bindings=sources.bindings,
+            functions=functions,
+            warnings=(),
+            **tables,
+        )
+
+    def _root(self) -> None:
+        for key in self.raw:
+            if key not in ROOT and key not in NAMED and key != SHARED_TRIGGERS:
+                self.convert.unknown(key, [*ROOT, *NAMED, SHARED_TRIGGERS], ())
+        version = self.convert.value(ROOT["schema"], self.raw.get("schema", SCHEMA_VERSION), ("schema",))
+        if version not in (SCHEMA_VERSION, BAD):
+            message = f"version {version} is not known; this version of nuclio-edge reads {SCHEMA_VERSION}"
+            self.report.error(("schema",), "E119", message)
+
+    def _table(self, name: str) -> Any:
+        field = ROOT[name]
+        return (
+            self.convert.value(field, self.raw[name], (name,)) if name in self.raw else self.convert.default(field, ())
+        )
+
+    def _log(self) -> Any:
+        raw = self.raw.get("log", {})
+        if not isinstance(raw, dict):
+            self.report.error(("log",), "E111", f"a table is expected: [log], found {shape_of(raw)}")
+            return BAD
+        log = self.convert.table(ROOT["log"].fields or {}, {k: raw[k] for k in raw if k != "sinks"}, ("log",))
+        log.sinks = whole.read_sinks(raw.get("sinks"), self.convert)
+        return log
+
+    def _device(self) -> Device:
+        raw = self.raw.get("device", {})
+        if not isinstance(raw, dict):
+            self.report.error(("device",), "E111", f"a table is expected: [device], found {shape_of(raw)}")
+            raw = {}
+        words = self.convert.words.known
+        name = self._early("name", raw) or board.host_name()
+        words["device.name"] = str(name)
+        words["device.namespace"] = str(self._early("namespace", raw))
+        labels = self._early("labels", raw)
+        for key, value in labels.items() if labels is not BAD else ():
+            words[f"device.labels.{key}"] = value
+        rest = {key: raw[key] for key in raw if key not in ("name", "namespace", "labels")}
+        own: Values = self.convert.table(DEVICE, rest, ("device",))
+        self.secrets_dir = str(own.secrets_dir)
+        return Device(
+            board=own.board,
+            id=words["device.id"],
+            labels=labels,
+            memory_budget=own.memory_budget,
+            name=words["device.name"],
+            namespace=words["device.namespace"],
+            secrets_dir=own.secrets_dir,
+            state_dir=own.state_dir or os.path.abspath(board.state_dir()),
+            stop_timeout_ms=own.stop_timeout,
+        )
+
+    def _early(self, key: str, raw: Mapping[str, Any]) -> Any:
+        """Return one of the values that placeholders are made of, so that the next ones may hold it."""
+        field = DEVICE[key]
+        return self.convert.value(field, raw[key], ("device", key)) if key in raw else field.default
+
+    def _functions(self, sources: Sources) -> dict[str, FunctionSpec]:
+        reader, triggers = Functions(self.convert, sources), Triggers(self.convert, sources)
+        functions = {}
+        for name, raw in named(self.convert, self.raw, "function"):
+            spec = functions[name] = reader.read(name, raw)
+            spec.triggers = tuple(triggers.own(name, raw.get("trigger")))
+            spec.outputs = triggers.outputs(name, raw.get("output"))
+        triggers.shared(self.raw.get(SHARED_TRIGGERS), functions)
+        return functions

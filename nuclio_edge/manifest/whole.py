@@ -1,0 +1,110 @@
+"""What only shows over the whole manifest: names that must exist elsewhere, sources that are shared, what is not there yet."""
+
+from __future__ import annotations
+
+from nuclio_edge.manifest.convert import BAD, shape_of
+from nuclio_edge.manifest.problems import listed, quote, suggest
+from nuclio_edge.manifest.schema import Field, values
+from nuclio_edge.manifest.tables import SINKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from nuclio_edge.manifest.convert import Converter
+    from nuclio_edge.manifest.model import FunctionSpec, TriggerSpec
+    from nuclio_edge.manifest.problems import Report
+    from nuclio_edge.manifest.schema import Values
+    from nuclio_edge.manifest.sources import Sources
+
+# Tables whose names are checked and which nothing reads yet.
+_LATER = {
+    "spool": "the spool comes with a later version",
+    "admin": "the admin interface comes with a later version",
+    "record": "the flight recorder comes with a later version",
+    "sync": "the sync agent comes with a later version",
+}
+_LATER_SINKS = ("file", "stream", "http")
+_LONG_RETRY_MS = 10_000
+_KIND = {"kind": Field("string", required=True)}
+
+
+def not_yet(raw: Mapping[str, Any], report: Report) -> None:
+    """Say of each table that nothing reads yet that it has no effect."""
+    for name, message in _LATER.items():
+        if name in raw:
+            report.warning((name,), "W502", f"has no effect: {message}")
+
+
+def read_sinks(raw: Any, converter: Converter) -> tuple[Values, ...]:
+    """Return the sinks of [log], each with its kind's keys; the console where none is given."""
+    report = converter.report
+    if not isinstance(raw, list):
+        if raw is not None:
+            report.error(("log", "sinks"), "E111", f"a list is expected, found {shape_of(raw)}")
+        raw = [{"kind": "console"}]
+    sinks = []
+    for index, table in enumerate(raw):
+        path = ("log", "sinks", index)
+        kind = table.get("kind") if isinstance(table, dict) else None
+        if not isinstance(kind, str):
+            report.error(path, "E111", '{ kind = "console" } is expected')
+        elif kind not in SINKS:
+            known = listed(map(quote, SINKS))
+            report.error((*path, "kind"), "E115", f"{quote(kind)} is none of {known}", suggest(kind, SINKS))
+        else:
+            sink = converter.table(SINKS[kind], table, path, extra=_KIND)
+            keys = (*sink.__slots__, "kind")
+            sinks.append(values(keys, {"kind": kind, **{key: getattr(sink, key) for key in sink.__slots__}}))
+            if kind in _LATER_SINKS:
+                report.warning(path, "W502", f"has no effect: {kind} sinks come with a later version")
+    return tuple(sinks)
+
+
+def check_hint(sync: Values | None, sources: Sources, report: Report) -> None:
+    """sync.hint names an MQTT source."""
+    hint = sync.hint if sync is not None else None
+    if hint in (None, BAD):
+        return
+    brokers = [name for name, spec in sources.specs.items() if spec.kind == "mqtt"]
+    if hint not in brokers:
+        message = f"no MQTT source is named {quote(hint)}"
+        report.error(("sync", "hint"), "E301", message, suggest(hint, brokers))
+
+
+def check_shared(functions: Mapping[str, FunctionSpec], sources: Sources, report: Report) -> None:
+    """Warn once a source where one function that is slow would hold back the others: a broker's window is the connection's."""
+    users: dict[str, set[str]] = {}
+    holding: dict[str, list[TriggerSpec]] = {}
+    for function in functions.values():
+        for trigger in function.triggers if not function.disabled else ():
+            if sources.shared_window(trigger.source):
+                users.setdefault(trigger.source, set()).add(function.name)
+                if _holds(trigger):
+                    holding.setdefault(trigger.source, []).append(trigger)
+    for source, triggers in holding.items():
+        if len(users[source]) > 1:
+            shown = listed([trigger.ledger_id for trigger in triggers[:3]] + ["others"] * (len(triggers) > 3))
+            message = f"{len(users[source])} functions share its window, and {shown} may hold it when slow or in retry"
+            hint = "a second source for the slow ones keeps them apart; so will durable = true, with a later version"
+            report.warning(("source", source), "W503", message, hint)
+
+
+def _holds(trigger: TriggerSpec) -> bool:
+    """Whether unacknowledged events of this trigger may stay for long."""
+    if trigger.durable or not getattr(trigger.address, "qos", 1):
+        return False
+    pause, longest = trigger.retry.backoff_ms, trigger.retry.max_backoff_ms
+    total = 0
+    for _ in range(min(trigger.retry.attempts - 1, 32)):
+        total += min(pause, longest)
+        pause *= 2
+    return trigger.when_full == "block" or total >= _LONG_RETRY_MS
+
+
+def check_idle(functions: Mapping[str, FunctionSpec], report: Report) -> None:
+    """Warn of functions that no event will ever reach."""
+    for function in functions.values():
+        if not function.triggers and not function.disabled:
+            report.warning(("function", function.name), "W504", "has no trigger: only invoke runs it")

@@ -1,0 +1,200 @@
+"""What the manifest says of an MQTT source, its triggers and its outputs; read without paho.
+
+url         parse_url() below takes it apart
+version     5 or 3 (3.1.1); a broker that refuses 5 is asked again with 3.1.1
+key         a path, or a Secret with the content
+keepalive, session_expiry   milliseconds, whole seconds
+topic       a filter in a trigger (`$share/group/filter` is a shared subscription), a name in an output
+"""
+
+from __future__ import annotations
+
+import os.path
+
+from nuclio_edge.manifest.problems import quote
+from nuclio_edge.manifest.schema import Field, Secret
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nuclio_edge.manifest.schema import Values
+    from nuclio_edge.registry import Fault
+
+SHARED_WINDOW = True
+
+_QOS = Field("integer", 1, minimum=0, maximum=2, doc="0 at most once, 1 at least once, 2 exactly once")
+_MESSAGE = {
+    "topic": Field("string", required=True, doc="where it is published"),
+    "payload": Field("string", "", doc="its text"),
+    "qos": Field("integer", 0, minimum=0, maximum=2, doc="0 at most once, 1 at least once, 2 exactly once"),
+    "retain": Field("boolean", default=False, doc="the broker keeps it for later subscribers"),
+}
+
+PARAMS = {
+    "url": Field("string", required=True, doc="mqtt://host:1883, mqtts://host:8883, ws://host/path, wss://host/path"),
+    "version": Field("integer", 5, choices=(3, 5), doc="3 (3.1.1) or 5"),
+    "client_id": Field(
+        "string",
+        "{device.name}-{device.id}-{source}",
+        template=True,
+        minimum=1,
+        doc="stable, and different on two cloned cards",
+    ),
+    "username": Field("string", secret=True, doc="text or a secret"),
+    "password": Field("secret", doc="always a secret"),
+    "ca": Field("path", doc="certificates that the server's is checked against; default: the system's"),
+    "cert": Field("path", doc="the client's certificate"),
+    "key": Field("path", secret=True, doc="the client's key: a path, or a secret with its content"),
+    "keepalive": Field("duration", 60_000, minimum=1000, maximum=65_535_000, doc="a ping after this silence"),
+    "clean_start": Field("boolean", default=False, doc="true: forget the session at every connect"),
+    "session_expiry": Field("duration", 604_800_000, minimum=0, maximum=4_294_967_295_000, doc="kept by the broker"),
+    "receive_maximum": Field("integer", 64, minimum=1, maximum=65_535, doc="unacknowledged messages at most (5)"),
+    "max_packet": Field("size", 16 << 20, minimum=1024, maximum=(1 << 28) + 4, doc="larger ones are discarded"),
+    "insecure": Field("boolean", default=False, doc="true: no check of the server's certificate"),
+    "content_type": Field("string", minimum=1, doc="of messages that do not say theirs"),
+    "will": Field("table", fields=_MESSAGE, doc="published by the broker when the connection is lost"),
+    "birth": Field("table", fields=_MESSAGE, doc="published at every connect"),
+}
+
+TRIGGER = {
+    "topic": Field("string", required=True, doc="a topic filter: + is one level, # the rest"),
+    "qos": _QOS,
+    "no_local": Field("boolean", default=False, doc="not what this client published itself (5)"),
+}
+
+OUTPUT = {
+    "topic": Field("string", required=True, doc="a topic name"),
+    "qos": _QOS,
+    "retain": Field("boolean", default=False, doc="the broker keeps it for later subscribers"),
+}
+
+_SCHEMES = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+_LONGEST = 65_535  # bytes of a string on the wire
+_HIGHEST_PORT = 65_535
+
+
+def parse_url(url: str) -> tuple[str, str, int, str]:
+    """Return (scheme, host, port, path) of a broker's address; ValueError says what is wrong, never repeating it whole."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _SCHEMES:
+        known = {"tcp": "mqtt", "ssl": "mqtts", "tls": "mqtts", "http": "ws", "https": "wss"}.get(scheme)
+        raise ValueError(
+            f"write {known}://…" if separator and known else "it begins with mqtt://, mqtts://, ws:// or wss://"
+        )
+    place, slash, path = rest.partition("/")
+    if "@" in place:
+        raise ValueError("secrets are never inline: a user name and a password have keys of their own")
+    if path and scheme in ("mqtt", "mqtts"):
+        raise ValueError("only ws:// and wss:// have a path")
+    if "?" in rest or "#" in rest:
+        raise ValueError("no ? and no # may stand in it")
+    if place.startswith("["):
+        host, bracket, port = place[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise ValueError("an IPv6 address is written [::1]:1883")
+        port = port[1:] if port else ""
+    else:
+        host, colon, port = place.partition(":")
+        if ":" in port:
+            raise ValueError("an IPv6 address is written in brackets: [::1]:1883")
+        if colon and not port:
+            raise ValueError("a port follows the colon")
+    if not host or any(c.isspace() or not c.isprintable() for c in host):
+        raise ValueError("the host is missing")
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= _HIGHEST_PORT):
+        raise ValueError(f"{quote(port)} is not a port from 1 to {_HIGHEST_PORT}")
+    if scheme in ("ws", "wss"):
+        path = slash + path if path else "/mqtt"
+    return scheme, host, int(port) if port else _SCHEMES[scheme], path
+
+
+def check_params(params: Values) -> Iterator[Fault]:
+    """What a single field cannot know: the address, TLS without TLS, halves of a pair, missing files."""
+    secure = False
+    try:
+        secure = parse_url(params.url)[0] in ("mqtts", "wss")
+    except ValueError as error:
+        yield "url", f"not the address of a broker: {error}", None
+    else:
+        for key in ("ca", "cert", "key", "insecure"):
+            if not secure and getattr(params, key):
+                yield key, "means nothing without TLS, and url says none", "write mqtts:// or wss:// in url"
+    if (params.cert is None) != (params.key is None):
+        there, missing = ("cert", "key") if params.key is None else ("key", "cert")
+        yield there, f"needs {missing} beside it", None
+    if params.password is not None and params.username is None and params.version == 3:
+        yield "password", "needs a username beside it in MQTT 3.1.1", None
+    for key in ("ca", "cert", "key"):
+        path = getattr(params, key)
+        if path is not None and not isinstance(path, Secret) and not os.path.isfile(path):
+            yield key, f"there is no file {quote(path, 200)}", None
+    for key in ("keepalive", "session_expiry"):
+        if getattr(params, key) % 1000:
+            yield key, "must be whole seconds", None
+    for key in ("will", "birth"):
+        message = getattr(params, key)
+        wrong = message is not None and topic_fault(message.topic)
+        if wrong:
+            yield f"{key}.topic", wrong, None
+
+
+def claims(params: Values) -> Iterator[tuple[str, str]]:
+    """A client id is one client's: the second one to connect throws the first one out, for ever in turn."""
+    _, host, port, _ = parse_url(params.url)
+    yield "client_id", f"client id {quote(params.client_id)} at {host}:{port}"
+
+
+def check_trigger(address: Values) -> Iterator[Fault]:
+    """Whether the topic is a filter."""
+    wrong = filter_fault(address.topic)
+    if wrong:
+        yield "topic", wrong, None
+    elif address.no_local and address.topic.startswith("$share/"):
+        yield "no_local", "cannot be asked for in a shared subscription (MQTT 5, 3.8.3.1)", None
+
+
+def check_output(output: Values) -> Iterator[Fault]:
+    """Whether the topic is a name."""
+    wrong = topic_fault(output.topic)
+    if wrong:
+        yield "topic", wrong, None
+
+
+def when_full(address: Values) -> str:
+    """QoS 0 sheds, because nothing would come again; QoS 1 and 2 push back on the broker."""
+    return "block" if address.qos else "drop-oldest"
+
+
+def topic_fault(topic: str) -> str | None:
+    """Return why this is no topic name (MQTT 5, 4.7), or None."""
+    if "+" in topic or "#" in topic:
+        return f"{quote(topic)} is a filter; a topic to publish to has no + and no #"
+    return _text_fault(topic)
+
+
+def filter_fault(topic: str) -> str | None:
+    """Return why this is no topic filter or shared subscription (MQTT 5, 4.7 and 4.8.2), or None."""
+    rest = topic
+    if topic == "$share" or topic.startswith("$share/"):
+        _, _, rest = topic.partition("/")
+        group, _, rest = rest.partition("/")
+        if not group or not rest or "+" in group or "#" in group:
+            return f"{quote(topic)} is not a shared subscription; write $share/GROUP/FILTER"
+    levels = rest.split("/")
+    for at, level in enumerate(levels):
+        if "#" in level and (level != "#" or at + 1 < len(levels)):
+            return f"{quote(topic)} is not a topic filter: # stands alone in the last level"
+        if "+" in level and level != "+":
+            return f"{quote(topic)} is not a topic filter: + stands alone in its level"
+    return _text_fault(topic)
+
+
+def _text_fault(topic: str) -> str | None:
+    if not topic:
+        return "a topic must not be empty"
+    if "\0" in topic:
+        return "a topic cannot hold a NUL"
+    if len(topic.encode()) > _LONGEST:
+        return f"a topic has {_LONGEST} bytes at most"
+    return None
