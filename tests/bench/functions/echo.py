@@ -1,0 +1,5 @@
+"""Gives back what came."""
+
+
+def handler(context, event):
+    return event.body

@@ -1,0 +1,5 @@
+"""Does nothing."""
+
+
+def handler(context, event):
+    pass
