@@ -16,29 +16,40 @@ class Certificates:
         """Make them in `folder` (about 0.1 s)."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        (folder / "openssl.cnf").write_text("[req]\ndistinguished_name = name\n[name]\n")  # the system's may be missing
         self.ca = self._authority("ca")
         self.stranger_ca = self._authority("stranger")
         self.server, self.server_key = self._issue("server", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1")
         self.client, self.client_key = self._issue("client", "extendedKeyUsage=clientAuth")
 
     def _authority(self, name: str) -> Path:
-        self._openssl(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30",
-            "-subj", f"/CN=nuclio-edge test {name}", "-keyout", f"{name}.key", "-out", f"{name}.pem",
-        )  # fmt: skip
+        # From 3.13 on Python verifies strictly: an authority must say that it is one and what its key is for.
+        self._request(
+            name,
+            *("-x509", "-days", "30", "-addext", "basicConstraints=critical,CA:TRUE"),
+            *("-addext", "keyUsage=critical,keyCertSign,cRLSign", "-addext", "subjectKeyIdentifier=hash"),
+            *("-out", f"{name}.pem"),
+        )
         return self.folder / f"{name}.pem"
 
     def _issue(self, name: str, extension: str) -> tuple[Path, Path]:
+        self._request(name, "-out", f"{name}.csr")
+        extensions = [
+            "basicConstraints=CA:FALSE",
+            "subjectKeyIdentifier=hash",
+            "authorityKeyIdentifier=keyid",
+            extension,
+        ]
+        (self.folder / f"{name}.ext").write_text("\n".join(extensions) + "\n")
         self._openssl(
-            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr",
-        )  # fmt: skip
-        (self.folder / f"{name}.ext").write_text(extension + "\n")
-        self._openssl(
-            "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-            "-days", "30", "-extfile", f"{name}.ext", "-out", f"{name}.pem",
-        )  # fmt: skip
+            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
+            *("-days", "30", "-extfile", f"{name}.ext", "-out", f"{name}.pem"),
+        )
         return self.folder / f"{name}.pem", self.folder / f"{name}.key"
+
+    def _request(self, name: str, *more: str) -> None:
+        key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", f"{name}.key")
+        self._openssl("req", "-config", "openssl.cnf", "-subj", f"/CN=nuclio-edge test {name}", *key, *more)
 
     def _openssl(self, *arguments: str) -> None:
         done = subprocess.run(["openssl", *arguments], cwd=self.folder, capture_output=True, text=True, check=False)
