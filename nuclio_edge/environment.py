@@ -83,7 +83,7 @@ def _checked(value: object) -> str:
     return value
 
 
-class _Layered(_Base):  # type: ignore[misc, valid-type]
+class Layered(_Base):  # type: ignore[misc, valid-type]
     """The class of os.environ while installed: every access goes to the running function's environment, if any."""
 
     def __getitem__(self, key: str) -> str:
@@ -117,12 +117,13 @@ class _Layered(_Base):  # type: ignore[misc, valid-type]
         return _Base.__repr__(self) if who is None else repr(who.env)
 
     def copy(self) -> dict[str, str]:
+        """A plain dict of what the caller sees."""
         return dict(self)
 
 
 def install() -> None:
     """Make os.environ answer by the running function; a second call changes nothing."""
-    os.environ.__class__ = _Layered
+    os.environ.__class__ = Layered
 
 
 def uninstall() -> None:

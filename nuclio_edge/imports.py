@@ -3,8 +3,8 @@
 The code of one version of one function is a package (`nuclio_edge_functions.NAME_N`) whose modules are loaded with a
 `__builtins__` of their own; the `__import__` in there is how `import helper`, at any time and in any thread, becomes
 that package's helper. Order: modules built into the interpreter, nuclio_sdk (ours), the folder, then whatever Python
-finds; a folder without `__init__.py` hides nothing. One `__builtins__` serves all functions: the importing module's name
-tells whose it is.
+finds; a folder without `__init__.py` hides nothing. One `__builtins__` serves all functions: the importing module's
+name tells whose it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from importlib.machinery import (
 )
 from types import ModuleType
 
-from nuclio_edge.running import ROOT, space_of, space_of_stack
+from nuclio_edge.running import ROOT, forget, space_of, space_of_stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class Space:
         """Forget the package and all its modules, so that they can be freed; idempotent."""
         if _spaces.pop(self.package, None) is None:
             return
+        forget(self.package)
         prefix = self.package + "."
         names = [name for name in list(sys.modules) if name == self.package or name.startswith(prefix)]
         for name in names:

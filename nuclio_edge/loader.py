@@ -53,7 +53,7 @@ def load(
     name: str,
     *,
     module: str,
-    callable: str = "handler",  # noqa: A002 - the manifest model's word
+    callable: str = "handler",  # noqa: A002 - the manifest's word
     folder: str,
     file: str | None = None,
     code: str | None = None,

@@ -12,6 +12,8 @@ from _contextvars import ContextVar  # contextvars itself only re-exports it
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from nuclio_edge.core.context import Context
     from nuclio_edge.environment import Environment
 
@@ -30,7 +32,7 @@ class Running:
         self.env = env
         self.context = context
         self.space = space  # the package of the function's code
-        self.partial: dict[str, str] | None = None
+        self.partial: dict[str, tuple[Any, str]] | None = None  # stream -> (event, text)
 
 
 _bound: ContextVar[Running | None] = ContextVar("nuclio_edge_running", default=None)
