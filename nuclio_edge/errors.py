@@ -60,7 +60,11 @@ class SecretError(EdgeError, LookupError):
 
 
 class UnknownKindError(EdgeError, LookupError):
-    """A kind of source or binding that no file here and no installed package offers."""
+    """A kind of source or binding that no file here and no installed package offers; `later`: not yet."""
+
+    def __init__(self, message: str, hint: str | None = None, *, later: bool = False) -> None:
+        super().__init__(message, hint)
+        self.later = later
 
 
 class StateError(EdgeError, OSError):

@@ -1,12 +1,12 @@
 """Which kinds of source there are, as strings: nothing is imported before a manifest names it.
 
-A kind is two addresses, "module:name": the class that runs it, and where its tables are (PARAMS, TRIGGER, OUTPUT and the
-checks below), which `check` can read without the kind's library. Packages of other people add kinds by an entry point of
-the group "nuclio_edge.sources" whose name is the kind and whose object is the class, tables included.
+A kind is two addresses, "module:name": the class that runs it, and where its tables are (PARAMS, TRIGGER, OUTPUT and
+the checks below), which `check` can read without the kind's library. Packages of other people add kinds by an entry
+point of the group "nuclio_edge.sources" whose name is the kind and whose object is the class, tables included.
 
 What the holder of the tables (a module or the class) may offer besides, each optional:
 
-    check_params(params) -> faults       faults: (key, message, hint) each; params are checked values, never BAD
+    check_params(params) -> faults       (key, message, hint or None) each; a key inside a table is dotted: "will.topic"
     check_trigger(address) -> faults
     check_output(output) -> faults
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'
@@ -20,24 +20,9 @@ from nuclio_edge.errors import UnknownKindError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any, Protocol
-
-    from nuclio_edge.manifest.schema import Fields, Values
+    from typing import Any
 
     Fault = tuple[str, str, str | None]
-
-    class Tables(Protocol):
-        """What every kind declares; see the module's docstring for the optional rest."""
-
-        PARAMS: Fields
-        TRIGGER: Fields
-        OUTPUT: Fields
-
-    class Checks(Protocol):
-        """One of the optional checks."""
-
-        def __call__(self, values: Values, /) -> Iterable[Fault]: ...
 
 
 GROUP = "nuclio_edge.sources"
@@ -63,14 +48,19 @@ LATER_BINDINGS = ("nosql", "object", "stream", "file")
 BUILT_IN = {"clock": "timer"}
 
 
-def tables(kind: str) -> Tables:
-    """Return where the tables of a kind are; UnknownKindError says what there is instead."""
+def tables(kind: str, section: str = "source") -> Any:
+    """Return where the tables of a kind are; UnknownKindError says what there is instead.
+
+    `section` is "source" or "binding", which share names and not kinds.
+    """
+    if section == "binding":
+        return _binding(kind)
     entry = SOURCES.get(kind)
-    return _object(entry[1]) if entry else _foreign(kind)  # type: ignore[no-any-return]
+    return _object(entry[1]) if entry else _foreign(kind)
 
 
 def source_class(kind: str) -> Any:
-    """Return the class that runs a kind; UnknownKindError says what there is instead."""
+    """Return the class that runs a kind of source; UnknownKindError says what there is instead."""
     entry = SOURCES.get(kind)
     return _object(entry[0]) if entry else _foreign(kind)
 
@@ -79,21 +69,39 @@ def _object(address: str) -> Any:
     import sys
 
     module, _, name = address.partition(":")
-    __import__(module)
+    __import__(module)  # returns the top-level package only
     return getattr(sys.modules[module], name) if name else sys.modules[module]
 
 
 def _foreign(kind: str) -> Any:
     """Return the class of another package's kind."""
-    if kind in LATER_SOURCES or kind in LATER_BINDINGS:
-        raise UnknownKindError(f'kind "{kind}" comes with a later version')
-    from importlib.metadata import entry_points
+    from nuclio_edge.manifest.problems import listed, quote, suggest
+
+    if kind in LATER_SOURCES:
+        raise UnknownKindError(f"kind {quote(kind)} comes with a later version", later=True)
+    if kind in LATER_BINDINGS:
+        raise UnknownKindError(f"kind {quote(kind)} is a binding's", "write [binding.NAME]")
+    from importlib.metadata import entry_points  # 5 MB, only for kinds that are not ours
 
     found = {point.name: point for point in entry_points(group=GROUP)}
     if kind in found:
-        return found[kind].load()
+        try:
+            return found[kind].load()
+        except Exception as error:
+            message = f"kind {quote(kind)} cannot be loaded from {found[kind].value}: {error}"
+            raise UnknownKindError(message) from error
+    here = [*SOURCES, *LATER_SOURCES, *found]
+    raise UnknownKindError(f"no source is of kind {quote(kind)}", suggest(kind, here) or f"there are {listed(here)}")
+
+
+def _binding(kind: str) -> Any:
     from nuclio_edge.manifest.problems import listed, quote, suggest
 
-    here = [*SOURCES, *LATER_SOURCES, *found]
-    message = f"no source is of kind {quote(kind)}; there are {listed(here)}"
-    raise UnknownKindError(message, suggest(kind, here))
+    if kind in LATER_BINDINGS:
+        raise UnknownKindError(f"kind {quote(kind)} comes with a later version", later=True)
+    if kind in SOURCES or kind in LATER_SOURCES:
+        raise UnknownKindError(
+            f"kind {quote(kind)} is a source's", "write [source.NAME]; what can send is a binding too"
+        )
+    hint = suggest(kind, LATER_BINDINGS) or f"there are {listed(LATER_BINDINGS)}"
+    raise UnknownKindError(f"no binding is of kind {quote(kind)}", hint)

@@ -57,6 +57,11 @@ def shape_of(value: object) -> str:
     return "a table" if isinstance(value, dict) else "a date or time"
 
 
+def _is(value: Any, types: tuple[type, ...]) -> bool:
+    """Whether a TOML value is of one of these types: to TOML, unlike to Python, true is no number."""
+    return isinstance(value, types) and (bool in types or not isinstance(value, bool))
+
+
 class Converter:
     """Turns the tables of one manifest into values."""
 
@@ -114,7 +119,7 @@ class Converter:
         if isinstance(raw, dict) and (field.secret or field.type == "secret"):
             return self.secret(raw, path)
         name, types = _SHAPES[field.type]
-        if not isinstance(raw, types) or (isinstance(raw, bool) and bool not in types):
+        if not _is(raw, types):
             if field.type == "secret" and isinstance(raw, str):
                 return self.inline_secret(path)
             self.report.error(path, "E111", f"{name} is expected, found {shape_of(raw)}")
@@ -134,7 +139,7 @@ class Converter:
     def _either(self, field: Field, raw: Any, path: KeyPath) -> Any:
         for one in field.either:
             types = _SHAPES[one.type][1]
-            if isinstance(raw, types) and not (isinstance(raw, bool) and bool not in types):
+            if _is(raw, types):
                 return self.value(one, raw, path)
         names = listed((_SHAPES[one.type][0] for one in field.either), "or")
         self.report.error(path, "E111", f"{names} is expected, found {shape_of(raw)}")

@@ -197,8 +197,8 @@ class Functions:
             self._signature(signature, attribute, shown, own, path, key)
         setup = names.bound.get("init_context")
         if setup is not None and not setup.takes(1):
-            found = ", ".join(setup.names)
-            report.error(at, "E404", f"init_context({found}) in {quote(shown, 200)} must take (context)")
+            written = f"init_context({', '.join(setup.names)})"
+            report.error(at, "E404", f"{written} in {quote(shown, 200)} must take (context)")
 
     def _signature(
         self, signature: Signature, attribute: str, shown: str, own: Values, path: KeyPath, key: str

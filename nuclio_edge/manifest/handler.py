@@ -98,7 +98,7 @@ class Names:
 
 
 def names_of(code: bytes | str, file: str) -> Names:
-    """Return what the code binds; SyntaxError (also for bytes that are no source, or nested too deeply) as compile has it."""
+    """Return what the code binds; SyntaxError also for bytes that are no source and for what is nested too deeply."""
     try:
         return Names(compile(code, file, "exec", _ONLY_AST, dont_inherit=True))
     except (ValueError, RecursionError, MemoryError) as error:

@@ -1,14 +1,16 @@
 """Where each key of a TOML text stands: key path -> line, for messages.
 
-Read only when there is a problem to tell; the parser keeps no positions. The scanner knows where keys, tables and values
-begin and end and nothing of what values mean. It takes any text: what tomli takes it covers whole, and of a broken text
-it covers what stands before the fault.
+Made only when there is a problem to tell; the parser keeps no positions. The scanner knows where keys, tables and
+values begin and end and nothing of what values mean. It takes any text: what tomli takes it covers whole, and of a
+broken text it covers what stands before the fault.
 
 A table's line is that of its header (of the first key that mentions it where it has none), a key's that of the key, an
 array element's that of its first character.
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class _BrokenError(Exception):
 
 
 class Lines:
-    """One scan. `found` holds the lines; `duplicate` the first key path that stands there twice, with the second line."""
+    """One scan. `found` holds the lines, `duplicate` the first key path that is there twice, with its second line."""
 
     __slots__ = ("_arrays", "_at", "_counted", "_explicit", "_line", "_text", "duplicate", "found")
 
@@ -38,10 +40,8 @@ class Lines:
         self._line, self._counted = 1, 0
         self._arrays: dict[KeyPath, int] = {}  # arrays of tables: how many elements so far
         self._explicit: set[KeyPath] = set()  # what a header or a value has defined, not only mentioned
-        try:
+        with suppress(_BrokenError, RecursionError):
             self._document()
-        except (_BrokenError, RecursionError):
-            pass
 
     def _document(self) -> None:
         prefix: KeyPath = ()
@@ -127,8 +127,9 @@ class Lines:
         if self._take("["):
             index = 0
             while self._skip_blank() and not self._take("]"):
-                self.found[(*path, index)] = self._now()
-                self._value((*path, index))
+                element = (*path, index)
+                self.found[element] = self._now()
+                self._value(element)
                 index += 1
                 self._comma("]")
         elif self._take("{"):
@@ -148,7 +149,7 @@ class Lines:
             raise _BrokenError
 
     def _string(self, quote: str) -> None:
-        """Pass over a string, which may hold its own delimiter escaped, or, at the end of a long one, up to twice more."""
+        """Pass over a string; it may hold its own quote escaped, and a long one may end in up to two quotes more."""
         text, at = self._text, self._at + len(quote)
         while True:
             end = text.find(quote, at)

@@ -1,8 +1,8 @@
 """A manifest as checked objects: what the processor builds from.
 
-Nothing here is ever changed after it was made. Objects of the same content are equal wherever they stand in the file, so
-that a reload leaves unchanged tables running; defaults and labels are shared between functions, so a function costs
-about a kilobyte. `params` and `address` are Values: the keys of the kind's own tables as attributes.
+Nothing here is ever changed after it was made. Objects of the same content are equal wherever they stand in the file,
+so that a reload leaves unchanged tables running; defaults are shared between functions, so a function costs about a
+kilobyte. `params` and `address` are Values: the keys of the kind's own tables as attributes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Spec:
     """Slots, equality over all of them, and a repr."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     def __init__(self, **contents: Any) -> None:
         for key in self.__slots__:
@@ -237,7 +237,7 @@ class Manifest(Spec):
     warnings: Sequence[Problem]
 
     def line_of(self, *path: str | int) -> int:
-        """Return the line where a key path stands in the file as it is now, 0 if it is gone; reads and scans the file."""
+        """Return the line of a key path in the file as it is now, 0 if it is gone; reads and scans the file."""
         from nuclio_edge.manifest.lines import line_of, scan
 
         key_path: KeyPath = path

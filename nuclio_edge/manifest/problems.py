@@ -109,10 +109,11 @@ class Report:
         lines = scan(self._text)
         result = []
         for path, code, message, hint, see, severity in self._found:
+            result.append(Problem(line_of(lines, path), key_text(path), message, hint, code, severity))
             if see is not None:
                 line = str(line_of(lines, see))
-                message, hint = message.replace(LINE, line), hint and hint.replace(LINE, line)
-            result.append(Problem(line_of(lines, path), key_text(path), message, hint, code, severity))
+                result[-1].message = message.replace(LINE, line)
+                result[-1].hint = hint and hint.replace(LINE, line)
         result.sort(key=lambda problem: problem.line)
         return result
 

@@ -62,8 +62,10 @@ def _syntax(text: str, error: Any) -> Problem:
     found = (text.splitlines() or [""])[error.lineno - 1 : error.lineno]
     source = found[0] if found else ""
     hint = source.replace("\t", " ") + "\n" + " " * (error.colno - 1) + "^"
-    name = source.partition("=")[0].lower()
-    if any(word in name for word in _SENSITIVE):
+    # The key on this line, and, where a long string or an array goes over lines, the last one before it.
+    before = [path for path, line in Lines(text).found.items() if line <= error.lineno][-1:]
+    name = source.partition("=")[0] + "".join(map(key_text, before))
+    if any(word in name.lower() for word in _SENSITIVE):
         hint = "(the line is not shown: it may hold a secret)"
     code = "E104" if error.msg.startswith(_DUPLICATE) else "E103"
     return Problem(error.lineno, "", message, hint, code, column=error.colno)

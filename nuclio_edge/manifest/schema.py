@@ -1,8 +1,8 @@
 """The words in which a table of the manifest is described: one Field a key.
 
-A table is a plain `dict` of key -> Field; tables.py holds those of the manifest itself, and every source kind declares its
-own (PARAMS, TRIGGER, OUTPUT). The same tables check a manifest (convert.py), complete it in an editor (json_schema.py)
-and document it.
+A table is a plain `dict` of key -> Field; tables.py holds those of the manifest itself, and every source kind declares
+its own (PARAMS, TRIGGER, OUTPUT). The same tables check a manifest (convert.py), complete it in an editor
+(json_schema.py) and document it.
 
 type        in TOML                                   value
 string      "text", placeholders are replaced         str
@@ -90,7 +90,7 @@ class Field:
 class Values:
     """The checked values of one table, as attributes; equal when all of them are."""
 
-    __slots__ = ()
+    __slots__: tuple[str, ...] = ()
 
     if TYPE_CHECKING:
 

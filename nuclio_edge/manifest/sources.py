@@ -30,9 +30,9 @@ def has_bad(values: Values) -> bool:
 
 def good_name(name: str, path: KeyPath, converter: Converter) -> bool:
     """Report a name that could not stand in a client id, an environment variable or a file name."""
-    if 0 < len(name) <= _NAME_LIMIT and name.isascii() and name[0].isalnum():
-        if all(c.isalnum() or c in _NAME_MORE for c in name):
-            return True
+    short = 0 < len(name) <= _NAME_LIMIT and name.isascii()
+    if short and name[0].isalnum() and all(c.isalnum() or c in _NAME_MORE for c in name):
+        return True
     hint = f"up to {_NAME_LIMIT} letters, digits, hyphens, underscores and dots, the first a letter or digit"
     converter.report.error(path, "E118", f"{quote(name)} cannot be a name", hint)
     return False
@@ -41,16 +41,17 @@ def good_name(name: str, path: KeyPath, converter: Converter) -> bool:
 class Sources:
     """The sources and bindings of one manifest, with the tables of their kinds."""
 
-    __slots__ = ("_convert", "_tables", "bindings", "specs")
+    __slots__ = ("_clean", "_convert", "_tables", "bindings", "specs")
 
     def __init__(self, converter: Converter, raw: Mapping[str, Any]) -> None:
         self._convert = converter
         self.specs: dict[str, SourceSpec] = {}
         self.bindings: dict[str, SourceSpec] = {}
         self._tables: dict[str, Any] = {}  # name -> tables of its kind, None where that was reported
-        for name, table in _named(converter, raw, "source"):
+        self._clean: list[str] = []  # the sources of whose params nothing was reported
+        for name, table in named(converter, raw, "source"):
             self._add("source", name, table, self.specs)
-        for name, table in _named(converter, raw, "binding"):
+        for name, table in named(converter, raw, "binding"):
             if name in self.specs:
                 message = f"{quote(name)} is already the name of a source (line {LINE})"
                 hint = "sources and bindings share one name space: a source is a binding too"
@@ -84,14 +85,16 @@ class Sources:
             report.error((*path, "kind"), "E111", f"a string is expected, found {shape_of(kind)}")
         else:
             try:
-                self._tables[name] = tables = registry.tables(kind)
+                self._tables[name] = tables = registry.tables(kind, section)
             except UnknownKindError as error:
-                code = "E202" if kind in registry.LATER_SOURCES or kind in registry.LATER_BINDINGS else "E201"
-                report.error((*path, "kind"), code, error.message, error.hint)
+                report.error((*path, "kind"), "E202" if error.later else "E201", error.message, error.hint)
             else:
+                before = report.errors
                 self._convert.source = name
-                params = self._convert.table(tables.PARAMS, raw, path, extra=_KIND)
+                params = self._convert.table(getattr(tables, "PARAMS", {}), raw, path, extra=_KIND)
                 self.apply(tables, "check_params", params, path, "E205")
+                if report.errors == before:
+                    self._clean.append(name)
         specs[name] = SourceSpec(name=name, kind=kind if isinstance(kind, str) else "", params=params)
 
     def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
@@ -104,10 +107,9 @@ class Sources:
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}
-        if self._convert.report.errors:
-            return  # claims are read from good params only
-        for name, spec in self.specs.items():
+        for name in self._clean:
             claims = getattr(self._tables[name], "claims", None)
+            spec = self.specs.get(name) or self.bindings[name]
             for key, claim in claims(spec.params) if claims else ():
                 path = ("source", name, key)
                 if claim in taken:
@@ -166,7 +168,8 @@ class Sources:
         return (self.specs.get(name) or self.bindings[name]).kind
 
     def _fields(self, name: str, part: str) -> Fields | None:
-        return getattr(self._tables[name], part, None)
+        fields: Fields | None = getattr(self._tables[name], part, None)
+        return fields
 
     def _fit(self, keys: list[str], path: KeyPath, part: str) -> str | None:
         """Return the one source whose kind takes these keys."""
@@ -177,8 +180,8 @@ class Sources:
             return None
         names = [*self.specs, *(self.bindings if part == "OUTPUT" else ())]
         later = [name for name in names if self._tables[name] is None]
-        fields = {name: found for name in names if (found := self._fields(name, part)) is not None}
-        fits = [name for name, known in fields.items() if all(key in known for key in keys)]
+        fields: dict[str, Fields] = {name: found for name in names if (found := self._fields(name, part)) is not None}
+        fits: list[str] = [name for name, known in fields.items() if all(key in known for key in keys)]
         if len(fits) > 1:
             whole = [name for name in fits if all(key in keys for key, field in fields[name].items() if field.required)]
             fits = whole or fits
@@ -216,7 +219,7 @@ class Sources:
         return None
 
 
-def _named(converter: Converter, raw: Mapping[str, Any], section: str) -> list[tuple[str, Mapping[str, Any]]]:
+def named(converter: Converter, raw: Mapping[str, Any], section: str) -> list[tuple[str, dict[str, Any]]]:
     """Return the tables of a section by name; what is no table is reported."""
     tables = raw.get(section, {})
     if not isinstance(tables, dict):
@@ -230,6 +233,3 @@ def _named(converter: Converter, raw: Mapping[str, Any], section: str) -> list[t
             message = f"a table is expected: [{section}.NAME], found {shape_of(table)}"
             converter.report.error((section, name), "E111", message)
     return good
-
-
-named = _named

@@ -1,7 +1,7 @@
 """Quantities as a manifest writes them: "250ms", "1h30m", "64MiB", "100/s".
 
-Pure functions on text, without `re`: this is on the start path, and nothing else there needs it. Each returns None for a
-text that is not such a quantity; a number without a unit never is.
+Pure functions on text, without `re`: this is on the start path, and nothing else there needs it. Each returns None for
+a text that is not such a quantity; a number without a unit never is.
 """
 
 from __future__ import annotations
@@ -85,4 +85,4 @@ def rate_per_s(text: str) -> float | None:
     factor = _MS.get(text[at + 1 :])
     if text[at : at + 1] != "/" or factor is None:
         return None
-    return digits * 1000 / (10**places * factor)
+    return digits * 1000 / float(10**places * factor)

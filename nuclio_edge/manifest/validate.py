@@ -1,7 +1,7 @@
 """A manifest's path -> a Manifest, or everything that is wrong with it: the order in which its tables are read.
 
-A name may hold the device's id, everything else the device's name: the device comes first. Triggers are read against the
-sources, functions against bindings. No step stops at a problem; only a file that is no TOML ends it at once.
+A name may hold the device's id, everything else the device's name: the device comes first. Triggers are read against
+the sources, functions against bindings. No step stops at a problem; only a file that is no TOML ends it at once.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class _Reading:
         if not isinstance(raw, dict):
             self.report.error(("log",), "E111", f"a table is expected: [log], found {shape_of(raw)}")
             return BAD
-        log = self.convert.table(ROOT["log"].fields or {}, {k: raw[k] for k in raw if k != "sinks"}, ("log",))
+        log: Any = self.convert.table(ROOT["log"].fields or {}, {k: raw[k] for k in raw if k != "sinks"}, ("log",))
         log.sinks = whole.read_sinks(raw.get("sinks"), self.convert)
         return log
 

@@ -1,4 +1,4 @@
-"""What only shows over the whole manifest: names that must exist elsewhere, sources that are shared, what is not there yet."""
+"""What only shows over the whole manifest: names that must exist elsewhere, shared sources, what is not there yet."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def check_hint(sync: Values | None, sources: Sources, report: Report) -> None:
 
 
 def check_shared(functions: Mapping[str, FunctionSpec], sources: Sources, report: Report) -> None:
-    """Warn once a source where one function that is slow would hold back the others: a broker's window is the connection's."""
+    """Warn of each source where one slow function would hold back the others: a broker's window is per connection."""
     users: dict[str, set[str]] = {}
     holding: dict[str, list[TriggerSpec]] = {}
     for function in functions.values():

@@ -75,7 +75,7 @@ _HIGHEST_PORT = 65_535
 
 
 def parse_url(url: str) -> tuple[str, str, int, str]:
-    """Return (scheme, host, port, path) of a broker's address; ValueError says what is wrong, never repeating it whole."""
+    """Return (scheme, host, port, path) of a broker's address; ValueError says what is wrong, not repeating it."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _SCHEMES:
         known = {"tcp": "mqtt", "ssl": "mqtts", "tls": "mqtts", "http": "ws", "https": "wss"}.get(scheme)
