@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock
+
 from .core import port
 from .core.log import Logger
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from .core.inbox import Trigger
     from .core.loop import Loop
     from .core.response import Response
+    from .errors import LoadError
     from .loader import Loaded
     from .manifest.model import FunctionSpec
 
@@ -34,6 +37,7 @@ class Function:
     __slots__ = (
         "_bind",
         "_load",
+        "_loading",
         "_pause_ms",
         "_resume",
         "_said",
@@ -42,8 +46,10 @@ class Function:
         "handler",
         "init_context",
         "is_async",
+        "package",
         "labels",
         "logger",
+        "load_error",
         "loop",
         "name",
         "outputs",
@@ -64,7 +70,7 @@ class Function:
         loop: Loop,
         logger: Logger,
         load: Callable[[], Loaded],
-        bind: Callable[[Context], Any],
+        bind: Callable[[Function, Context], Any],
     ) -> None:
         self.spec = spec
         self.name: str = spec.name
@@ -77,12 +83,15 @@ class Function:
         self.handler: Any = None
         self.init_context: Any = None
         self.is_async = False
+        self.package = ""
+        self.load_error: LoadError | None = None
         self.unload: Callable[[], Any] | None = None
         self.runner: Any = None
         self.triggers: list[Trigger] = []
         self.outputs: list[Callable[[Response, Event], Any]] = []
         self.suspended: str | None = None
         self._load = load
+        self._loading = allocate_lock()
         self._bind = bind
         self._pause_ms = FIRST_PAUSE_MS
         self._resume: Any = None
@@ -92,22 +101,31 @@ class Function:
 
     def load(self) -> None:
         """Import the code; raises LoadError. On whichever thread needs it, one at a time."""
-        if self.handler is None:
-            loaded = self._load()
-            self.init_context = loaded.init_context
-            self.is_async = loaded.is_async
-            self.unload = loaded.unload
-            self.handler = loaded.handler
+        with self._loading:
+            if self.handler is None:
+                loaded = self._load()
+                self.init_context = loaded.init_context
+                self.is_async = loaded.is_async
+                self.package = loaded.package
+                self.unload = loaded.unload
+                self.handler = loaded.handler
 
     def bind(self, context: Context) -> None:
         """Make environment and output of the present thread those of this function."""
-        self._bind(context)
+        self._bind(self, context)
 
     def prepare(self, context: Context) -> None:
         """Import if need be and run init_context: once for each worker, on its thread."""
-        self.load()
+        self.bind(context)
+        if self.handler is None:
+            self.load()
+            self.bind(context)  # now with the package by which threads of its own are known
         if self.init_context is not None:
             self.init_context(context)
+
+    def settled(self) -> bool:
+        """Whether the function is as far as it gets before its first event."""
+        return self.suspended is not None or not self.runner.starting()
 
     def may_retry(self) -> bool:
         """Whether a failed event may be tried again now."""
@@ -135,6 +153,15 @@ class Function:
         )
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
+
+    def on_froze(self) -> None:
+        """Its handler held the interpreter's lock until the watchdog ended the last process: begin suspended."""
+        self.logger.error_with(
+            'function suspended: its handler froze the last process; isolation = "process" can stop what a thread cannot',
+            "again_in_ms",
+            LONGEST_PAUSE_MS,
+        )
+        self.suspend("froze the process", LONGEST_PAUSE_MS)
 
     def on_abandoned(self, lost: int, *, starting: bool) -> None:
         """A worker went past the timeout and was abandoned, `lost` of them by now."""
@@ -168,17 +195,15 @@ class Function:
 
     def start(self) -> None:
         """Bring it to the point at which its first event only needs the call."""
-        if self.spec.load == "first-event" or self.suspended:
-            return
-        try:
-            self.load()
-        except Exception as error:  # noqa: BLE001 - whatever the user's import raises
+        error, self.load_error = self.load_error, None
+        if error is not None:
             self.on_start_failed(error)
-            return
-        if self.init_context is not None:
+        elif self.spec.load == "start" and (self.handler is None or self.init_context is not None):
             self.runner.start()
-        else:
-            self._pause_ms = FIRST_PAUSE_MS
+
+    def on_started(self) -> None:
+        """A worker has imported and initialised: the next failure to start begins with a short pause again."""
+        self._pause_ms = FIRST_PAUSE_MS
 
     def close(self) -> None:
         """Give back what the function holds, its code included."""
@@ -200,7 +225,7 @@ class Function:
             self._unsaid += 1
             return
         self._said += 1
-        pairs: list[Any] = ["event", event.id, "trigger", event.trigger.name, "path", event.path, key, value]
+        pairs: list[Any] = ["event_id", event.id, "trigger", event.trigger.name, "path", event.path, key, value]
         if error is not None:
             from .loader import format_user_error
 

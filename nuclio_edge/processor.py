@@ -5,14 +5,19 @@ Only this file knows which concrete classes make up a processor; everything it b
 
 from __future__ import annotations
 
+import os
+
+from . import capture, environment, running
 from .bindings.named import Bindings
 from .core.context import Context
 from .core.inbox import EVENT_COST, Budget, Trigger
 from .core.log import Logger
 from .core.loop import Loop
-from .core.worker import InlineRunner
+from .core.worker import ACTIVE, InlineRunner
+from .errors import LoadError
 from .function import Function
 from .ledger import differences, tally
+from .loader import load as load_code
 from .registry import source_class
 
 TYPE_CHECKING = False
@@ -23,8 +28,10 @@ if TYPE_CHECKING:
     from .core.event import Event
     from .core.response import Response
     from .ledger import Tally
+    from .loader import Loaded
     from .logs import Log
     from .manifest.model import FunctionSpec, Manifest, OutputSpec, SourceSpec, TriggerSpec
+    from .watchdog import Watchdog
 
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
 READY_PATIENCE_MS = 2_000
@@ -53,9 +60,12 @@ class Processor:
     the exit code. `on_ready` is called once, when functions are loaded and sources open or retrying.
     """
 
-    def __init__(self, manifest: Manifest, log: Log, *, offline: bool = False) -> None:
+    def __init__(self, manifest: Manifest, log: Log, *, offline: bool = False, guarded: bool = False) -> None:
         self.manifest = manifest
         self.loop = Loop()
+        self.watchdog: Watchdog | None = None
+        self._guarded = guarded  # a watchdog ends the process when a handler freezes it: `run` wants that, a test does not
+        self._row: Any = None
         self.log = log
         self.logger = Logger(manifest.log.level, "nuclio-edge", log.emit)
         self.loop.on_error = self._on_loop_error
@@ -81,19 +91,26 @@ class Processor:
 
     def open(self) -> None:
         """Build sources and functions, load what is to be loaded at start, and open the sources."""
-        from . import loader  # noqa: F401 - found missing here rather than at the first function
-
         manifest = self.manifest
         self.log.open(self.loop)
+        environment.install()
+        capture.install(self.log)
+        suspects = self._guard() if self._guarded else []
         for name in self._wanted_sources(manifest):
             self.sources[name] = self._make_source(manifest.sources[name])
         for spec in manifest.functions.values():
             if not spec.disabled:
-                self.functions[spec.name] = self._make_function(spec)
+                function = self._make_function(spec)
+                self._load(function)
+                self._equip(function)
+                self.functions[spec.name] = function
         self._share_budget()
-        self._route(self.sources)
+        self._route()
         for function in self.functions.values():
-            function.start()
+            if function.name in suspects:
+                function.on_froze()
+            else:
+                function.start()
         if not self.offline:
             for source in self.sources.values():
                 source.open()
@@ -164,65 +181,118 @@ class Processor:
         self.sources = {}
         self.functions = {}
         self.retired = []
-        self.log.flush()
+        if self.watchdog is not None:
+            self.watchdog.close()
+        capture.uninstall()
+        environment.uninstall()
+        self.log.close()
 
     # -- replacing ----------------------------------------------------------------------------------------------------
 
-    def replace(self, spec: FunctionSpec) -> None:
-        """Put a function's new version in the place of the running one, which drains beside it; no event is dropped."""
-        old = self.functions.get(spec.name)
-        new = self._make_function(spec)
-        new.start()
-        self.functions[spec.name] = new
-        self._route(self.sources)
-        if old is not None:
-            self._retire(old)
+    def replace(self, spec: FunctionSpec, done: Callable[[], Any] = lambda: None) -> None:
+        """Put a function's new version in the place of the running one, which drains beside it; no event is dropped.
 
-    def reload(self, manifest: Manifest, changed_code: Iterable[str] = ()) -> list[str]:
-        """Become another manifest: unchanged tables keep running untouched. Returns what was done, a line each."""
-        done: list[str] = []
-        before, self.manifest = self.manifest, manifest
-        if before.device != manifest.device:
-            done.append("[device] changed: that needs a restart")
+        The new code is imported on a thread of its own; `done()` is called on the loop when the route is switched.
+        """
+        new = self._make_function(spec)
+
+        def switch() -> None:
+            self._install(new)
+            self._route()
+            done()
+
+        self._import_beside([new], switch)
+
+    def reload(
+        self, manifest: Manifest, changed_code: Iterable[str] = (), done: Callable[[list[str]], Any] = lambda lines: None
+    ) -> None:
+        """Become another manifest: unchanged tables keep running untouched.
+
+        `changed_code` names functions whose files changed. `done(lines)` is called on the loop with what was done.
+        """
+        before = self.manifest
         wanted = self._wanted_sources(manifest)
-        new_sources = {
-            name for name in wanted if name not in self.sources or before.sources.get(name) != manifest.sources[name]
-        }
-        closing = [(name, self.sources.pop(name)) for name in list(self.sources) if name not in wanted or name in new_sources]
-        for name in wanted:
-            if name in new_sources:
-                self.sources[name] = self._make_source(manifest.sources[name])
-                done.append(f"source {name} opened")
+        fresh = {name for name in wanted if before.sources.get(name) != manifest.sources[name] or name not in self.sources}
         code = set(changed_code)
+        changed = []
         for spec in manifest.functions.values():
             old = self.functions.get(spec.name)
-            if spec.disabled:
-                continue
-            touched = any(t.source in new_sources for t in spec.triggers) or any(o.to in new_sources for o in spec.outputs)
-            if old is None or old.spec != spec or spec.name in code or touched:
-                self.functions[spec.name] = new = self._make_function(spec)
-                new.start()
-                done.append(f"function {spec.name} {'replaced' if old else 'added'}")
-                if old is not None:
-                    self._retire(old)
+            moved = any(t.source in fresh for t in spec.triggers) or any(o.to in fresh for o in spec.outputs)
+            if not spec.disabled and (old is None or old.spec != spec or spec.name in code or moved):
+                changed.append(self._make_function(spec))
+
+        def switch() -> None:
+            done(self._become(manifest, wanted, fresh, changed))
+
+        self._import_beside(changed, switch)
+
+    def _become(self, manifest: Manifest, wanted: list[str], fresh: set[str], changed: list[Function]) -> list[str]:
+        lines: list[str] = []
+        if self._stopping:
+            return lines
+        before, self.manifest = self.manifest, manifest
+        if before.device != manifest.device:
+            lines.append("[device] changed: that needs a restart")
+        old_sources = self.sources
+        self.sources = {
+            name: self._make_source(manifest.sources[name]) if name in fresh else old_sources[name] for name in wanted
+        }
+        for function in changed:
+            old = self.functions.get(function.name)
+            lines.append(f"function {function.name} {'added' if old is None else 'replaced'}")
+            self._install(function)
         for name in list(self.functions):
             if name not in manifest.functions or manifest.functions[name].disabled:
                 self._retire(self.functions.pop(name))
-                done.append(f"function {name} removed")
-        for name, source in closing:
-            source.stop_receiving()
-            self._close_when_settled(name, source)
-            if name not in new_sources:
-                done.append(f"source {name} closed")
+                lines.append(f"function {name} removed")
         self._share_budget()
-        self._route(self.sources)
-        for name in new_sources:
+        self._route()
+        for name, source in old_sources.items():
+            if self.sources.get(name) is not source:
+                source.stop_receiving()
+                self._close_when_settled(source)
+                lines.append(f"source {name} {'reopened' if name in self.sources else 'closed'}")
+        for name in fresh:
             self.sources[name].open()
-        return done
+            if name not in old_sources:
+                lines.append(f"source {name} opened")
+        return lines
+
+    def _install(self, function: Function) -> None:
+        old = self.functions.get(function.name)
+        self._equip(function)
+        self.functions[function.name] = function
+        function.start()
+        if old is not None:
+            self._retire(old)
+
+    def _import_beside(self, functions: list[Function], then: Callable[[], Any]) -> None:
+        """Import on a thread, so that the loop goes on, then call `then` on the loop."""
+
+        def work() -> None:
+            for function in functions:
+                self._load(function)
+            self.loop.post(then)
+
+        import threading
+
+        threading.Thread(target=work, name="import", daemon=True).start()
+
+    def _load(self, function: Function) -> None:
+        """Import the code if it is to be there at the start; what goes wrong is told by the function's own start."""
+        if function.spec.load == "start":
+            context = Context()
+            function.bind(context)
+            try:
+                function.load()
+            except LoadError as error:
+                function.load_error = error
+            finally:
+                running.bind(None)
 
     def _retire(self, function: Function) -> None:
         self.retired.append(function)
-        self.loop.call_later(0, lambda: self._let_go(function))
+        self.loop.call_later(0, lambda: self._let_go(function))  # after the turn that still holds its events
 
     def _let_go(self, function: Function) -> None:
         if function not in self.retired:
@@ -234,10 +304,10 @@ class Processor:
         else:
             self.loop.call_later(50, lambda: self._let_go(function))
 
-    def _close_when_settled(self, name: str, source: Any) -> None:
+    def _close_when_settled(self, source: Any) -> None:
         """Close a source that the manifest no longer has, once nothing of it is pending."""
         if any(t.pending for f in self._all_functions() for t in f.triggers if t.source is source) and not self._stopping:
-            self.loop.call_later(50, lambda: self._close_when_settled(name, source))
+            self.loop.call_later(50, lambda: self._close_when_settled(source))
             return
         self._closed_tally.append(tally((source,), ()))
         source.close()
@@ -256,7 +326,7 @@ class Processor:
     def _wanted_sources(self, manifest: Manifest) -> list[str]:
         """Every declared source, and those without a table (the clock) that something uses."""
         used = {t.source for f in manifest.functions.values() if not f.disabled for t in f.triggers}
-        return [name for name, spec in manifest.sources.items() if spec.declared or name in used]
+        return [name for name, spec in manifest.sources.items() if spec.kind != "timer" or name in used]
 
     def _make_source(self, spec: SourceSpec) -> Any:
         made = source_class(spec.kind)
@@ -269,19 +339,30 @@ class Processor:
         return read_secret(name, self.manifest.device.secrets_dir)
 
     def _make_function(self, spec: FunctionSpec) -> Function:
-        from .loader import load
-
         number = self._versions[spec.name] = self._versions.get(spec.name, 0) + 1
-        version = str(number)
+
+        def load() -> Loaded:
+            return load_code(
+                spec.name,
+                module=spec.module,
+                callable=spec.callable,
+                folder=spec.path,
+                file=spec.file,
+                code=spec.code,
+            )
+
         logger = Logger(self.manifest.log.level, spec.name, self.log.emit)
-        environment = self.log.environment(spec, version)
-        function = Function(
-            spec,
-            version,
-            self.loop,
-            logger,
-            lambda: load(spec, number),
-            environment.bind,
+        return Function(spec, str(number), self.loop, logger, load, _bind)
+
+    def _equip(self, function: Function) -> None:
+        """Give a function its runner, outputs and triggers."""
+        spec = function.spec
+        env = environment.function_environment(
+            spec.name,
+            spec.env,
+            description=spec.description,
+            version=function.version,
+            handler=f"{spec.module}:{spec.callable}",
         )
         makers = self._binding_makers(spec)
 
@@ -289,9 +370,9 @@ class Processor:
             context = Context(None, None, str(worker))
             context.logger = Logger(self.manifest.log.level, spec.name, self.log.emit, context)
             context.function_name = spec.name
-            context.function_version = version
+            context.function_version = function.version
             context.labels = dict(spec.labels)
-            context.env = environment.mapping
+            context.env = env
             context.bindings = Bindings(context, makers)
             return context
 
@@ -302,7 +383,6 @@ class Processor:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers.append(trigger)
             function.runner.attach(trigger)
-        return function
 
     def _make_trigger(self, function: Function, spec: TriggerSpec) -> Trigger:
         return Trigger(
@@ -337,12 +417,12 @@ class Processor:
     def _make_runner(self, function: Function, context: Callable[[int], Context]) -> Any:
         spec = function.spec
         if spec.isolation == "inline":
-            return InlineRunner(function, context(0), function.bind)
+            return InlineRunner(function, context(0), self._begin_inline, self._end_inline)
         if spec.isolation == "process":
             from .processes import ProcessRunner
 
             return ProcessRunner(function, self.loop, context)
-        if spec.is_async:
+        if function.is_async or (function.handler is None and _will_be_async(spec)):
             from .aio import AsyncPool, AsyncRunner
 
             if self._async is None:
@@ -351,16 +431,44 @@ class Processor:
         from .threads import Pool, ThreadRunner
 
         if self._pool is None:
-            self._pool = Pool(self.loop)
+            self._pool = Pool(self.loop, self.watchdog)
         return ThreadRunner(function, self._pool, spec.workers_min, spec.workers_max, context)
+
+    def _guard(self) -> list[str]:
+        """Begin to watch over frozen handlers; returns the functions that were running when the last process froze."""
+        from .watchdog import Watchdog
+
+        limits = [spec.timeout_ms for spec in self.manifest.functions.values() if spec.isolation != "process"]
+        self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, min(limits, default=30_000))
+        self.watchdog.watch(lambda: ACTIVE[0] is not None or (self._pool is not None and self._pool.busy > 0))
+        self._row = self.watchdog.slots.take()
+        report, running_then = self.watchdog.last()
+        if not report:
+            return []
+        self.logger.error_with(
+            "the last process was ended because a handler froze it", "running", ", ".join(running_then) or "unknown",
+            "report", os.path.join(self.manifest.device.state_dir, "crash.last.txt"),
+        )
+        return running_then[:1]
+
+    def _begin_inline(self, function: Function) -> None:
+        if self.watchdog is not None:
+            self.watchdog.begin(self._row, function.name)
+
+    def _end_inline(self) -> None:
+        """Give the loop's thread back to the processor, after the inline functions of a turn."""
+        ACTIVE[0] = None
+        running.bind(None)
+        if self.watchdog is not None:
+            self.watchdog.end(self._row)
 
     def _share_budget(self) -> None:
         count = sum(len(function.triggers) for function in self.functions.values())
         # Half of the budget is shared out as floors, so that a flooded inbox cannot starve the others of memory.
         self.budget.floor = max(self.budget.limit // 2 // max(count, 1), 16 * EVENT_COST)
 
-    def _route(self, sources: dict[str, Any]) -> None:
-        for source in sources.values():
+    def _route(self) -> None:
+        for source in self.sources.values():
             source.routes(
                 [t for function in self.functions.values() for t in function.triggers if t.source is source]
             )
@@ -390,6 +498,32 @@ class Processor:
         )
         if self.exit_code == OK:
             self.exit_code = FAULT
+
+
+def _bind(function: Function, context: Context) -> None:
+    """Make the present thread run for this function's worker."""
+    who = context._running
+    if who is None or who.space != function.package:
+        who = context._running = running.Running(function.name, context.env, context, function.package)
+        running.register(who)
+    running.bind(who)
+
+
+def _will_be_async(spec: FunctionSpec) -> bool:
+    """Whether a handler that is imported later is `async def`, by its text."""
+    from .manifest.handler import names_of
+
+    try:
+        code = spec.code if spec.code is not None else _read(spec.file or "")
+        found = names_of(code, spec.file or "").bound.get(spec.callable)
+    except (OSError, SyntaxError):
+        return False  # the import will say it
+    return found is not None and found.runs_async
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _nothing(_processor: Processor) -> None:

@@ -19,6 +19,7 @@ from collections import deque
 from .core import port
 from .core.context import UserData
 from .core.worker import HandlerTimeout, conclude, note
+from .watchdog import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .core.inbox import Trigger
     from .core.loop import Loop
     from .function import Function
+    from .watchdog import Watchdog
 
 IDLE_MS = 60_000
 # One busy thread cuts the loop's round trips from 39,800/s to 65/s at CPython's 5 ms; 3,790/s at 0.1 ms.
@@ -40,9 +42,11 @@ _HAND_BACK = port.TICKS_PER_MS
 class Carrier:
     """A thread that carries one worker after another; `current` and `worker` belong to the loop between two jobs."""
 
-    __slots__ = ("go", "idle_since", "thread", "worker")
+    __slots__ = ("go", "idle_since", "row", "started", "thread", "worker")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, row: Any) -> None:
+        self.row = row  # where the watchdog reads whose handler runs here since when
+        self.started: Any = [0] if row is None else start_of(row)
         self.go = threading.Lock()
         self.go.acquire()
         self.worker: Worker | None = None
@@ -77,8 +81,10 @@ class Carrier:
 class Pool:
     """The carriers of a processor and the deque by which their outcomes reach the loop."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, watchdog: Watchdog | None = None) -> None:
         self.loop = loop
+        self.watchdog = watchdog
+        self.busy = 0  # workers between their start and their hand-back
         self.done: deque[tuple[Worker, Event | None, Any, BaseException | None, int]] = deque()
         self.idle: dict[Carrier, None] = {}  # oldest first; their workers hold no state
         self.carriers = 0
@@ -89,6 +95,7 @@ class Pool:
 
     def start(self, worker: Worker) -> None:
         """Let a worker serve its queue on its own carrier, an idle one, or a new one."""
+        watchdog = self.watchdog
         carrier = worker.carrier
         if carrier is None:
             if self.idle:
@@ -100,11 +107,16 @@ class Pool:
                     sys.setswitchinterval(SWITCH_S)
                 self._number += 1
                 self.carriers += 1
-                carrier = Carrier(self._number)
+                carrier = Carrier(self._number, watchdog.slots.take() if watchdog is not None else None)
             carrier.worker = worker
+            if carrier.row is not None:
+                set_name(carrier.row, worker.runner.function.name)
             worker.carrier = carrier
         self.idle.pop(carrier, None)
         worker.busy = True
+        self.busy += 1
+        if watchdog is not None:
+            watchdog.touch()
         carrier.go.release()
 
     def release(self, worker: Worker) -> None:
@@ -127,6 +139,7 @@ class Pool:
     def lose(self) -> None:
         """A carrier is no longer ours: its thread is stuck in a handler."""
         self.carriers -= 1
+        self.busy -= 1
         self.abandoned += 1
 
     def close(self) -> None:
@@ -145,6 +158,8 @@ class Pool:
         self.carriers -= 1
         carrier.go.release()
         carrier.thread.join(1.0)
+        if carrier.row is not None and self.watchdog is not None:
+            self.watchdog.slots.give_back(carrier.row)
 
     def _reap(self) -> None:
         self._reaper = None
@@ -200,11 +215,16 @@ class Worker:
         done = pool.done
         claim = runner.claim
         clock = port.clock
-        function.bind(context)
-        if not self.ready:
+        carrier = self.carrier
+        stamp = carrier.started if carrier is not None else [0]
+        stamp[0] = clock()
+        if self.ready:
+            function.bind(context)
+        else:
             self.current = (None, clock())
-            function.prepare(context)  # import at the first event, init_context once
+            function.prepare(context)
             self.ready = True
+            loop.post(function.on_started)
         handler = function.handler
         start = clock()
         handed = start
@@ -214,6 +234,7 @@ class Worker:
             except IndexError:
                 break
             self.current = (event, start)
+            stamp[0] = start
             context._event = event
             error = result = None
             try:
@@ -226,7 +247,7 @@ class Worker:
                 handed = end
                 loop.wake()
             start = end
-        self.current = None
+        stamp[0] = 0
 
     def hand_back(self, error: BaseException | None) -> None:
         """Tell the loop that nothing is left to do, or that this worker could not start."""
@@ -309,9 +330,16 @@ class ThreadRunner:
             self.pool.start(self._new_worker())
         self._watch()
 
+    def starting(self) -> bool:
+        """Whether a worker is importing or in init_context."""
+        return any(worker.busy and not worker.ready for worker in self.workers)
+
     def handed_back(self, worker: Worker, error: BaseException | None) -> None:
         """A worker found its queue empty, or ended; on the loop."""
         worker.busy = False
+        if worker not in self.workers:
+            self.pool.busy += 1  # `lose` took it out already
+        self.pool.busy -= 1
         if worker.abandoned:
             if worker in self.workers:  # ended by itself in the moment in which it was to be abandoned
                 self.workers.remove(worker)

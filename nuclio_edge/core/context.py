@@ -29,6 +29,7 @@ class Context:
         "Response",
         "_event",
         "_revoked",
+        "_running",
         "_trigger",
         "bindings",
         "env",
@@ -62,6 +63,7 @@ class Context:
         self._trigger = trigger
         self._event: Event | None = None  # the event being handled: what a log record is about
         self._revoked = False
+        self._running: Any = None  # by what the process knows whose environment and output these are
 
     @property
     def trigger(self) -> "TriggerInfo | None":

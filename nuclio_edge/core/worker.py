@@ -1,6 +1,7 @@
 """The call of a handler, the inline runner, and the conclusion that every event comes to exactly once."""
 
 from . import port
+from .inbox import EVENT_COST
 from .response import ExceptionWithResponse, Response, to_response
 
 TYPE_CHECKING = False
@@ -106,22 +107,31 @@ def _again(trigger: "Trigger", event: "Event", error: "BaseException | None") ->
 class InlineRunner:
     """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted."""
 
-    def __init__(self, function: "Any", context: "Context", switch: "Callable[[Any], Any] | None" = None) -> None:
+    def __init__(
+        self,
+        function: "Any",
+        context: "Context",
+        begin: "Callable[[Any], Any] | None" = None,
+        end: "Callable[[], Any] | None" = None,
+    ) -> None:
         self.function = function
         self.context = context
-        self.switch = switch  # makes environment and output those of the function, when another one ran before
-        self.limit = function.timeout_ms * port.TICKS_PER_MS
+        self.begin = begin  # called when another function's turn on the loop begins
+        self.end = end  # gives environment and output back to the processor; called once a turn
 
     def attach(self, trigger: "Trigger") -> None:
         """Make the trigger's `submit` run the handler."""
         function = self.function
         handler = function.handler
+        if handler is None:
+            trigger.submit = self._first
+            return
         context = self.context
-        switch = self.switch
+        take = self._take
         active = ACTIVE
         clock = port.clock
         bucket = port.bucket
-        limit = self.limit
+        limit = function.timeout_ms * port.TICKS_PER_MS
         buckets = trigger.buckets = trigger.buckets or [0] * 65
         quiet = not function.outputs
 
@@ -131,16 +141,13 @@ class InlineRunner:
                 return True
             trigger.admitted += 1
             if active[0] is not function:
-                active[0] = function
-                if switch is not None:
-                    switch(function)
+                take()
             context._event = event
             start = clock()
             try:
                 result = handler(context, event)
             except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
-                trigger.pending += 1
-                charge(trigger, event)
+                _charge(trigger, event)
                 conclude(trigger, event, None, error, clock() - start)
                 return True
             ticks = clock() - start
@@ -156,20 +163,20 @@ class InlineRunner:
                 trigger.handled += 1
                 note(trigger, ticks)
                 return True
-            trigger.pending += 1
-            charge(trigger, event)
+            _charge(trigger, event)
             conclude(trigger, event, result, None, ticks)
             return True
 
         trigger.submit = submit
 
     def again(self, event: "Event") -> None:
-        """Run the next attempt of an event that failed."""
+        """Run the next attempt of an event that failed; it is counted as pending already."""
         trigger = event._trigger
-        assert trigger is not None  # noqa: S101 - every event of a source has one
-        ACTIVE[0] = self.function
-        if self.switch is not None:
-            self.switch(self.function)
+        if trigger is None or self.function.suspended:
+            if trigger is not None:
+                trigger.drop(event, "suspended")
+            return
+        self._take()
         self.context._event = event
         start = port.clock()
         result = error = None
@@ -179,6 +186,25 @@ class InlineRunner:
             error = caught
         conclude(trigger, event, result, error, port.clock() - start)
 
+    def start(self) -> None:
+        """Import if need be, and run init_context."""
+        self._take()
+        try:
+            self.function.prepare(self.context)
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+            self.function.on_start_failed(error)
+            return
+        self.function.on_started()
+        for trigger in self.function.triggers:
+            self.attach(trigger)
+
+    def starting(self) -> bool:
+        """Whether it is importing or in init_context: never, between two calls of the loop."""
+        return False
+
+    def failed_to_start(self, reason: str) -> None:
+        """Nothing is queued that could be turned away."""
+
     def drain(self) -> bool:
         """Whether nothing is queued or running; an inline call is over when it returns."""
         return True
@@ -186,17 +212,37 @@ class InlineRunner:
     def close(self) -> None:
         """Nothing is held."""
 
+    def _first(self, event: "Event") -> bool:
+        """The first event of a function that is not imported yet."""
+        trigger = event._trigger
+        if trigger is None:
+            return True
+        if not self.function.suspended:
+            self.start()
+        if self.function.suspended:
+            trigger.turn_away(event, "suspended")
+            return True
+        return trigger.submit(event)
+
+    def _take(self) -> None:
+        """Make environment and output those of this function, until the turn ends."""
+        if ACTIVE[0] is None and self.end is not None:
+            self.function.loop.at_turn_end(self.end)
+        ACTIVE[0] = self.function
+        if self.begin is not None:
+            self.begin(self.function)
+        self.function.bind(self.context)
+
 
 # The function whose environment and output are bound to the loop's thread: set again only when another one runs.
 ACTIVE: "list[Any]" = [None]
 
 
-def charge(trigger: "Trigger", event: "Event") -> None:
-    """Charge the memory of an event that `leave` will give back."""
+def _charge(trigger: "Trigger", event: "Event") -> None:
+    """Count an inline event as pending for `conclude`, which will take it out again."""
+    trigger.pending += 1
     budget = trigger.budget
     if budget is not None:
-        from .inbox import EVENT_COST
-
         cost = len(event.raw_body) + EVENT_COST
         trigger.held += cost
         budget.used += cost
