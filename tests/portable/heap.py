@@ -51,12 +51,16 @@ def prepare() -> None:
         """A function without outputs and retries."""
 
         name = "f"
+        loop = None
         suspended = False
         outputs = ()
         timeout_ms = 30_000
 
         def handler(self, context: Context, event: Event) -> None:
             """Read nothing."""
+
+        def bind(self, context: Context) -> None:
+            """There is nothing to bind."""
 
         def may_retry(self) -> bool:
             """Never."""

@@ -47,3 +47,16 @@ def test_portable(interpreter: Interpreter, file: str, stages: dict[bool, Path])
     assert done.returncode == 0, f"{file} on {interpreter.name}:\n{done.stdout}"
     assert " passed, 0 failed" in done.stdout, done.stdout
     assert not done.stdout.startswith("0 passed"), f"{file} has no tests"
+
+
+@pytest.mark.parametrize("interpreter", [*MICROPYTHONS, *find_cpythons()], ids=lambda found: found.name)
+def test_a_failing_portable_test_is_told_with_its_line(interpreter: Interpreter, tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text((PORTABLE / "run.py").read_text())
+    (tmp_path / "test_sum.py").write_text(
+        "def test_right():\n    assert 1\n\n\ndef test_wrong():\n    assert 1 + 1 == 3\n"
+    )
+    done = interpreter.run(tmp_path, ["import run", "run.run(['test_sum'])"])
+    assert "pass test_sum::test_right" in done.stdout
+    assert "FAIL test_sum::test_wrong" in done.stdout
+    assert "line 6" in done.stdout
+    assert "1 passed, 1 failed" in done.stdout
