@@ -1,1 +1,92 @@
-"""The command line: one module a command, imported only when it is called."""
+"""The command line: one module a command, imported only when it is called.
+
+`run FILE`, the one that stays in memory, loads neither argparse nor anything of the other commands.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "nuclio-edge"
+
+# Exit codes; DESIGN.md fixes them and docs/cli.md tells them.
+OK, FAULT, USAGE, ANSWERED, ABSENT, UNDRAINED, RESTART = 0, 1, 2, 3, 4, 5, 75
+INTERRUPTED = 130  # what a shell expects of a program that ended by Ctrl-C
+
+# name -> what it is for, in the order in which help shows them
+COMMANDS = {
+    "run": "run a processor until it is told to stop",
+    "check": "read a manifest and say everything that is wrong with it",
+    "invoke": "run one event through a function, without opening any source",
+    "events": "print the events of every source, before there is a function",
+    "new": "make a folder with a manifest and a function that runs",
+    "version": "print the version",
+}
+
+_EXAMPLES = """examples:
+  nuclio-edge new door && nuclio-edge run door/edge.toml
+  nuclio-edge check edge.toml
+  nuclio-edge events --topic 'zigbee2mqtt/#'
+  nuclio-edge invoke thermostat -b '{"temperature": 19.5}'
+
+`nuclio-edge COMMAND --help` tells a command's options. A manifest is ./edge.toml unless another one is named.
+exit codes: 0 ok, 1 fault, 2 usage or manifest, 3 the function answered 400 or more, 5 events undrained, 75 restart"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; `arguments` without the program's name, default: the process's."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    name = given[0] if given else "help"
+    rest = given[1:]
+    if name in ("-h", "--help", "help"):
+        if rest and rest[0] in COMMANDS:
+            name, rest = rest[0], ["--help"]
+        else:
+            return _help(sys.stdout if given else sys.stderr)
+    if name in ("-V", "--version"):
+        name = "version"
+    if name not in COMMANDS:
+        return _unknown(name)
+    try:
+        # Not importlib.import_module: importlib is not loaded on the way of `run`.
+        __import__(f"{__name__}.{name}")
+        code: int = sys.modules[f"{__name__}.{name}"].main(rest)
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse's way out of --help and of a wrong option
+        code = end.code if isinstance(end.code, int) else OK
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = _unread()
+    return code
+
+
+def _help(stream: object) -> int:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"usage: {PROGRAM} COMMAND [ARGUMENTS]", "", "commands:"]
+    lines += [f"  {name:<{width}}{purpose}" for name, purpose in COMMANDS.items()]
+    print("\n".join([*lines, "", _EXAMPLES]), file=stream)  # type: ignore[call-overload]  # a text stream
+    return OK if stream is sys.stdout else USAGE
+
+
+def _unknown(name: str) -> int:
+    from nuclio_edge.manifest.problems import quote, suggest
+
+    hint = suggest(name, COMMANDS) or f"there are: {', '.join(COMMANDS)}"
+    what = "no option is called" if name.startswith("-") else "no command is called"
+    print(f"{PROGRAM}: {what} {quote(name)}; {hint}", file=sys.stderr)
+    return USAGE
+
+
+def _unread() -> int:
+    """Whoever read our output has enough (`| head`): that is no fault, and the flush at exit must not be one."""
+    import os
+
+    void = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(void, sys.stdout.fileno())
+    os.close(void)
+    return OK

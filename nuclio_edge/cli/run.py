@@ -1,0 +1,234 @@
+"""`run`: a processor from its manifest to the line that sums it up."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from nuclio_edge.cli import FAULT, UNDRAINED, USAGE
+from nuclio_edge.errors import EdgeError, ManifestError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from nuclio_edge.cli.parser import Parser
+    from nuclio_edge.cli.watch import Watch
+    from nuclio_edge.manifest.model import Manifest
+    from nuclio_edge.processor import Processor
+
+
+def parser() -> Parser:
+    """The command's options; not asked for on the way of a plain `run FILE`."""
+    from nuclio_edge.cli.parser import Parser
+
+    made = Parser(
+        "run",
+        "Run a processor until SIGTERM or Ctrl-C; a second one ends it at once, SIGHUP reads the manifest again.",
+        "",
+        "/etc/nuclio-edge/edge.toml",
+        "--watch                  # while you write functions",
+    )
+    made.manifest()
+    made.add_argument("--watch", action="store_true", help="read manifest and functions again when their files change")
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Run until stopped; returns the exit code of DESIGN.md's table."""
+    path, watching = "edge.toml", False
+    if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
+        options = parser().parse_args(arguments)
+        path, watching = options.manifest, options.watch
+    elif arguments:
+        path = arguments[0]
+    try:
+        code = run(path, watching)
+    except ManifestError as error:
+        say(str(error))
+        code = USAGE
+    except EdgeError as error:
+        say(f"nuclio-edge: {error}" + (f"\n  {error.hint}" if error.hint else ""))
+        code = FAULT
+    threading = sys.modules.get("threading")
+    if threading is not None and threading.active_count() > 1:
+        _leave(code)  # a handler's thread that does not end would keep the process for ever
+    return code
+
+
+def run(path: str, watching: bool = False) -> int:
+    """Load the manifest at `path` and run it; EdgeError when that cannot begin."""
+    from nuclio_edge.manifest import load
+
+    manifest = load(path)
+    from nuclio_edge import supervise
+    from nuclio_edge.logs import make_log
+    from nuclio_edge.processor import Processor
+
+    lock = supervise.StateLock(manifest.device.state_dir)
+    try:
+        log = make_log(manifest.log)
+        processor = Processor(manifest, log)
+        running = Run(processor, path)
+        return running.run(watching)
+    finally:
+        lock.release()
+
+
+class Run:
+    """One run of a processor: what is said of it, and how it is told to stop and to reload."""
+
+    def __init__(self, processor: Processor, path: str) -> None:
+        self.processor = processor
+        self.path = path
+        self.text = sys.stderr is not None and sys.stderr.isatty()
+        self.watch: Watch | None = None
+        self._reloading = False
+        self._again: set[str] | None = None
+
+    def run(self, watching: bool) -> int:
+        """Open the processor and turn its loop until it is stopped."""
+        from nuclio_edge import supervise
+
+        processor = self.processor
+        signals = supervise.Signals(processor.loop, self.stop, self.reload, self.abort)
+        code = FAULT
+        try:
+            self._warn(processor.manifest)
+            processor.on_ready = self._ready
+            processor.open()
+            if watching:
+                from nuclio_edge.cli.watch import Watch
+
+                self.watch = Watch(processor, self.path, self.reload)
+            code = processor.run()
+        finally:
+            if self.watch is not None:
+                self.watch.close()
+            signals.close()
+            processor.close()
+            self._sum_up(code)
+            processor.log.close()
+            processor.loop.close()
+        return code
+
+    def stop(self) -> None:
+        """End in good order."""
+        from nuclio_edge import supervise
+
+        supervise.stopping()
+        self.processor.stop()
+
+    def abort(self) -> None:
+        """End at once: whatever runs or is queued is not acknowledged."""
+        say("nuclio-edge: stopped at once by a second signal; what was pending is not acknowledged")
+        os._exit(UNDRAINED)
+
+    def reload(self, changed_code: Iterable[str] = ()) -> None:
+        """Read the manifest again and become it; one that cannot be used changes nothing."""
+        if self._reloading:  # what comes meanwhile is done afterwards
+            self._again = (self._again or set()) | set(changed_code)
+            return
+        from nuclio_edge import supervise
+        from nuclio_edge.manifest import load
+
+        logger = self.processor.logger
+        supervise.reloading()
+        try:
+            manifest = load(self.path)
+        except ManifestError as error:
+            logger.error_with(
+                "the manifest cannot be used; the old one stays", "event", "reload-failed", "problems", str(error)
+            )
+            supervise.ready(self._counts()[0])
+            return
+        self._reloading = True
+        self._warn(manifest)
+        self.processor.reload(manifest, changed_code, self._reloaded)
+
+    def _reloaded(self, lines: list[str]) -> None:
+        from nuclio_edge import supervise
+
+        self._reloading = False
+        self.processor.logger.info_with(
+            "reloaded", "event", "reloaded", "changes", "; ".join(lines) if lines else "nothing changed"
+        )
+        supervise.ready(self._counts()[0])
+        if self.watch is not None:
+            self.watch.look()
+        if self._again is not None:
+            again, self._again = self._again, None
+            self.reload(again)
+
+    def _ready(self, processor: Processor) -> None:
+        from nuclio_edge import supervise
+
+        line, counts = self._counts()
+        self._tell("ready", f"ready: {line}", counts)
+        supervise.ready(line)
+
+    def _counts(self) -> tuple[str, dict[str, int]]:
+        processor = self.processor
+        functions, sources = processor.functions.values(), processor.sources.values()
+        suspended = sum(function.suspended is not None for function in functions)
+        connecting = sum(source.state != "open" for source in sources)
+        line = _counted(len(functions), "function") + (f" ({suspended} suspended)" if suspended else "")
+        line += ", " + _counted(len(sources), "source") + (f" ({connecting} connecting)" if connecting else "")
+        counts = {"functions": len(functions), "suspended": suspended, "sources": len(sources)}
+        return line, {**counts, "connecting": connecting, "pid": os.getpid()}
+
+    def _sum_up(self, code: int) -> None:
+        tally = self.processor.tally()
+        self._tell("stopped", tally.line(), {**tally.as_dict(), "exit": code})
+
+    def _tell(self, event: str, line: str, values: dict[str, Any]) -> None:
+        """Say what others wait for: a line on a terminal, else a record, whatever the log's level and sinks."""
+        self.processor.log.flush()
+        if not self.text:
+            from nuclio_edge.core.log import INFO
+            from nuclio_edge.core.port import now_ms
+            from nuclio_edge.logs import as_json
+
+            pairs = ("event", event, *(part for pair in values.items() for part in pair))
+            line = as_json((now_ms(), INFO, self.processor.logger.name, line, pairs, None, None), str)
+        say(line)
+
+    def _warn(self, manifest: Manifest) -> None:
+        if not manifest.warnings:
+            return
+        from nuclio_edge.manifest.problems import render_warnings
+
+        if self.text:
+            say(render_warnings(manifest.warnings, manifest.path))
+            return
+        for problem in manifest.warnings:
+            self.processor.logger.warn_with(
+                "manifest", *(part for pair in problem.as_dict(manifest.path).items() for part in pair)
+            )
+
+
+def say(text: str) -> None:
+    """Write a line to standard error; a reader that is gone, or does not read, is no reason to stay."""
+    import select
+
+    try:
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
+        if poll.poll(1000):
+            os.write(2, text.encode("utf-8", "backslashreplace") + b"\n")
+    except OSError:
+        pass
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+    os._exit(code)

@@ -1,0 +1,159 @@
+"""What the processor has to do with who runs it: signals, systemd's notifications, the lock of the state directory."""
+
+from __future__ import annotations
+
+import _signal  # signal itself is this module with its numbers as enums, which cost memory
+import os
+import time
+
+from nuclio_edge.errors import StateError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
+
+    from nuclio_edge.core.loop import Loop
+
+LOCK_FILE = "processor.pid"
+# timeout(1) signals its child and then the group that both are in: no person is this fast, so it is one signal.
+TOGETHER_S = 0.05
+
+
+class Signals:
+    """SIGTERM, SIGINT and SIGHUP as calls on the loop, until `close`; made and closed on the main thread.
+
+    The first SIGTERM or SIGINT calls `stop`, each SIGHUP `reload`. A second SIGTERM or SIGINT calls `abort` at once,
+    even while the loop is busy with something else: that one must not return.
+
+    A descriptor written to by the C part of the interpreter wakes the loop. A handler alone would not: a signal that
+    comes just before the loop begins to wait would be seen only when that wait ends.
+    """
+
+    def __init__(
+        self, loop: Loop, stop: Callable[[], Any], reload: Callable[[], Any], abort: Callable[[], Any]
+    ) -> None:
+        self._loop = loop
+        self._stop = stop
+        self._reload = reload
+        self._abort = abort
+        self._first = 0.0
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._before_wake = _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._before = {
+            _signal.SIGTERM: _signal.signal(_signal.SIGTERM, self._end),
+            _signal.SIGINT: _signal.signal(_signal.SIGINT, self._end),
+            _signal.SIGHUP: _signal.signal(_signal.SIGHUP, _pass),
+        }
+        loop.add(self._read, self._take)
+
+    def close(self) -> None:
+        """Give the signals back to whom they belonged; idempotent."""
+        for number, handler in self._before.items():
+            _signal.signal(number, handler if handler is not None else _signal.SIG_DFL)
+        self._before = {}
+        if self._read >= 0:
+            _signal.set_wakeup_fd(self._before_wake)
+            self._loop.remove(self._read)
+            os.close(self._read)
+            os.close(self._write)
+            self._read = self._write = -1
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        # Runs between two bytecodes of the main thread, whatever that is doing.
+        now = time.monotonic()
+        if self._first and now - self._first > TOGETHER_S:
+            self._abort()
+        self._first = self._first or now
+
+    def _take(self, mask: int) -> None:
+        try:
+            numbers = os.read(self._read, 4096)
+        except BlockingIOError:
+            return
+        if _signal.SIGTERM in numbers or _signal.SIGINT in numbers:
+            self._stop()
+        elif _signal.SIGHUP in numbers:
+            self._reload()
+
+
+def notify(state: str) -> bool:
+    """Tell systemd (sd_notify(3)), e.g. "READY=1"; whether anybody was there to be told. Never raises, never waits."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in ("/", "@"):
+        return False
+    import socket
+
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sender:
+            sender.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+    except OSError:
+        return False
+    return True
+
+
+def ready(status: str) -> bool:
+    """Say that everything runs, and how, in one line for `systemctl status`."""
+    return notify(f"READY=1\nSTATUS={status}")
+
+
+def stopping() -> bool:
+    """Say that the stop has begun."""
+    return notify("STOPPING=1\nSTATUS=stopping")
+
+
+def reloading() -> bool:
+    """Say that a reload has begun; `ready` ends it. systemd wants to know when (Type=notify-reload)."""
+    return notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+class StateLock:
+    """The hold of one processor on a state directory: another one would mix up what both keep there.
+
+    The lock is the kernel's and ends with the process, however that ends; the pid in the file is for people.
+    Raises StateError, naming the pid, when another process has it, and when the directory cannot be written.
+    """
+
+    def __init__(self, folder: str) -> None:
+        import fcntl
+
+        path = os.path.join(folder, LOCK_FILE)
+        self._fd = -1
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StateError(
+                f"the state directory {folder} cannot be used: {error.strerror}", "write state_dir in [device]"
+            ) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        except BlockingIOError:
+            pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise StateError(
+                f"the state directory {folder} is held by the processor with pid {pid or '(unknown)'}",
+                "end that one, or write another state_dir in [device]",
+            ) from None
+        except OSError as error:
+            os.close(fd)
+            raise StateError(
+                f"the state directory {folder} cannot be used: {error.strerror}", "write state_dir in [device]"
+            ) from None
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let others have it; idempotent. The file stays: removing it would let two hold two files of one name."""
+        if self._fd >= 0:
+            try:
+                os.ftruncate(self._fd, 0)
+            finally:
+                os.close(self._fd)
+                self._fd = -1
+
+
+def _pass(number: int, frame: FrameType | None) -> None:
+    """SIGHUP's handler: the byte in the pipe does the work."""
