@@ -1,7 +1,6 @@
 """A broker for tests that does exactly what it is told, well or badly.
 
-Every connection is a `Peer`: a blocking socket that records every packet it receives, parsed. A test drives it in one of
-two ways:
+Every connection is a `Peer`: a blocking socket that records what it receives. A test drives it in one of two ways:
 
     broker = FakeBroker()                      # the test itself plays the broker
     peer = broker.accept()
@@ -16,21 +15,24 @@ two ways:
         peer.close()
     broker = FakeBroker(dies_mid_packet, serve)   # the first connection, then every later one
 
-What goes wrong in a script is raised by `close()`, which leaves no thread and no descriptor; a script whose client may leave
-ends with `serve()` or `expect_closed()`. MQTT 3.1.1 and 5: the version is the one that the client's CONNECT names.
+What goes wrong in a script is raised by `close()`, which leaves no thread and no descriptor; a script whose client may
+leave ends with `serve()` or `expect_closed()`. MQTT 3.1.1 and 5, as the client's CONNECT says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.mqtt_packets import KINDS, Packet, packet, parse, properties, publish
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LIMIT = 30.0  # seconds to wait for anything: generous, tests run side by side on a busy machine
 
@@ -203,10 +205,8 @@ class Peer:
     def close(self) -> None:
         """Ends the connection at once; harmless twice."""
         self.ended = True
-        try:
+        with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)  # wakes a thread of ours that reads
-        except OSError:
-            pass
         self.sock.close()
 
 
@@ -221,7 +221,7 @@ def black_hole(peer: Peer) -> None:
 
 
 class FakeBroker:
-    """Listens on 127.0.0.1. Connection i runs `scripts[i]`, later ones the last script; without scripts, accept() has them.
+    """Listens on 127.0.0.1. Connection i runs `scripts[i]`, later ones the last; without scripts accept() has them.
 
     `tls`: an `ssl.SSLContext` for the server's side.
     """
@@ -241,7 +241,7 @@ class FakeBroker:
     def __enter__(self) -> FakeBroker:
         return self
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close(quiet=kind is not None)
 
     @property
@@ -262,10 +262,8 @@ class FakeBroker:
     def refuse(self) -> None:
         """Stops listening: the next connection is refused. Those that are open stay; listen() begins again."""
         if self._listener is not None:
-            try:
+            with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-            except OSError:
-                pass
             self._listener.close()
             self._listener = None
 
@@ -293,7 +291,7 @@ class FakeBroker:
         """Ends everything and raises the first error of a script."""
         self._closing = True
         self.refuse()
-        for peer in self.peers:
+        for peer in list(self.peers):
             peer.close()
         for thread in self._threads:
             thread.join(LIMIT)
@@ -311,6 +309,9 @@ class FakeBroker:
                 sock, _ = listener.accept()
             except OSError:
                 return
+            if self._closing:
+                sock.close()
+                continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
                 try:
@@ -328,7 +329,7 @@ class FakeBroker:
     def _play(self, peer: Peer, script: Callable[[Peer], None]) -> None:
         try:
             script(peer)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised by close()
             if not self._closing:  # a step that fails because close() came is no fault of the client
                 self.errors.append(error)
         finally:
@@ -354,7 +355,7 @@ class FullBacklog:
     def __enter__(self) -> FullBacklog:
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """MQTT packets for tests, read and written plainly: what the fake broker and the benchmarks speak.
 
-Independent of nuclio_edge on purpose, so that a misreading of the standard is not shared. OASIS MQTT 3.1.1 and MQTT 5.0,
+Independent of nuclio_edge on purpose, so that a misreading of the standard is not shared. OASIS MQTT 3.1.1 and 5.0,
 chapters 2 and 3.
 """
 

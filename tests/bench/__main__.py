@@ -44,7 +44,10 @@ def main() -> int:
         parser.error(f"no such figure: {', '.join(unknown)} (there are: {', '.join(FIGURES)})")
     report = Report(as_json=given.json)
     about = machine()
-    report.say(f"{about['implementation']} {about['python']}, {about['cores']} x {about['machine']}, load {about['load'][0]:.1f}")
+    report.say(
+        f"{about['implementation']} {about['python']}, {about['cores']} x {about['machine']}"
+        f", load {os.getloadavg()[0]:.1f}"
+    )
     if about["load"][0] > (os.cpu_count() or 1) / 2:
         report.say("the machine is busy: absolute figures will be too high, ratios a little noisy")
     folder = Path(tempfile.mkdtemp(prefix="nuclio-edge-bench-"))

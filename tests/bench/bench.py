@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench.broker import Lost
+from tests.bench.broker import LostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.bench.report import Report
 
@@ -51,9 +51,11 @@ class Bench:
                 try:
                     for key, value in measure().items():
                         found[name].setdefault(key, []).append(value)
-                except (Lost, OSError, AssertionError, LookupError) as error:
+                except (LostError, OSError, AssertionError, LookupError) as error:
                     del found[name]
-                    self.report.missing(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                    self.report.missing(
+                        name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                    )
         return found
 
     def ratio(self, what: str, found: Found, ours: str, peer: str, key: str = "cpu", *, bar: float) -> None:
@@ -73,10 +75,8 @@ def middle(found: Found, name: str, key: str) -> float:
 
 def cache() -> Path:
     """Where what was downloaded for benchmarks is kept: not in the project's folder."""
-    from pathlib import Path
-
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "nuclio-edge-bench"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "nuclio-edge-bench"
 
 
 def note(text: str) -> None:

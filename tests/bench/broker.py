@@ -5,6 +5,7 @@ It runs in the benchmark's own process, has one client, and knows only what a be
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
@@ -25,7 +26,7 @@ LIMIT = 120.0  # seconds for one flood
 _PUBACKS = b"\x40" * (1 << 16)
 
 
-class Lost(Exception):
+class LostError(Exception):
     """The client went away, or did not do what it had to."""
 
 
@@ -85,9 +86,9 @@ class Broker:
         self.drop()
         while not select.select([self._listener], [], [], 0.1)[0]:
             if not subject.running:
-                raise Lost(f"{subject.name} has ended: {subject.output.strip().splitlines()[-1:]}")
+                raise LostError(f"{subject.name} has ended: {subject.output.strip().splitlines()[-1:]}")
             if time.perf_counter() - subject.started > LIMIT:
-                raise Lost(f"{subject.name} does not connect")
+                raise LostError(f"{subject.name} does not connect")
         self._sock, _ = self._listener.accept()
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sock.settimeout(LIMIT)
@@ -120,7 +121,7 @@ class Broker:
         assert self._sock is not None
         data = self._sock.recv(CHUNK)
         if not data:
-            raise Lost("the client closed the connection")
+            raise LostError("the client closed the connection")
         return self._split(data)
 
     def _split(self, data: bytes) -> list[Packet]:
@@ -153,7 +154,9 @@ class Broker:
             for found in self._packets():
                 self._answer(found)
 
-    def flood(self, pid: int, packets: Packets, count: int, expect: int, *, qos: int = 0, window: int = 65535) -> dict[str, float]:
+    def flood(
+        self, pid: int, packets: Packets, count: int, expect: int, *, qos: int = 0, window: int = 65535
+    ) -> dict[str, float]:
         """Send `count` packets as fast as they are taken, until the handler says that it has seen `expect` in all.
 
         At QoS 1 at most `window` are unacknowledged, and all must be acknowledged in the end. Returns CPU and wall
@@ -172,7 +175,9 @@ class Broker:
             allowed = min(to_send, (acked + window) * packets.each if qos else to_send)
             poller.register(sock, select.POLLIN | (select.POLLOUT if sent < allowed else 0))
             if not poller.poll(1000) and time.perf_counter_ns() > limit:
-                raise Lost(f"sent {sent // packets.each} of {count}, acknowledged {acked}, handler said {self.done!r}")
+                raise LostError(
+                    f"sent {sent // packets.each} of {count}, acknowledged {acked}, handler said {self.done!r}"
+                )
             try:
                 while sent < allowed:
                     size = sock.send(packets.next(min(CHUNK, allowed - sent)))
@@ -180,20 +185,18 @@ class Broker:
                     sent += size
             except BlockingIOError:
                 pass
-            try:
+            with contextlib.suppress(BlockingIOError):
                 acked += self._acknowledged(sock.recv(CHUNK))
-            except BlockingIOError:
-                pass
         used, took = cpu_ns(pid) - cpu, time.perf_counter_ns() - began
         sock.settimeout(LIMIT)
         if int(self.done) != expect:
-            raise Lost(f"the handler has seen {self.done!r} events instead of {expect}")
+            raise LostError(f"the handler has seen {self.done!r} events instead of {expect}")
         return {"cpu": used / count / 1e3, "wall": took / count / 1e3}
 
     def _acknowledged(self, data: bytes) -> int:
         """The number of PUBACKs in what came; a PUBLISH is kept in `done`."""
         if not data:
-            raise Lost("the client closed the connection")
+            raise LostError("the client closed the connection")
         size = len(data) >> 2
         if not self._rest and len(data) == size << 2 and data[::4] == _PUBACKS[:size]:
             return size  # nothing but PUBACKs without a reason
@@ -238,7 +241,7 @@ class Broker:
             count -= self._acknowledged(self._sock.recv(CHUNK))
 
     def round_trips(self, topic: str, rate: float, count: int) -> list[float]:
-        """Send `count` events at `rate` a second; milliseconds until the reply to each, which must carry its payload back."""
+        """Send `count` events at `rate` a second; milliseconds until each reply, which carries its payload back."""
         assert self._sock is not None
         return round_trips(self._sock, topic, rate, count, self.version)
 
@@ -269,7 +272,7 @@ def round_trips(sock: socket.socket, topic: str, rate: float, count: int, versio
             continue
         wait = begin + sent / rate - now if sent < count else 1.0
         if now > end:
-            raise Lost(f"{left} of {count} replies did not come")
+            raise LostError(f"{left} of {count} replies did not come")
         if not select.select([sock], [], [], wait)[0]:  # poll() would count in milliseconds
             continue
         data = rest + sock.recv(CHUNK)

@@ -1,4 +1,4 @@
-"""What is measured and how: a process's CPU time, memory and wake-ups seen from outside, and medians of interleaved runs."""
+"""A process's CPU time, memory and wake-ups, seen from outside."""
 
 from __future__ import annotations
 

@@ -7,12 +7,13 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from tests.bench.broker import CHUNK, LIMIT, Lost, Packets
+from tests.bench.broker import CHUNK, LIMIT, LostError, Packets
 from tests.bench.measure import cpu_ns
 from tests.mosquitto import Mosquitto
 from tests.mqtt_packets import binary, packet
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.bench.subject import Subject
@@ -31,9 +32,9 @@ def subscribed(broker: Mosquitto, subject: Subject, before: int) -> None:
     end = time.monotonic() + LIMIT
     while broker.log.count(" bench/in") <= before:
         if not subject.running:
-            raise Lost(f"{subject.name} has ended: {subject.output.strip().splitlines()[-1:]}")
+            raise LostError(f"{subject.name} has ended: {subject.output.strip().splitlines()[-1:]}")
         if time.monotonic() > end:
-            raise Lost(f"{subject.name} does not subscribe")
+            raise LostError(f"{subject.name} does not subscribe")
         time.sleep(0.02)
     time.sleep(0.3)  # what it does after that
 
@@ -61,7 +62,7 @@ class Driver:
         self.sock.close()
 
     def pass_through(self, pid: int, packets: Packets, count: int, window: int) -> dict[str, float]:
-        """Publish `count` events, at most `window` ahead of what has come out; until all have. CPU and wall µs per event."""
+        """Publish `count` events, at most `window` ahead of what has come out; until all have. CPU and wall µs each."""
         self.out = 0
         return self._publish(pid, packets, count, lambda: self.out + window, lambda: self.out >= count)
 
@@ -70,10 +71,12 @@ class Driver:
         self.acked, self.done = 0, None
         found = self._publish(pid, packets, count, lambda: self.acked + 1000, lambda: self.done is not None)
         if int(self.done or 0) != expect:
-            raise Lost(f"the handler has seen {self.done!r} events instead of {expect}")
+            raise LostError(f"the handler has seen {self.done!r} events instead of {expect}")
         return found
 
-    def _publish(self, pid: int, packets: Packets, count: int, may, finished) -> dict[str, float]:  # type: ignore[no-untyped-def]
+    def _publish(
+        self, pid: int, packets: Packets, count: int, may: Callable[[], int], finished: Callable[[], bool]
+    ) -> dict[str, float]:
         sock = self.sock
         sock.setblocking(False)
         sent = 0
@@ -89,14 +92,16 @@ class Driver:
             if ready[0]:
                 self._take(sock.recv(CHUNK))
             if time.perf_counter_ns() > limit:
-                raise Lost(f"sent {sent // packets.each} of {count}, {self.out} came out, handler said {self.done!r}")
+                raise LostError(
+                    f"sent {sent // packets.each} of {count}, {self.out} came out, handler said {self.done!r}"
+                )
         used, took = cpu_ns(pid) - cpu, time.perf_counter_ns() - began
         sock.settimeout(LIMIT)
         return {"cpu": used / count / 1e3, "wall": took / count / 1e3}
 
     def _take(self, data: bytes) -> None:
         if not data:
-            raise Lost("mosquitto closed the connection")
+            raise LostError("mosquitto closed the connection")
         data = self._rest + data
         at, size = 0, len(data)
         while at + 2 <= size and at + 2 + data[at + 1] <= size:  # every packet here is shorter than 128 bytes

@@ -30,7 +30,9 @@ class Report:
         """A line for the reader that is no result."""
         print(text, file=sys.stderr if self._as_json else sys.stdout, flush=True)
 
-    def value(self, name: str, values: Sequence[float], unit: str, *, bar: float | None = None, note: str = "") -> float:
+    def value(
+        self, name: str, values: Sequence[float], unit: str, *, bar: float | None = None, note: str = ""
+    ) -> float:
         """A measured value, the median of `values`; with `bar` it must not be greater. Returns the median."""
         middle = median(values)
         row: dict[str, Any] = {"what": name, "median": middle, "min": min(values), "max": max(values), "unit": unit}
@@ -48,7 +50,13 @@ class Report:
 
     def difference(self, name: str, value: float, unit: str, *, bar: float, note: str = "") -> None:
         """A difference of medians that must not exceed `bar`."""
-        self._add({"what": name, "difference": value, "unit": unit}, f"  {name:<52} {_short(value):>9} {unit}", value, bar, note)
+        self._add(
+            {"what": name, "difference": value, "unit": unit},
+            f"  {name:<52} {_short(value):>9} {unit}",
+            value,
+            bar,
+            note,
+        )
 
     def missing(self, name: str, why: str) -> None:
         """What could not be measured, and why."""

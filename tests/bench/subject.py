@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-FUNCTIONS = HERE / "functions"
+FUNCTIONS = ROOT / "tests/functions/bench"
 
 
 class Subject:
@@ -28,7 +28,12 @@ class Subject:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / f"{name}.log"
-        variables = {**os.environ, "XDG_STATE_HOME": str(folder / "state"), "PYTHONDONTWRITEBYTECODE": "", **(env or {})}
+        variables = {
+            **os.environ,
+            "XDG_STATE_HOME": str(folder / "state"),
+            "PYTHONDONTWRITEBYTECODE": "",
+            **(env or {}),
+        }
         with self._log.open("wb") as sink:
             self.started = time.perf_counter()
             self._process = subprocess.Popen(
@@ -112,8 +117,10 @@ version = {5 if version == 5 else 3}
 """
 
 
-def function(handler: str, topic: str, *, name: str = "f", isolation: str = "inline", qos: int = 0, out: str = "") -> str:
-    """The tables of one function with one trigger that pushes back when full, and one output if `out` names its topic."""
+def function(
+    handler: str, topic: str, *, name: str = "f", isolation: str = "inline", qos: int = 0, out: str = ""
+) -> str:
+    """The tables of one function with one trigger that pushes back when full, and an output if `out` names one."""
     text = f"""
 [function.{name}]
 handler = "{{functions}}/{handler}"

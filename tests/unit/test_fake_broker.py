@@ -100,6 +100,7 @@ def test_a_failed_step_of_a_script_is_raised_when_the_broker_closes() -> None:
 
     broker = FakeBroker(wants_a_ping)
     one, _ = client(4, broker.port)
+    one.reconnect_delay_set(5, 5)  # not in the middle of a connect when it leaves
     broker.wait(lambda: broker.errors)
     leave(one)
     with pytest.raises(AssertionError, match="expected PINGREQ"):

@@ -31,7 +31,7 @@ def measure(bench: Bench, broker: Broker, count: int) -> dict[str, float]:
     """One process, both ways."""
     functions = function("echo.py", "bench/in", name="echo", out="bench/out")
     functions += function("burn.py", "bench/burn", name="burn", isolation="thread")
-    functions = functions.replace('[function.burn]', '[function.burn]\ntimeout = "10m"')
+    functions = functions.replace("[function.burn]", '[function.burn]\ntimeout = "10m"')
     seconds = count / RATE
     with processor(bench.folder(), manifest(broker.url, functions)) as subject:
         broker.accept(subject, subscriptions=2)

@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING
 
 from tests.bench.bench import middle
 from tests.bench.broker import Broker, Packets
-from tests.bench.mosquitto import mosquitto
 from tests.bench.subject import Subject, function, manifest, processor, python
 from tests.certificates import Certificates
 from tests.mosquitto import Mosquitto
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from tests.bench.bench import Bench, Found
 
 THREE = "".join(function("nothing.py", f"bench/{name}", name=name, isolation="thread", qos=1) for name in "abc")
@@ -34,9 +30,7 @@ def _start(bench: Bench) -> None:
         found = bench.interleave({
             "ours, thread": lambda: first_event(broker, ours(bench, broker, "thread")),
             "ours, inline": lambda: first_event(broker, ours(bench, broker, "inline")),
-            "paho script": lambda: first_event(
-                broker, python("paho_count", bench.folder(), str(broker.port), "1", "4", env={"BENCH_MARKS": "1"})
-            ),
+            "paho script": lambda: first_event(broker, paho(bench, broker.port)),
             "bare interpreter": lambda: bare_start(bench),
         }, max(bench.runs, 3 if bench.quick else 11))  # fmt: skip
     for name, measures in found.items():
@@ -48,6 +42,11 @@ def ours(bench: Bench, broker: Broker, isolation: str) -> Subject:
     """A processor with one function."""
     text = manifest(broker.url, function("count.py", "bench/in", isolation=isolation, qos=1))
     return processor(bench.folder(), text, {"BENCH_MARKS": "1"})
+
+
+def paho(bench: Bench, port: int) -> Subject:
+    """A stock client."""
+    return python("paho_count", bench.folder(), str(port), "1", "4", env={"BENCH_MARKS": "1"})
 
 
 def first_event(broker: Broker, started: Subject) -> dict[str, float]:
@@ -80,9 +79,7 @@ def _idle(bench: Bench) -> None:
             "bare interpreter": lambda: idle(bare(bench), None, 0, 2.0),
             "ours": lambda: idle(connected(bench, broker.url, ""), broker, 3, quiet),
             "ours, TLS": lambda: idle(connected(bench, broker.tls_url, f'ca = "{tls.ca}"'), broker, 3, quiet),
-            "stock paho": lambda: idle(
-                python("paho_count", bench.folder(), str(broker.port), "1", "4", env={"BENCH_MARKS": "1"}), broker, 1, quiet
-            ),
+            "stock paho": lambda: idle(paho(bench, broker.port), broker, 1, quiet),
         }, 1 if bench.quick else 3)  # fmt: skip
     _report_idle(bench, found)
 
@@ -97,8 +94,8 @@ def _report_idle(bench: Bench, found: Found) -> None:
             bench.report.difference(f"idle RSS: {name} minus bare interpreter", more, "MiB", bar=bar)
     for name, measures in found.items():
         if name != "bare interpreter":
-            bar = None if name == "stock paho" else 0.1
-            bench.report.value(f"idle wake-ups: {name}", measures["wakeups"], "/s", bar=bar)
+            most = None if name == "stock paho" else 0.1
+            bench.report.value(f"idle wake-ups: {name}", measures["wakeups"], "/s", bar=most)
             bench.report.value(f"idle CPU: {name}", measures["cpu"], "µs/s")
 
 

@@ -27,12 +27,16 @@ def run(bench: Bench) -> None:
     except AssertionError as error:
         bench.report.missing("all", str(error))
         return
+
+    def peer(name: str) -> Subject:
+        return python(name, bench.folder(), str(broker.port))
+
     with broker:
         found = bench.interleave({
-            "bare echo": lambda: there_and_back(broker, lambda: python("echo", bench.folder(), str(broker.port)), count),
+            "bare echo": lambda: there_and_back(broker, lambda: peer("echo"), count),
             "thread": lambda: there_and_back(broker, lambda: ours(bench, broker, "thread"), count),
             "inline": lambda: there_and_back(broker, lambda: ours(bench, broker, "inline"), count),
-            "paho": lambda: there_and_back(broker, lambda: python("paho_echo", bench.folder(), str(broker.port)), count),
+            "paho": lambda: there_and_back(broker, lambda: peer("paho_echo"), count),
         })  # fmt: skip
     for name, measures in found.items():
         bench.report.value(f"{name}: p50", measures["p50"], "ms")
@@ -42,7 +46,9 @@ def run(bench: Bench) -> None:
 
 def ours(bench: Bench, broker: Mosquitto, isolation: str) -> Subject:
     """A processor with one function that echoes."""
-    return processor(bench.folder(), manifest(broker.url, function("echo.py", "bench/in", isolation=isolation, out="bench/out")))
+    return processor(
+        bench.folder(), manifest(broker.url, function("echo.py", "bench/in", isolation=isolation, out="bench/out"))
+    )
 
 
 def there_and_back(broker: Mosquitto, start: Callable[[], Subject], count: int) -> dict[str, float]:

@@ -32,7 +32,11 @@ class Readings(Packets):
 
 
 def _reading(number: int) -> bytes:
-    return b'{"sensor": "kitchen", "temperature": %d.%d, "humidity": %d}' % (15 + number % 10, number % 7, 30 + number % 60)
+    return b'{"sensor": "kitchen", "temperature": %d.%d, "humidity": %d}' % (
+        15 + number % 10,
+        number % 7,
+        30 + number % 60,
+    )
 
 
 def run(bench: Bench) -> None:
@@ -50,8 +54,10 @@ def run(bench: Bench) -> None:
     }
     try:
         home = node_red.install()
-        variants["Node-RED"] = lambda: pass_through(bench, broker, node_red.start(home, bench.folder(), broker.port), few)
-    except node_red.Absent as why:
+        variants["Node-RED"] = lambda: pass_through(
+            bench, broker, node_red.start(home, bench.folder(), broker.port), few
+        )
+    except node_red.AbsentError as why:
         bench.report.missing("Node-RED", str(why))
     with broker:
         found = bench.interleave(variants)
@@ -70,7 +76,9 @@ def ours(bench: Bench, broker: Mosquitto, isolation: str) -> Subject:
     return processor(bench.folder(), text)
 
 
-def pass_through(bench: Bench, broker: Mosquitto, started: AbstractContextManager[Subject], count: int) -> dict[str, float]:
+def pass_through(
+    bench: Bench, broker: Mosquitto, started: AbstractContextManager[Subject], count: int
+) -> dict[str, float]:
     """Warm up, then measure."""
     before = broker.log.count(" bench/in")
     with started as subject, Driver(broker.port) as driver:

@@ -1,4 +1,4 @@
-"""QoS 1 ingest, acknowledged after the handler: with the broker's window open, and at mosquitto's default of 20 in flight."""
+"""QoS 1 ingest, acknowledged after the handler: the broker's window open, and mosquitto's default of 20 in flight."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def run(bench: Bench) -> None:
     for window, what, bar in ((65535, "open window", 1 / 8), (20, "window 20, prepared flood", 1 / 4)):
         with Broker() as broker:
             found = bench.interleave({
-                f"{name}, {what}": lambda start=start, count=count: direct(broker, start, count, window)  # type: ignore[misc]
+                f"{name}, {what}": lambda start=start, count=count, window=window: direct(  # type: ignore[misc]
+                    broker, start, count, window
+                )
                 for name, (start, count) in starts.items()
             })  # fmt: skip
         _report(bench, found, what, bar)

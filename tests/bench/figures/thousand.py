@@ -13,6 +13,7 @@ from tests.mqtt_packets import publish
 
 if TYPE_CHECKING:
     from tests.bench.bench import Bench
+    from tests.bench.subject import Subject
 
 FEW, MANY = 10, 1000
 
@@ -49,10 +50,16 @@ def topics(number: int) -> list[str]:
     return [f"bench/{index:04d}/in" for index in range(number)]
 
 
-def start(bench: Bench, broker: Broker, number: int, isolation: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def start(bench: Bench, broker: Broker, number: int, isolation: str) -> Subject:
     """Every function has a filter of its own, half of them with a wildcard."""
     tables = [
-        function("nothing.py", topic.replace("/in", "/+") if index % 2 else topic, name=f"f{index}", isolation=isolation, qos=1)
+        function(
+            "nothing.py",
+            topic.replace("/in", "/+") if index % 2 else topic,
+            name=f"f{index}",
+            isolation=isolation,
+            qos=1,
+        )
         for index, topic in enumerate(topics(number))
     ]
     return processor(bench.folder(), manifest(broker.url, "".join(tables)))

@@ -1,4 +1,4 @@
-"""The least that can echo: a blocking socket, bench/in to bench/out, MQTT 3.1.1, QoS 0, packets under 128 bytes. Argument: port."""
+"""The least that can echo bench/in to bench/out: a blocking socket, MQTT 3.1.1, short packets. Argument: port."""
 
 import socket
 import sys
