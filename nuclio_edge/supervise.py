@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # signal itself is this module with its numbers as enums, which cost memory
+import _signal  # type: ignore[import-not-found]  # `signal` is this one with enums, which cost memory
 import os
 import time
 

@@ -35,9 +35,9 @@ def main(arguments: list[str]) -> int:
     if options.schema:
         import json
 
-        from nuclio_edge.manifest.json_schema import json_schema
+        from nuclio_edge.manifest.json_schema import build
 
-        print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+        print(json.dumps(build(), indent=2, ensure_ascii=False))
         return OK
     from nuclio_edge.manifest import check
     from nuclio_edge.manifest.problems import render, render_warnings

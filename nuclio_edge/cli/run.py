@@ -227,7 +227,7 @@ def _counted(count: int, what: str) -> str:
 
 def _leave(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:
+        try:  # noqa: SIM105 - contextlib is not loaded here
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass
