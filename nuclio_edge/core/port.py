@@ -76,6 +76,10 @@ if MICROPYTHON:
         """Nothing: the exception being handled cannot be asked for here."""
         return None
 
+    def msgpack_library() -> "Any":
+        """Nothing: core/msgpack.py does it itself."""
+        return None
+
     def json_dumps(value: "Any") -> str:
         """Compact JSON; what JSON cannot say is made sayable first (`json.dumps` would write a repr unasked)."""
         return json.dumps(plain(value), separators=(",", ":"))
@@ -155,6 +159,14 @@ else:
     def current_error() -> "BaseException | None":
         """The exception that the calling thread is handling."""
         return sys.exc_info()[1]
+
+    def msgpack_library() -> "Any":
+        """The library of MessagePack where it is installed, else None."""
+        try:
+            import msgpack  # type: ignore[import-untyped]
+        except ImportError:
+            return None
+        return msgpack
 
     def _refuse(value: "Any") -> "Any":
         raise TypeError(type(value).__name__)
@@ -288,8 +300,10 @@ def plain(value: "Any", path: str = "value", depth: int = 0) -> "Any":
         for key, item in value.items():
             if not (key is None or isinstance(key, (str, int, float))):
                 raise ValueError(path + " has a key of type " + type(key).__name__ + ": " + repr(key))
-            key = plain(key, path, depth)
-            said[key] = plain(item, path + "." + str(key), depth)
+            name = plain(key, path, depth)
+            if not isinstance(name, str):
+                name = json.dumps(name)  # 1, 1.5, true, null: MicroPython would write them bare
+            said[name] = plain(item, path + "." + name, depth)
         return said
     if isinstance(value, (list, tuple)):
         return [plain(item, path + "[" + str(at) + "]", depth) for at, item in enumerate(value)]

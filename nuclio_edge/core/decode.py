@@ -1,0 +1,182 @@
+"""What a body says, as fields: by its content type, or by its looks when it has none. Imported at the first question.
+
+The rules, the same on every interpreter:
+- an object (JSON, msgpack) is its fields; msgpack keys that are no text become text;
+- any other JSON or msgpack value, and a plain number, is the one field `value`;
+- of a form the last value of a name counts; a CSV line has the fields "0", "1", ...; with `header=present` its first
+  line names the second's;
+- without a content type (none, text/plain, application/octet-stream) a JSON object or array and a number are known by
+  their looks; other text says nothing, nor does a type that is not listed here.
+"""
+
+from . import port
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_BYTES = 4 << 20  # more is a document or a picture: nothing that a field should be looked up in
+MAX_FIELDS = 1000
+_NUMBER = "0123456789+-.eE"
+_LONGEST_NUMBER = 40
+
+
+def fields(content_type: "str | None", raw: "bytes") -> "dict[str, Any]":
+    """The fields of a body; {} when it is empty or of a kind that has none.
+
+    ValueError, in words for the function's author, when the body is not what its type or its first byte promises, has
+    more than MAX_FIELDS form or CSV fields, or is longer than MAX_BYTES; nothing else is ever raised.
+    """
+    if not raw:
+        return {}
+    if len(raw) > MAX_BYTES:
+        raise ValueError("the body is too long to be decoded: %d bytes" % len(raw))
+    kind, charset, header = _parts(content_type or "")
+    try:
+        if kind in ("", "text/plain", "application/octet-stream"):
+            return _by_looks(raw, charset)
+        if kind[-4:] == "json" and kind[-5:-4] in ("/", "+"):
+            return _named(port.json_loads(_text(raw, charset)))
+        if kind[-7:] == "msgpack":
+            from .msgpack import unpack
+
+            return _named(unpack(raw))
+        if kind == "application/x-www-form-urlencoded":
+            # curl -d sends JSON under this type unless told otherwise.
+            return _by_looks(raw, charset) if raw[:1] == b"{" else _form(raw)
+        if kind == "text/csv":
+            return _csv(_text(raw, charset), header)
+    except ValueError as error:
+        says = "what its type says (" + kind + ")" if kind else "the JSON that it looks like"
+        raise ValueError("the body is not " + says + ": " + str(error))  # noqa: B904 - `from` only warns on MicroPython
+    except (RuntimeError, TypeError, MemoryError):  # too deep for stack or heap; a list as a msgpack key
+        raise ValueError("the body is nested too deeply, or a key in it is no scalar")  # noqa: B904 - as above
+    return {}
+
+
+def _parts(content_type: str) -> "tuple[str, str, bool]":
+    kind, _, rest = content_type.lower().partition(";")
+    charset = "utf-8"
+    header = False
+    while rest:
+        part, _, rest = rest.partition(";")
+        name, _, value = part.partition("=")
+        value = value.strip().strip('"')
+        if name.strip() == "charset" and value:
+            charset = value
+        elif name.strip() == "header":
+            header = value == "present"
+    return kind.strip(), charset, header
+
+
+def _text(raw: "bytes", charset: str) -> str:
+    if charset in ("utf-8", "utf8", "us-ascii", "ascii"):
+        text = str(raw, "utf-8")
+    elif charset in ("iso-8859-1", "latin-1", "latin1"):
+        text = "".join([chr(byte) for byte in raw])  # MicroPython knows UTF-8 only
+    else:
+        try:
+            text = str(raw, charset)
+        except LookupError:
+            raise ValueError("unknown charset " + charset)  # noqa: B904 - `from` only warns on MicroPython
+    return text[1:] if text[:1] == "\ufeff" else text
+
+
+def _named(value: "Any") -> "dict[str, Any]":
+    if not isinstance(value, dict):
+        return {"value": value}
+    for key in value:
+        if not isinstance(key, str):
+            return {_key(key): value[key] for key in value}
+    return value
+
+
+def _key(key: "Any") -> str:
+    return str(key, "utf-8") if isinstance(key, bytes) else str(key)
+
+
+def _by_looks(raw: "bytes", charset: str) -> "dict[str, Any]":
+    first = bytes(raw[:16]).lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    if first in (b"{", b"["):
+        return _named(port.json_loads(_text(raw, charset)))
+    if len(raw) <= _LONGEST_NUMBER and (not first or first in b"0123456789+-."):
+        text = str(raw, "utf-8").strip()
+        if text and not [char for char in text if char not in _NUMBER]:
+            try:
+                return {"value": int(text)}
+            except ValueError:
+                pass
+            try:
+                number = float(text)
+            except ValueError:
+                return {}
+            if number - number == 0:  # not overflown to infinity
+                return {"value": number}
+    return {}
+
+
+def _form(raw: "bytes") -> "dict[str, Any]":
+    found: "dict[str, Any]" = {}
+    for pair in bytes(raw).split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if name:
+            found[_unquoted(name)] = _unquoted(value)
+            if len(found) > MAX_FIELDS:
+                raise ValueError("more than %d fields" % MAX_FIELDS)
+    return found
+
+
+def _unquoted(raw: "bytes") -> str:
+    parts = raw.replace(b"+", b" ").split(b"%")
+    if len(parts) > 1:
+        for at in range(1, len(parts)):
+            part = parts[at]
+            try:
+                parts[at] = bytes([int(part[:2], 16)]) + part[2:]
+            except ValueError:
+                parts[at] = b"%" + part  # as browsers do: a lone percent sign stands for itself
+        raw = b"".join(parts)
+    else:
+        raw = parts[0]
+    return str(raw, "utf-8").strip("\r\n")
+
+
+def _csv(text: str, header: bool) -> "dict[str, Any]":
+    cells, rest = _csv_line(text)
+    if header:
+        values, _ = _csv_line(rest)
+        return {name: values[at] if at < len(values) else "" for at, name in enumerate(cells)}
+    return {str(at): cell for at, cell in enumerate(cells)}
+
+
+def _csv_line(text: str) -> "tuple[list[str], str]":
+    """The cells of the first line (RFC 4180: quotes, doubled quotes, line breaks within), and the lines after it."""
+    cells: "list[str]" = []
+    at = 0
+    while len(cells) <= MAX_FIELDS:
+        if text[at : at + 1] == '"':
+            cell = ""
+            while True:
+                end = text.find('"', at + 1)
+                if end < 0:
+                    raise ValueError("a quote is not closed")
+                cell += text[at + 1 : end]
+                at = end + 1
+                if text[at : at + 1] != '"':
+                    break
+                cell += '"'
+            stop = text[at : at + 1]
+        else:
+            end = at
+            while end < len(text) and text[end] not in ",\r\n":
+                end += 1
+            cell = text[at:end].strip()
+            at = end
+            stop = text[at : at + 1]
+        cells.append(cell)
+        at += 1
+        if stop != ",":
+            if stop not in ("", "\r", "\n"):
+                raise ValueError("text after a closing quote")
+            return cells, text[at:].lstrip("\r\n")
+    raise ValueError("more than %d fields" % MAX_FIELDS)
