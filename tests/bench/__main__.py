@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.bench.bench import Bench
 from tests.bench.report import Report, machine
+from tests.bench.subject import PROFILE
 
 FIGURES = {
     "flood": "MQTT flood ingest, 64 B, QoS 0",
@@ -38,7 +39,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="the rows as JSON on stdout, the text on stderr")
     parser.add_argument("--runs", type=int, default=5, help="interleaved runs of each (default 5)")
     parser.add_argument("--quick", action="store_true", help="fewer events: to see that it works")
+    parser.add_argument(
+        "--profile", action="store_true", help="run ours under cProfile and print where its loop's time goes"
+    )
     given = parser.parse_args()
+    if given.profile:
+        os.environ[PROFILE] = "1"
     unknown = [name for name in given.figure if name not in FIGURES]
     if unknown:
         parser.error(f"no such figure: {', '.join(unknown)} (there are: {', '.join(FIGURES)})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pstats
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+PROFILE = "NUCLIO_EDGE_BENCH_PROFILE"  # set by --profile
 FUNCTIONS = ROOT / "tests/functions/bench"
 
 
@@ -97,7 +99,24 @@ def processor(folder: Path, manifest: str, env: Mapping[str, str] | None = None)
     path = folder / "edge.toml"
     path.write_text(manifest.replace("{functions}", str(FUNCTIONS)))
     variables = {"PYTHONPATH": str(ROOT), **(env or {})}
+    if PROFILE in os.environ:
+        return _Profiled(path, folder, variables)
     return Subject("nuclio-edge", [sys.executable, "-m", "nuclio_edge", "run", str(path)], folder, variables)
+
+
+class _Profiled(Subject):
+    """A processor whose main thread, the loop's, runs under cProfile; the result is printed when it has ended."""
+
+    def __init__(self, path: Path, folder: Path, env: Mapping[str, str]) -> None:
+        self._profile = folder / "profile"
+        command = [sys.executable, "-m", "cProfile", "-o", str(self._profile), "-m", "nuclio_edge", "run", str(path)]
+        super().__init__("nuclio-edge", command, folder, env)
+
+    def stop(self) -> None:
+        """Stop, and print."""
+        super().stop()
+        if self._profile.exists():
+            pstats.Stats(str(self._profile), stream=sys.stderr).sort_stats("tottime").print_stats(25)
 
 
 def manifest(url: str, functions: str, *, version: int = 4, more: str = "") -> str:
