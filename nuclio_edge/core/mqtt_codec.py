@@ -54,6 +54,7 @@ class Reader:
         self._part: "bytearray | None" = None  # a long packet being collected,
         self._want = 0  # and its size
         self._skip = 0  # bytes of an oversize packet still to come
+        self.told = 0  # packets
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes; only when `drain` has returned False."""
@@ -84,13 +85,16 @@ class Reader:
         if self._part is not None:
             if len(self._part) < self._want:
                 return False
-            if self._tell_part(on_publish, on_packet):
+            stopped = self._tell_part(on_publish, on_packet)
+            self.told += 1
+            if stopped:
                 return True
             budget -= 1
         buf = self._buf
         pos = self._pos
         end = len(buf)
         v5 = self.v5
+        before = budget
         try:
             while end - pos > 1:
                 if budget <= 0:
@@ -119,9 +123,9 @@ class Reader:
                             return False
                         self._skip = max(stop - end, 0)
                         pos = min(stop, end)
+                        budget -= 1
                         if told:
                             return True
-                        budget -= 1
                         continue
                     if stop > end:
                         if stop - pos > _JOIN:
@@ -133,9 +137,9 @@ class Reader:
                     stop = start + length
                     if stop > end:
                         return False
-                budget -= 1
                 if first & 0xF0 != 0x30:
                     pos = stop
+                    budget -= 1
                     if on_packet(first, buf[start:stop]):
                         return True
                     continue
@@ -171,10 +175,12 @@ class Reader:
                 if not topic or props and b"#" in props:
                     topic = self._alias(topic, props)
                 pos = stop
+                budget -= 1
                 if on_publish(first, topic, packet_id, props, buf[body:stop]):
                     return True
             return False
         finally:
+            self.told += before - budget
             if pos < end:
                 self._pos = pos
             else:

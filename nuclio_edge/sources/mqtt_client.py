@@ -1,0 +1,226 @@
+"""paho-mqtt without its socket: it keeps CONNECT, version 5, SUBSCRIBE, keepalive and what it sent with QoS 1 and 2.
+
+The subclass uses private names of paho (`PRIVATE`); `missing()` tells which of them this paho does not have, and then
+`StockClient` reads and writes by paho's public calls, slower (30 us a packet instead of 1).
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    import paho.mqtt.client as paho
+
+    from nuclio_edge.sources.mqtt_subscribe import Wire
+
+
+class _Later:
+    """A module that is imported when something of it is first asked for."""
+
+    def __init__(self, name: str, **known: Any) -> None:
+        self.__dict__.update(known, _later_name=name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        import importlib  # noqa: PLC0415 - the rare way
+
+        return getattr(importlib.import_module(self._later_name), name)
+
+
+def _import_paho() -> Any:
+    """Import paho.mqtt.client without what it imports and we do not use.
+
+    urllib.request (for proxies), ssl, logging, hashlib and others cost 10 MB and 24 ms of its 13 MB and 31 ms. It gets
+    stand-ins that import the real module on first use, so that a function with a paho client of its own misses nothing.
+    """
+    known: dict[str, dict[str, Any]] = {
+        "base64": {},
+        "hashlib": {},
+        "logging": {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40},
+        "platform": {"system": lambda: sys.platform.capitalize()},
+        "ssl": {},
+        "string": {"digits": "0123456789", "ascii_letters": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"},
+        "urllib": {},
+        "urllib.parse": {},
+        "urllib.request": {},
+        "uuid": {},
+    }
+    modules: dict[str, Any] = sys.modules
+    ours = {name: _Later(name, **more) for name, more in known.items() if name not in modules}
+    if "urllib" in ours:
+        urllib = ours["urllib"].__dict__
+        urllib.update(request=ours["urllib.request"], parse=ours["urllib.parse"], __path__=[])
+    else:
+        ours.pop("urllib.request", None)  # it would stay behind as an attribute of the real package
+        ours.pop("urllib.parse", None)
+    modules.update(ours)
+    try:
+        import paho.mqtt.client  # noqa: PLC0415 - that is what this function is for
+
+        return paho.mqtt.client
+    finally:
+        for name, module in ours.items():
+            if modules.get(name) is module:
+                del modules[name]
+
+
+if not TYPE_CHECKING:
+    paho = sys.modules.get("paho.mqtt.client") or _import_paho()
+
+ALIASES = 16  # topic aliases that the broker may use towards us
+INFLIGHT = 100  # messages sent and not yet acknowledged, at most
+
+# What the fast path uses of paho beyond its documentation.
+PRIVATE = ("_create_socket", "_packet_handle", "_packet_queue", "_in_packet", "_sock", "_sock_close", "_ping_t", "_out_packet")
+_IN_PACKET = {
+    "command",
+    "have_remaining",
+    "packet",
+    "pos",
+    "remaining_count",
+    "remaining_length",
+    "remaining_mult",
+    "to_process",
+}
+
+
+def missing() -> list[str]:
+    """The private names that this paho does not have; none means that the fast path works."""
+    probe = paho.Client(paho.CallbackAPIVersion.VERSION2, "probe")
+    lost = [name for name in PRIVATE if not hasattr(probe, name)]
+    if "_in_packet" not in lost:
+        lost += [f"_in_packet[{key}]" for key in sorted(_IN_PACKET ^ set(probe._in_packet))]
+    return lost
+
+
+class StockClient(paho.Client):
+    """paho as it is, but for the socket: `reconnect()` takes the one that was put in `handed`."""
+
+    handed: Any = None
+
+    def _create_socket(self) -> Any:
+        handed, self.handed = self.handed, None
+        if handed is None:
+            raise OSError("no socket was handed over")
+        return handed
+
+
+class FastClient(StockClient):
+    """paho that neither reads nor writes: packets come by `take`, and go out by `write`."""
+
+    def __init__(self, *args: Any, write: Callable[[bytes], Any], **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.write = write
+
+    def take(self, first: int, rest: bytes) -> int:
+        """Give paho one packet that is no PUBLISH; its error code, 0 for none. Raises paho's MalformedPacket."""
+        packet: Any = self._in_packet
+        packet["command"] = first
+        packet["have_remaining"] = 1
+        packet["remaining_length"] = len(rest)
+        packet["packet"] = bytearray(rest)
+        packet["to_process"] = 0
+        packet["pos"] = 0
+        return int(self._packet_handle())
+
+    def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> Any:
+        self.write(bytes(packet))
+        if info is not None and not qos:
+            info._set_as_published()
+        return paho.MQTT_ERR_SUCCESS
+
+    def loop_write(self) -> Any:
+        """Nothing: what paho wants to write is written when the turn ends."""
+        return paho.MQTT_ERR_SUCCESS
+
+
+def make(params: Any, target: Any, v5: bool, fast: bool, write: Callable[[bytes], Any]) -> Any:
+    """A client for one broker and version, with will, name and session as the manifest says; not yet connected."""
+    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - with paho
+    from paho.mqtt.properties import Properties  # noqa: PLC0415 - with paho
+
+    named: dict[str, Any] = {"client_id": params.client_id, "protocol": paho.MQTTv5 if v5 else paho.MQTTv311, "manual_ack": True}
+    if not v5:
+        named["clean_session"] = params.clean_start
+    kind: Any = FastClient if fast else StockClient
+    if fast:
+        named["write"] = write
+    client = kind(paho.CallbackAPIVersion.VERSION2, reconnect_on_failure=False, **named)
+    if params.username is not None or params.password is not None:
+        username = params.username
+        password = params.password
+        client.username_pw_set(
+            (username.text if hasattr(username, "text") else username) or "",
+            None if password is None else password.content,
+        )
+    will = params.will
+    if will is not None:
+        client.will_set(will.topic, will.payload, will.qos, will.retain)
+    more: dict[str, Any] = {}
+    if v5:
+        props = Properties(PacketTypes.CONNECT)
+        props.SessionExpiryInterval = 0 if params.clean_start else params.session_expiry // 1000
+        props.ReceiveMaximum = params.receive_maximum
+        if fast:
+            props.TopicAliasMaximum = ALIASES
+        more = {"clean_start": bool(params.clean_start), "properties": props}
+    client.connect_async(target.host, target.port, params.keepalive // 1000, **more)
+    return client
+
+
+def subscribe(client: Any, wires: list[Wire], v5: bool, at_once: int) -> list[tuple[int, list[str]]]:
+    """Ask for subscriptions; (message id, filters) of each packet. One with an identifier needs a packet of its own.
+
+    Retained messages come with a subscription that is new to the broker, not with a repeated one (retain handling 1);
+    3.1.1 cannot tell them apart and sends them each time.
+    """
+    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - with paho
+    from paho.mqtt.properties import Properties  # noqa: PLC0415 - with paho
+    from paho.mqtt.subscribeoptions import SubscribeOptions  # noqa: PLC0415 - with paho
+
+    asked = []
+    left = list(wires)
+    while left:
+        one = left[0]
+        group = [one] if one.identifier else [wire for wire in left if not wire.identifier][:at_once]
+        left = [wire for wire in left if wire not in group]
+        props = None
+        if one.identifier:
+            props = Properties(PacketTypes.SUBSCRIBE)
+            props.SubscriptionIdentifier = one.identifier
+        options: list[tuple[str, Any]] = [
+            (
+                wire.filter,
+                SubscribeOptions(wire.options & 3, noLocal=wire.options & 4 != 0, retainHandling=0 if wire.shared else 1)
+                if v5
+                else wire.options & 3,
+            )
+            for wire in group
+        ]
+        _, mid = client.subscribe(options, properties=props)
+        if mid is not None:
+            asked.append((mid, [wire.filter for wire in group]))
+    return asked
+
+
+def unsubscribe(client: Any, filters: list[str], at_once: int) -> list[int]:
+    """Give subscriptions up; the message ids."""
+    mids = [client.unsubscribe(filters[at : at + at_once])[1] for at in range(0, len(filters), at_once)]
+    return [mid for mid in mids if mid is not None]
+
+
+def limit_inflight(client: Any, receive_maximum: int) -> None:
+    """How many messages of QoS 1 and 2 the broker takes unacknowledged; paho's setter refuses while it is connected."""
+    if hasattr(client, "_max_inflight_messages"):
+        client._max_inflight_messages = max(1, min(receive_maximum, INFLIGHT))
+
+
+def forget_socket(client: Any) -> None:
+    """Make paho know that the connection is gone."""
+    if client is not None and hasattr(client, "_sock"):
+        client._sock = None

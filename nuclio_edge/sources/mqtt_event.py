@@ -1,0 +1,111 @@
+"""The Event of an MQTT PUBLISH: the raw packet's parts, everything else made when it is asked for."""
+
+from __future__ import annotations
+
+from nuclio_edge.core.event import Event
+from nuclio_edge.core.mqtt_codec import (
+    CONTENT_TYPE,
+    CORRELATION_DATA,
+    MESSAGE_EXPIRY,
+    RESPONSE_TOPIC,
+    USER_PROPERTY,
+    ProtocolError,
+    unpack_properties,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nuclio_edge.core.inbox import Trigger
+
+
+class MqttEvent(Event):
+    """An event of one PUBLISH for one function; body and raw properties are shared with those of the other functions.
+
+    Beside what every event has: `qos` (0..2, as delivered), `retain` (the broker kept it: it may be old), `duplicate`
+    (the broker says that it may have sent it before), and of version 5 `message_expiry` (seconds, None without one),
+    `response_topic` ("" without one), `correlation_data` (bytes or None), `properties` ((identifier, value) in order).
+    User properties are `headers`; of one that comes twice the last counts. Properties that the sender broke read as
+    absent, which `decode_error` tells.
+    """
+
+    __slots__ = (
+        "_first",
+        "_props",
+        "_topic",
+        "correlation_data",
+        "duplicate",
+        "message_expiry",
+        "properties",
+        "qos",
+        "response_topic",
+        "retain",
+    )
+
+    if TYPE_CHECKING:
+        _first: int
+        _props: bytes
+        _topic: bytes
+        correlation_data: bytes | None
+        duplicate: bool
+        message_expiry: int | None
+        properties: list[tuple[int, Any]]
+        qos: int
+        response_topic: str
+        retain: bool
+
+    def __init__(  # noqa: PLR0913, PLR0917 - by position: this is the inner loop
+        self, trigger: Trigger | None, token: int | None, first: int, topic: bytes, props: bytes, body: bytes, wall: int
+    ) -> None:
+        self._trigger = trigger
+        self._token = token
+        self._first = first
+        self._topic = topic
+        self._props = props
+        self.raw_body = body
+        self.timestamp_ms = wall
+
+
+def _properties(event: MqttEvent) -> list[tuple[int, Any]]:
+    try:
+        return unpack_properties(event._props)
+    except ProtocolError as error:
+        event.decode_error = f"the properties are broken: {error}"
+        return []
+
+
+def _property(event: MqttEvent, wanted: int) -> Any:
+    for identifier, value in event.properties:
+        if identifier == wanted:
+            return value
+    return None
+
+
+def _content_type(event: MqttEvent) -> str:
+    said = _property(event, CONTENT_TYPE) if event._props else None
+    if said is None:
+        trigger = event._trigger
+        if trigger is not None:
+            said = (trigger.spec.content_type if trigger.spec is not None else None) or trigger.source.content_type
+    return said or ""
+
+
+def _url(event: MqttEvent) -> str:
+    return event._trigger.source.url if event._trigger is not None else ""
+
+
+MqttEvent._lazy = {
+    **Event._lazy,
+    "content_type": _content_type,
+    "correlation_data": lambda event: _property(event, CORRELATION_DATA),
+    "duplicate": lambda event: event._first & 8 != 0,
+    "headers": lambda event: dict(value for identifier, value in event.properties if identifier == USER_PROPERTY),
+    "message_expiry": lambda event: _property(event, MESSAGE_EXPIRY),
+    "properties": _properties,
+    "qos": lambda event: event._first >> 1 & 3,
+    "response_topic": lambda event: _property(event, RESPONSE_TOPIC) or "",
+    "retain": lambda event: event._first & 1 != 0,
+    "topic": lambda event: event._topic.decode(),
+    "url": _url,
+}

@@ -1,0 +1,300 @@
+"""What goes out: from any thread, in order, QoS 0 as bytes of our own in the turn's one write, QoS 1 and 2 by paho.
+
+Law: of everything given to `publish`, `sent` + `shed` by reason is the sum, when nothing is waiting. QoS 0 while the
+broker is away is shed("offline"); QoS 1 and 2 wait in memory (paho keeps and repeats them) up to `LIMIT_COUNT` and
+`LIMIT_BYTES`, beyond that shed("outbox-full").
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nuclio_edge.core.mqtt_codec import (
+    CONTENT_TYPE,
+    CORRELATION_DATA,
+    MESSAGE_EXPIRY,
+    RESPONSE_TOPIC,
+    USER_PROPERTY,
+    pack_properties,
+    string,
+    variable,
+)
+from nuclio_edge.core.response import JSON, to_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from nuclio_edge.core.context import Context
+    from nuclio_edge.core.loop import Loop
+    from nuclio_edge.sources.mqtt_link import Link
+
+LIMIT_COUNT = 10_000  # messages that wait, of each of the three kinds: from threads, in the socket, unacknowledged
+LIMIT_BYTES = 8 << 20
+_HEADS = 512  # topics whose header is kept
+_SHORT = 128
+_REFUSED = 0x80  # reason codes from here are refusals (MQTT 5, 2.4)
+_LONGEST = 65_535
+
+# Keyword of publish() -> property and its paho name.
+_PROPERTIES = {
+    "message_expiry": (MESSAGE_EXPIRY, "MessageExpiryInterval"),
+    "response_topic": (RESPONSE_TOPIC, "ResponseTopic"),
+    "correlation_data": (CORRELATION_DATA, "CorrelationData"),
+    "user_properties": (USER_PROPERTY, "UserProperty"),
+}
+_PAHO_NAMES = {number: name for number, name in _PROPERTIES.values()} | {CONTENT_TYPE: "ContentType"}
+
+
+class MqttBinding:
+    """What `context.bindings["<source>"]` is; its calls may come from any thread."""
+
+    __slots__ = ("_context", "_publisher")
+
+    def __init__(self, publisher: Publisher, context: Context) -> None:
+        self._publisher = publisher
+        self._context = context
+
+    def publish(  # noqa: PLR0913, PLR0917 - the names of MQTT
+        self,
+        topic: str,
+        payload: Any = b"",
+        qos: int = 0,
+        retain: bool = False,
+        content_type: str | None = None,
+        **properties: Any,
+    ) -> None:
+        """Publish to any topic; bytes and text go as they are, everything else as JSON.
+
+        `properties`: message_expiry (seconds), response_topic, correlation_data (bytes), user_properties (a dict); they
+        and `content_type` are left out before MQTT 5. Returns at once; ValueError for what no broker would take.
+        """
+        self._context.check()
+        self._publisher.publish(topic, payload, qos, retain, content_type, properties)
+
+
+class Publisher:
+    """The outgoing half of one source. `publish` is for any thread, the rest for the loop's.
+
+    `link` and `client` are those of the open connection, or None.
+    """
+
+    def __init__(self, loop: Loop, note: Callable[..., Any]) -> None:
+        self.loop = loop
+        self.note = note
+        self.link: Link | None = None
+        self.client: Any = None
+        self.v5 = True
+        self.max_qos = 2
+        self.may_retain = True
+        self.max_packet = 0  # the broker's; 0: no limit
+        self.sent = 0
+        self.shed: dict[str, int] = {}
+        self._given: deque[tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]] = deque()
+        self._given_bytes = 0
+        self._posted = False
+        self._heads: dict[tuple[str, Any], bytes] = {}
+        self._unacknowledged: dict[int, int] = {}  # paho's message id -> bytes
+        self._unacknowledged_bytes = 0
+        self._offline: list[tuple[str, bytes, int, bool, Any]] = []  # before there is a client
+
+    # -- any thread ---------------------------------------------------------------------------------------------------
+
+    def publish(  # noqa: PLR0913, PLR0917 - one call a message
+        self,
+        topic: str,
+        payload: Any,
+        qos: int,
+        retain: bool,
+        content_type: str | None,
+        properties: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take a message. ValueError for a topic, QoS, payload or property that cannot be published."""
+        if not topic or "+" in topic or "#" in topic or "\0" in topic:
+            raise ValueError(f"{topic!r} is not a topic to publish to: it is a name, without +, # and NUL")
+        if qos not in (0, 1, 2):
+            raise ValueError(f"qos is 0, 1 or 2, not {qos!r}")
+        if type(payload) is not bytes:
+            if isinstance(payload, str):
+                payload = payload.encode()
+            elif payload is None:
+                payload = b""
+            elif isinstance(payload, (bytearray, memoryview)):
+                payload = bytes(payload)
+            else:
+                payload = to_json(payload)
+                content_type = content_type or JSON
+        pairs: tuple[tuple[int, Any], ...] = ((CONTENT_TYPE, content_type),) if content_type else ()
+        if properties:
+            pairs += _pairs(properties)
+        if len(topic) * 3 > _LONGEST:
+            string(topic)  # what is too long is said to the caller
+        # A length is read without a lock: a few messages more than the limit do no harm.
+        if len(self._given) >= LIMIT_COUNT or self._given_bytes > LIMIT_BYTES:
+            self.loop.post(lambda: self.drop("outbox-full"))
+            return
+        self._given.append((topic, payload, int(qos), bool(retain), pairs))
+        self._given_bytes += len(payload)
+        if not self._posted:
+            self._posted = True
+            self.loop.post(self._take)
+
+    # -- loop thread --------------------------------------------------------------------------------------------------
+
+    def _take(self) -> None:
+        self._posted = False
+        given = self._given
+        self._given_bytes = 0
+        for _ in range(len(given)):
+            self.send(*given.popleft())
+
+    def send(  # noqa: PLR0913, PLR0917 - one call a message
+        self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...] = ()
+    ) -> None:
+        """Send a message now, or keep it, or count why not."""
+        if qos > self.max_qos:
+            qos = self.max_qos
+        if retain and not self.may_retain:
+            retain = False
+        if self.max_packet and len(body) + len(topic) * 4 + 64 > self.max_packet and self._too_big(topic, body, pairs):
+            self.drop("too-big")
+            return
+        if qos:
+            self._send_by_paho(topic, body, qos, retain, pairs)
+            return
+        link = self.link
+        if link is None:
+            self.drop("offline")
+            return
+        if link.queued > LIMIT_BYTES:
+            self.drop("outbox-full")
+            return
+        head = self._heads.get((topic, pairs)) or self._head(topic, pairs)
+        size = len(head) + len(body)
+        first = 0x31 if retain else 0x30
+        if size < _SHORT:
+            link.write(bytes((first, size)) + head + body)
+        else:
+            link.write(bytes((first,)) + variable(size) + head + body)
+        self.sent += 1
+
+    def drop(self, reason: str) -> None:
+        """Count a message that is not sent."""
+        self.shed[reason] = self.shed.get(reason, 0) + 1
+
+    def _head(self, topic: str, pairs: tuple[tuple[int, Any], ...]) -> bytes:
+        head = string(topic)
+        if self.v5:
+            props = pack_properties(pairs)
+            head += variable(len(props)) + props
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        if all(number in (CONTENT_TYPE, RESPONSE_TOPIC) for number, _ in pairs):  # others differ from time to time
+            self._heads[topic, pairs] = head
+        return head
+
+    def _too_big(self, topic: str, body: bytes, pairs: tuple[tuple[int, Any], ...]) -> bool:
+        return 7 + len(self._head(topic, pairs)) + len(body) > self.max_packet
+
+    def _send_by_paho(  # noqa: PLR0913, PLR0917 - one call a message
+        self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...]
+    ) -> None:
+        waiting = len(self._unacknowledged) + len(self._offline)
+        if waiting >= LIMIT_COUNT or self._unacknowledged_bytes > LIMIT_BYTES:
+            self.drop("outbox-full")
+            return
+        client = self.client
+        self._unacknowledged_bytes += len(body)
+        if client is None:
+            self._offline.append((topic, body, qos, retain, pairs))
+            return
+        while True:
+            info = client.publish(topic, body, qos, retain, _paho_properties(pairs) if self.v5 else None)
+            if int(info.rc) != _QUEUE_SIZE:  # an identifier that is still in use; the next one may be free
+                break
+        self._unacknowledged[info.mid] = len(body)
+
+    def begin(self, link: Link, client: Any, *, v5: bool, max_qos: int, may_retain: bool, max_packet: int) -> None:
+        """A connection is open, with what its broker allows."""
+        self.link = link
+        if v5 != self.v5:
+            self._heads.clear()
+        self.v5 = v5
+        self.max_qos = max_qos
+        self.may_retain = may_retain
+        self.max_packet = max_packet
+        if client is not self.client:
+            self.use(client)
+
+    def use(self, client: Any) -> None:
+        """Give what waits with QoS 1 and 2 to another client: the first one, or that of another protocol version."""
+        left = []
+        if self.client is not None:
+            left = [
+                (message.topic, bytes(message.payload), message.qos, message.retain, ())
+                for message in self.client.drop_out_messages()
+            ]
+        left += self._offline
+        self._offline = []
+        self._unacknowledged.clear()
+        self._unacknowledged_bytes = 0
+        self.client = client
+        for message in left:
+            self._send_by_paho(*message)
+
+    def end(self) -> None:
+        """The connection is gone."""
+        self.link = None
+
+    def acknowledged(self, mid: int, reason: int) -> None:
+        """The broker has taken (or refused) a message of QoS 1 or 2."""
+        self._unacknowledged_bytes -= self._unacknowledged.pop(mid, 0)
+        if reason >= _REFUSED:
+            self.drop("refused")
+            self.note("the broker refused a message that was published", reason)
+        else:
+            self.sent += 1
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are not yet with the broker."""
+        return len(self._given) + len(self._unacknowledged) + len(self._offline)
+
+
+_QUEUE_SIZE = 15  # paho's MQTT_ERR_QUEUE_SIZE
+
+
+def _pairs(properties: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
+    found: list[tuple[int, Any]] = []
+    for name, value in properties.items():
+        if name not in _PROPERTIES:
+            known = ", ".join(sorted(_PROPERTIES))
+            raise ValueError(f"publish knows no property {name!r}; there are content_type, {known}")
+        if value is None:
+            continue
+        number = _PROPERTIES[name][0]
+        if number == USER_PROPERTY:
+            found += [(number, (str(key), str(one))) for key, one in value.items()]
+        elif number == CORRELATION_DATA and isinstance(value, str):
+            found.append((number, value.encode()))
+        else:
+            found.append((number, value))
+    pairs = tuple(found)
+    try:
+        pack_properties(pairs)
+    except (AttributeError, TypeError, OverflowError) as error:
+        raise ValueError(f"a property of publish is of the wrong type: {error}") from None
+    return pairs
+
+
+def _paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:
+    if not pairs:
+        return None
+    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - paho is there when a client is
+    from paho.mqtt.properties import Properties  # noqa: PLC0415
+
+    made = Properties(PacketTypes.PUBLISH)
+    for number, value in pairs:
+        setattr(made, _PAHO_NAMES[number], value)
+    return made
