@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import hypothesis
 import pytest
 
 from tests.certificates import Certificates
@@ -13,6 +14,12 @@ from tests.mosquitto import Mosquitto
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+# No deadlines: a test shares the machine with others and must not fail because they are busy.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import importlib
 import os
@@ -100,6 +101,7 @@ def _code(stage: Path, lines: list[str]) -> str:
     return "\n".join(["import sys", f"sys.path.insert(0, {str(stage)!r})", *lines])
 
 
+@functools.cache
 def find_micropythons() -> list[Interpreter]:
     """Every MicroPython there is; empty if none. $MICROPYTHON means that one alone."""
     if os.environ.get("MICROPYTHON"):
@@ -119,6 +121,7 @@ def find_micropythons() -> list[Interpreter]:
     return found
 
 
+@functools.cache
 def find_cpythons() -> list[Interpreter]:
     """Every other CPython that is supported, one for each minor version, on PATH or made by pyenv."""
     found: dict[str, Interpreter] = {}
