@@ -36,9 +36,9 @@ _SHAPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "integer": ("a whole number", (int,)),
     "number": ("a number", (int, float)),
     "boolean": ("true or false", (bool,)),
-    "duration": ('a duration in quotes, e.g. "5s"', (str,)),
-    "size": ('a size in quotes, e.g. "64MiB"', (str,)),
-    "rate": ('a rate in quotes, e.g. "100/s"', (str,)),
+    "duration": ("a duration in quotes", (str,)),
+    "size": ("a size in quotes", (str,)),
+    "rate": ("a rate in quotes", (str,)),
     "path": ("a path in quotes", (str,)),
     "secret": ('{ secret = "name" }', (dict,)),
     "list": ("a list", (list,)),
@@ -122,7 +122,9 @@ class Converter:
         if not _is(raw, types):
             if field.type == "secret" and isinstance(raw, str):
                 return self.inline_secret(path)
-            self.report.error(path, "E111", f"{name} is expected, found {shape_of(raw)}")
+            unit = _UNITS.get(field.type)
+            hint = f"write e.g. {unit[1]}" if unit else None
+            self.report.error(path, "E111", f"{name} is expected, found {shape_of(raw)}", hint)
             return BAD
         if isinstance(raw, str):
             return self._text(field, raw, path)
@@ -217,7 +219,7 @@ class Converter:
                 path,
                 "E123",
                 f"{quote(name)} cannot name a secret",
-                "letters, digits, dot, hyphen and underscore, beginning with none of the last three; never a path",
+                "letters, digits, dots, hyphens and underscores, the first a letter or digit; never a path",
             )
             return BAD
         try:

@@ -31,12 +31,13 @@ _PARAMETERS = 2  # handler(context, event)
 class Functions:
     """Reads the functions of one manifest; a file that several of them use is read once."""
 
-    __slots__ = ("_convert", "_files", "_limits", "_none", "_sources")
+    __slots__ = ("_convert", "_files", "_none", "_set_up", "_sources")
 
     def __init__(self, converter: Converter, sources: Sources) -> None:
         self._convert = converter
         self._sources = sources
         self._files: dict[str, Names | SyntaxError | OSError] = {}
+        self._set_up: set[str] = set()  # files whose init_context was reported
         self._none = Limits(memory=None, cpu=None)
 
     def read(self, name: str, raw: Mapping[str, Any]) -> FunctionSpec:
@@ -95,7 +96,7 @@ class Functions:
             return self._none
         if own.isolation != "process":
             message = 'needs isolation = "process": a thread cannot be limited'
-            self._convert.report.error((*path, "limits"), "E410", message)
+            self._convert.report.error((*path, "limits"), "E408", message)
         return Limits(memory=limits.memory, cpu=limits.cpu)
 
     def _bindings(self, own: Values, path: KeyPath) -> None:
@@ -176,40 +177,41 @@ class Functions:
     def _callable(self, code: str | None, file: str, attribute: str, own: Values, path: KeyPath, key: str) -> None:
         report, at = self._convert.report, (*path, key)
         names = self._names(code, file)
-        shown = key if code is not None else os.path.relpath(file, self._convert.folder)
+        shown = quote(os.path.relpath(file, self._convert.folder), 200)
         if isinstance(names, OSError):
             reason = "there is no file" if isinstance(names, FileNotFoundError) else f"{names.strerror}:"
-            report.error(at, "E401", f"{reason} {quote(shown, 200)}", _near_file(file))
+            report.error(at, "E401", f"{reason} {shown}", _near_file(file))
             return
+        subject, place = ("", "") if code is not None else (f"{shown} ", f" in {shown}")
         if isinstance(names, SyntaxError):
-            line = f"line {names.lineno}" if names.lineno else "somewhere"
-            report.error(at, "E402", f"{quote(shown, 200)} is not Python: {line}: {names.msg}", _excerpt(names))
+            line = f"line {names.lineno}: " if names.lineno else ""
+            report.error(at, "E402", f"{subject}is not Python: {line}{names.msg}", _excerpt(names))
             return
         if attribute not in names.bound:
             if names.unknowable:
                 return
             found = names.callables()
             hint = f"it defines {listed(found)}" if found else "it defines no function"
-            report.error(at, "E403", f"{quote(shown, 200)} has no {quote(attribute)}", hint)
+            report.error(at, "E403", f"{subject}has no {quote(attribute)}", hint)
             return
         signature = names.bound[attribute]
         if signature is not None:
-            self._signature(signature, attribute, shown, own, path, key)
+            self._signature(signature, attribute, place, own, path, key)
         setup = names.bound.get("init_context")
-        if setup is not None and not setup.takes(1):
-            written = f"init_context({', '.join(setup.names)})"
-            report.error(at, "E404", f"{written} in {quote(shown, 200)} must take (context)")
+        if setup is not None and not setup.takes(1) and file not in self._set_up:
+            self._set_up.add(file)
+            report.error(at, "E404", f"init_context{setup.written}{place} must take (context)")
 
     def _signature(
         self, signature: Signature, attribute: str, shown: str, own: Values, path: KeyPath, key: str
     ) -> None:
         report, at, names = self._convert.report, (*path, key), signature.names
-        written = f"{attribute}({', '.join(names)})"
+        written = attribute + signature.written
         if not signature.takes(_PARAMETERS):
-            report.error(at, "E404", f"{written} in {quote(shown, 200)} must take (context, event)")
+            report.error(at, "E404", f"{written}{shown} must take (context, event)")
         elif names[:1] == ["event"] or names[1:2] == ["context"]:
             hint = "as in Lambda; here the context comes first: (context, event)"
-            report.warning(at, "W501", f"{written} in {quote(shown, 200)} takes the event first", hint)
+            report.warning(at, "W501", f"{written}{shown} takes the event first", hint)
         if signature.runs_async and own.isolation == "inline":
             message = f'{attribute} is async and cannot run with isolation = "inline"'
             report.error((*path, "isolation"), "E406", message, "leave isolation out: it has a loop of its own")

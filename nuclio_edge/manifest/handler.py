@@ -16,11 +16,14 @@ _ONLY_AST = 0x400  # ast.PyCF_ONLY_AST
 class Signature:
     """The parameters of a function, as far as a call with positional arguments cares."""
 
-    __slots__ = ("least", "most", "names", "needs_keywords", "runs_async")
+    __slots__ = ("least", "most", "names", "needs_keywords", "runs_async", "written")
 
     def __init__(self, arguments: Any, *, runs_async: bool) -> None:
         positional = [*arguments.posonlyargs, *arguments.args]
         self.names = [argument.arg for argument in positional]
+        star = ["*" + arguments.vararg.arg] if arguments.vararg else ["*"] if arguments.kwonlyargs else []
+        keywords = [argument.arg for argument in arguments.kwonlyargs]
+        self.written = f"({', '.join(self.names + star + keywords)})"
         self.least = len(positional) - len(arguments.defaults)
         self.most = None if arguments.vararg else len(positional)
         self.needs_keywords = any(default is None for default in arguments.kw_defaults)

@@ -105,9 +105,8 @@ def _shape(field: Field) -> Schema:
     if field.choices is not None:
         schema["enum"] = list(field.choices)
     elif field.type in {"integer", "number"}:
-        for key, bound in (("minimum", field.minimum), ("maximum", field.maximum)):
-            if bound is not None:
-                schema[key] = bound
+        bounds = {"minimum": field.minimum, "maximum": field.maximum}
+        schema.update({key: bound for key, bound in bounds.items() if bound is not None})
     elif field.type == "string" and field.minimum is not None:
         schema["minLength"] = field.minimum
     return {"anyOf": [schema, dict(_SECRET)]} if field.secret else schema

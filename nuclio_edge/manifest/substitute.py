@@ -32,8 +32,11 @@ class Words:
         while at >= 0:
             end = text.find("}", at)
             inner = text[at + 1 : end] if end > 0 else text[at + 1 :]
-            word = self.known.get(inner) if end > 0 else None
-            if word is None:
+            word = self.known.get(inner)
+            if end < 0:
+                report.error(path, "E120", "the brace before device. is not closed", "write e.g. {device.name}")
+                good = False
+            elif word is None:
                 self._unknown(inner, path, report)
                 good = False
             else:

@@ -46,7 +46,7 @@ class Triggers:
         tables = self._sources.tables(source) if source is not None else None
         if tables is None or source is None:
             # Still said: what is wrong with the keys that every trigger has.
-            self._convert.table(common, {key: raw[key] for key in raw if key in common}, path, extra=common)
+            self._convert.table(common, {key: raw[key] for key in raw if key in common and key != "source"}, path)
             return None
         fields = tables.TRIGGER
         own = self._convert.table(common, {key: raw[key] for key in raw if key not in fields}, path, extra=fields)

@@ -128,7 +128,7 @@ def check_params(params: Values) -> Iterator[Fault]:
     for key in ("ca", "cert", "key"):
         path = getattr(params, key)
         if path is not None and not isinstance(path, Secret) and not os.path.isfile(path):
-            yield key, f"there is no file {quote(path, 200)}", None
+            yield key, "there is no such file", None
     for key in ("keepalive", "session_expiry"):
         if getattr(params, key) % 1000:
             yield key, "must be whole seconds", None

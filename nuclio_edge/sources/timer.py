@@ -138,7 +138,7 @@ class TimerSource:
         "body": Field("string", "", doc="of the event"),
         "headers": Field("map", {}, of=Field("string"), doc="of the event"),
     }
-    OUTPUT: ClassVar[Fields] = {}
+    OUTPUT: ClassVar[Fields | None] = None  # no output goes to a clock
 
     @staticmethod
     def check_trigger(address: Values) -> Iterator[Fault]:

@@ -1,0 +1,6 @@
+def handler(context, event):
+    return event.body
+
+
+def other(context, event):
+    return None
