@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interpreters import CORE, compile_to, mpy_cross
+from tests.interpreters import CORE, CPYTHON_ONLY, compile_to, mpy_cross
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FILES = sorted(CORE.rglob("*.py"))
+FILES = [path for path in sorted(CORE.rglob("*.py")) if path.name != CPYTHON_ONLY]
 ALLOWED = set("binascii collections errno gc hashlib heapq io json os random select socket struct sys time".split())
 PORT = "port"  # the modules named port* may ask which interpreter this is
 # What CPython has and MicroPython's stock firmware has not, or has with another meaning.
