@@ -1,0 +1,5 @@
+import helper
+
+
+def handler(context, event):
+    pass

@@ -1,0 +1,3 @@
+def handler(context, event):
+    value = (1,
+    return value

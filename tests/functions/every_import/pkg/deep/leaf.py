@@ -1,0 +1,7 @@
+import helper
+
+VALUE = 1 if helper.NAME == "helper" else 0
+
+
+def read():
+    return VALUE

@@ -1,0 +1,7 @@
+import sys
+
+sys.exit(3)
+
+
+def handler(context, event):
+    pass

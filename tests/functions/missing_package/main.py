@@ -1,0 +1,5 @@
+import bme280_that_nobody_has
+
+
+def handler(context, event):
+    pass

@@ -1,0 +1,8 @@
+import json
+
+
+def read():
+    return json.loads("{")
+
+
+SETTINGS = read()

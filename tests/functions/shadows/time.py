@@ -1,0 +1,1 @@
+raise ImportError("a module built into the interpreter is never shadowed")

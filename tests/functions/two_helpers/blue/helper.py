@@ -1,0 +1,7 @@
+NAME = "blue"
+
+
+def later():
+    import colour
+
+    return colour.VALUE

@@ -1,0 +1,7 @@
+NAME = "red"
+
+
+def later():
+    import colour
+
+    return colour.VALUE

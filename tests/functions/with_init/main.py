@@ -1,0 +1,5 @@
+from . import GREETING
+
+
+def handler(context, event):
+    return GREETING

@@ -1,0 +1,9 @@
+import os
+
+
+def handel(context, event):
+    pass
+
+
+def helper():
+    pass
