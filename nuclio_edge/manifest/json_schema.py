@@ -138,7 +138,8 @@ def _by_kind(kinds: Mapping[str, Fields], others: tuple[str, ...] = ()) -> Schem
         table["properties"] = {"kind": {"const": kind}, **table["properties"]}
         branches.append({"if": {"properties": {"kind": {"const": kind}}}, "then": table})
     names: Schema = {"type": "string", "description": "which implementation", "examples": [*kinds, *others]}
-    return {"type": "object", "properties": {"kind": names}, "required": ["kind"], "allOf": branches}
+    table: Schema = {"type": "object", "properties": {"kind": names}, "required": ["kind"]}
+    return {**table, "allOf": branches} if branches else table
 
 
 def _any_kind(part: str, common: Fields) -> Schema:
