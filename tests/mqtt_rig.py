@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuclio_edge.core.inbox import Trigger
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.core.response import to_response
+from nuclio_edge.core.encode import to_response
 from nuclio_edge.manifest.schema import values
 from nuclio_edge.sources.mqtt import MqttSource
 from nuclio_edge.sources.mqtt_params import PARAMS, TRIGGER

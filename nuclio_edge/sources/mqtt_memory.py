@@ -43,7 +43,7 @@ class SessionMemory:
             self.filters = {}
             self.trusted = False
 
-    def keep(self, filters: Filters, trusted: bool) -> None:
+    def keep(self, filters: Filters, *, trusted: bool) -> None:
         """Remember these from now on."""
         self.filters = dict(filters)
         self.trusted = trusted

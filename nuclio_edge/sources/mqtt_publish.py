@@ -19,7 +19,9 @@ from nuclio_edge.core.mqtt_codec import (
     string,
     variable,
 )
-from nuclio_edge.core.response import JSON, to_json
+from nuclio_edge.core.encode import to_json
+from nuclio_edge.core.response import JSON
+from nuclio_edge.sources.mqtt_reasons import REFUSAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ LIMIT_COUNT = 10_000  # messages that wait, of each of the three kinds: from thr
 LIMIT_BYTES = 8 << 20
 _HEADS = 512  # topics whose header is kept
 _SHORT = 128
-_REFUSED = 0x80  # reason codes from here are refusals (MQTT 5, 2.4)
 _LONGEST = 65_535
 
 # Keyword of publish() -> property and its paho name.
@@ -138,11 +139,12 @@ class Publisher:
         self._given_bytes += len(payload)
         if not self._posted:
             self._posted = True
-            self.loop.post(self._take)
+            self.loop.post(self.take)
 
     # -- loop thread --------------------------------------------------------------------------------------------------
 
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Send what threads have given."""
         self._posted = False
         given = self._given
         self._given_bytes = 0
@@ -210,24 +212,19 @@ class Publisher:
             self._offline.append((topic, body, qos, retain, pairs))
             return
         while True:
-            info = client.publish(topic, body, qos, retain, _paho_properties(pairs) if self.v5 else None)
+            info = client.publish(topic, body, qos, retain, paho_properties(pairs) if self.v5 else None)
             if int(info.rc) != _QUEUE_SIZE:  # an identifier that is still in use; the next one may be free
                 break
         self._unacknowledged[info.mid] = len(body)
 
-    def begin(self, link: Link, client: Any, *, v5: bool, max_qos: int, may_retain: bool, max_packet: int) -> None:
+    def begin(self, link: Link, *, max_qos: int, may_retain: bool, max_packet: int) -> None:
         """A connection is open, with what its broker allows."""
         self.link = link
-        if v5 != self.v5:
-            self._heads.clear()
-        self.v5 = v5
         self.max_qos = max_qos
         self.may_retain = may_retain
         self.max_packet = max_packet
-        if client is not self.client:
-            self.use(client)
 
-    def use(self, client: Any) -> None:
+    def use(self, client: Any, *, v5: bool) -> None:
         """Give what waits with QoS 1 and 2 to another client: the first one, or that of another protocol version."""
         left = []
         if self.client is not None:
@@ -239,6 +236,8 @@ class Publisher:
         self._offline = []
         self._unacknowledged.clear()
         self._unacknowledged_bytes = 0
+        self._heads.clear()
+        self.v5 = v5
         self.client = client
         for message in left:
             self._send_by_paho(*message)
@@ -250,7 +249,7 @@ class Publisher:
     def acknowledged(self, mid: int, reason: int) -> None:
         """The broker has taken (or refused) a message of QoS 1 or 2."""
         self._unacknowledged_bytes -= self._unacknowledged.pop(mid, 0)
-        if reason >= _REFUSED:
+        if reason >= REFUSAL:
             self.drop("refused")
             self.note("the broker refused a message that was published", reason)
         else:
@@ -288,7 +287,7 @@ def _pairs(properties: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
     return pairs
 
 
-def _paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:
+def paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:
     if not pairs:
         return None
     from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - paho is there when a client is

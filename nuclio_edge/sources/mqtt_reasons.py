@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TAKEN_OVER = 0x8E
 PROTOCOL_VERSION = 0x84
+REFUSAL = 0x80  # codes from here on say no
 
 _WORDS = {
     0x00: "normal end",

@@ -56,7 +56,7 @@ class Session:
         self._acks: list[int] = []
         self.stale = 0  # settled when their connection had gone: not acknowledged before the broker sends them again
 
-    def connected(self, session_present: bool) -> None:
+    def connected(self, *, session_present: bool) -> None:
         """A connection begins; without a session at the broker, what was owed to the old one is forgotten."""
         self.disconnected()
         if not session_present:
@@ -121,7 +121,7 @@ class Session:
         if len(self._acks) == 1:
             self._at_end(self.flush)
 
-    def released(self, packet_id: int, v5: bool) -> None:
+    def released(self, packet_id: int, *, v5: bool) -> None:
         """A PUBREL has come: the identifier is free."""
         known = packet_id in self.received
         self.received.discard(packet_id)

@@ -144,7 +144,7 @@ class Subscriptions:
             for wire in overlapping:
                 wire.options = wire.options & 4 | highest
 
-    def refuse(self, topic_filter: str, refused: bool) -> None:
+    def refuse(self, topic_filter: str, *, refused: bool) -> None:
         """The broker granted a filter or not: messages for one that it refused come by others that match, if any."""
         for wire in self.wires:
             if wire.filter == topic_filter and wire.refused != refused:

@@ -1,0 +1,223 @@
+"""What a PUBLISH becomes: an event for each function that wants it, once, or a count with a reason."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nuclio_edge.core.mqtt_codec import ProtocolError
+from nuclio_edge.sources.mqtt_event import MqttEvent
+from nuclio_edge.sources.mqtt_session import REPLY_ONLY, Session, Shared
+from nuclio_edge.sources.mqtt_subscribe import Split
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from nuclio_edge.core.inbox import Trigger
+    from nuclio_edge.core.loop import Loop
+    from nuclio_edge.sources.mqtt_subscribe import Subscriptions
+
+
+class Intake:
+    """The way in, from the link's packets to the triggers. Loop thread only.
+
+    `break_off(error)` ends the connection, `say(key, message, *pairs)` warns once. `told` and `uncounted` make
+    `received`: the packets that the links told, less those that were no new PUBLISH.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        write: Callable[[bytes], Any],
+        break_off: Callable[[ProtocolError], Any],
+        say: Callable[..., Any],
+    ) -> None:
+        self.loop = loop
+        self.session = Session(write, loop.at_turn_end)
+        self.plan: Subscriptions | None = None
+        self.known: dict[bytes, Any] = {}
+        self.link: Any = None
+        self.receiving = True
+        self.routed = 0
+        self.unrouted = 0
+        self.rejected: dict[str, int] = {}
+        self.duplicates = 0  # came again while they were in work, or settled and not yet acknowledged
+        self.copies = 0  # further copies of a message for overlapping subscriptions
+        self.told = 0
+        self.uncounted = 0
+        self._break_off = break_off
+        self._say = say
+        self._held: deque[MqttEvent] = deque()  # refused for now by their triggers
+
+    @property
+    def received(self) -> int:
+        """PUBLISH packets that were new: neither repeated deliveries nor further copies."""
+        return self.told + (self.link.reader.told if self.link is not None else 0) - self.uncounted
+
+    def reject(self, reason: str) -> None:
+        """Count a PUBLISH that becomes no event."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+    # -- one packet ---------------------------------------------------------------------------------------------------
+
+    def on_publish(self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes) -> Any:
+        """One PUBLISH; true when the link shall tell no more for now. The inner loop: QoS 0 for one function."""
+        targets = self.known.get(topic)
+        if targets is None:
+            targets = self._resolve(first, topic, packet_id)
+            if targets is None:
+                return True
+        if packet_id or props or len(targets) != 1 or not self.receiving:
+            return self._deliver(first, topic, packet_id, props, body, targets)
+        self.routed += 1
+        trigger = targets[0]
+        event = MqttEvent(trigger, None, first, topic, props, body, self.loop.wall)
+        if trigger.submit(event):
+            return False
+        return self._hold(event)
+
+    def on_oversize(self, first: int, topic: bytes, packet_id: int, size: int) -> Any:
+        """A PUBLISH above `max_packet` was thrown away: acknowledged, so that it does not come back for ever."""
+        self.reject("too-big")
+        if packet_id:
+            self.session.acknowledge(self.session.token(first, packet_id))
+        name = topic.decode("utf-8", "replace")
+        self._say(f"too big {name}", "a message above max_packet was discarded", "topic", name, "size", size)
+        return False
+
+    def _resolve(self, first: int, topic: bytes, packet_id: int) -> Any:
+        try:
+            return self.plan.resolve(topic) if self.plan is not None else ()
+        except ProtocolError as error:
+            # The specification wants the connection closed (4.7.3, 1.5.4, 4.13). Acknowledged first: else a kept session
+            # would send it again after every reconnect, and close every connection.
+            self.reject("bad-topic")
+            if packet_id:
+                self.session.acknowledge(self.session.token(first, packet_id))
+                self.session.flush()
+            self._break_off(error)
+            return None
+
+    def _deliver(  # noqa: PLR0913, PLR0917 - a packet's parts
+        self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, targets: Any
+    ) -> Any:
+        """The same with everything that a PUBLISH can have."""
+        if not self.receiving:
+            self.reject("stopping")
+            return False
+        session = self.session
+        token = None
+        if packet_id:
+            if (packet_id in session.unsettled or packet_id in session.received) and self._is_known(
+                first, topic, packet_id, body
+            ):
+                return False
+            token = session.token(first, packet_id)
+        elif props and b"\x08" in props:
+            token = REPLY_ONLY
+        if type(targets) is Split:
+            assert self.plan is not None  # noqa: S101 - it made the Split
+            targets = self.plan.pick(targets, topic, props, body, first)
+            if targets is None:
+                self.uncounted += 1
+                self.copies += 1
+                if packet_id and token is not None:
+                    session.acknowledge(token)
+                return False
+        if not targets:
+            self.unrouted += 1
+            if packet_id and token is not None:
+                session.acknowledge(token)
+            return False
+        self.routed += 1
+        if len(targets) > 1:
+            return self._fan_out(first, topic, packet_id, props, body, targets, token)
+        trigger = targets[0]
+        event = MqttEvent(trigger, token, first, topic, props, body, self.loop.wall)
+        if packet_id:
+            session.unsettled[packet_id] = event
+        return False if trigger.submit(event) else self._hold(event)
+
+    def _is_known(self, first: int, topic: bytes, packet_id: int, body: bytes) -> bool:
+        known = self.session.again(first, packet_id, topic, body)
+        if known is None:
+            return False
+        self.uncounted += 1
+        self.duplicates += 1
+        if known is not True and known._trigger is not None:
+            known._trigger.duplicates += 1
+        return True
+
+    def _fan_out(  # noqa: PLR0913, PLR0917 - a packet's parts
+        self,
+        first: int,
+        topic: bytes,
+        packet_id: int,
+        props: bytes,
+        body: bytes,
+        targets: tuple[Trigger, ...],
+        token: int | None,
+    ) -> bool:
+        shared: Any = token
+        if packet_id and token is not None:
+            shared = Shared(token, first, topic, body, targets[0], len(targets))
+            self.session.unsettled[packet_id] = shared
+        refused = False
+        wall = self.loop.wall
+        for trigger in targets:
+            event = MqttEvent(trigger, shared, first, topic, props, body, wall)
+            if not trigger.submit(event):
+                refused = self._hold(event)
+        return refused
+
+    def settle(self, event: MqttEvent) -> None:
+        """Acknowledge a delivery once all its functions have settled."""
+        token: Any = event._token
+        if type(token) is Shared:
+            token.left -= 1
+            if not token.left and token._token is not None:
+                self.session.settle(token)
+        elif token:
+            self.session.settle(event)
+
+    # -- pushing back -------------------------------------------------------------------------------------------------
+
+    def _hold(self, event: MqttEvent) -> bool:
+        """Keep an event that its trigger refused, and read nothing more until there is room."""
+        self._held.append(event)
+        if len(self._held) == 1:
+            self._wait_for(event)
+        if self.link is not None:
+            self.link.pause()
+        return True
+
+    def _wait_for(self, event: MqttEvent) -> None:
+        assert event._trigger is not None  # noqa: S101 - ours have one
+        event._trigger.on_room(self._make_room)
+
+    def _make_room(self) -> None:
+        held = self._held
+        while held:
+            event = held[0]
+            assert event._trigger is not None  # noqa: S101 - ours have one
+            if not event._trigger.submit(event):
+                self._wait_for(event)
+                return
+            held.popleft()
+        if self.link is not None:
+            self.link.resume()
+
+    def stop(self) -> None:
+        """Take no more: what is held is not acknowledged, so that the broker can send it again, and counted."""
+        self.receiving = False
+        held, self._held = self._held, deque()
+        for event in held:
+            shared: Any = event._token
+            if type(shared) is Shared:
+                shared._token = None  # the other functions go on; the delivery as a whole was not done
+            else:
+                self.routed -= 1
+                self.reject("stopping")
+        if held and self.link is not None:
+            self.link.resume()
