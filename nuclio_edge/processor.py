@@ -282,6 +282,7 @@ class Processor:
         """Import the code if it is to be there at the start; what goes wrong is told by the function's own start."""
         if function.spec.load == "start":
             context = Context()
+            context.env = _environment(function)  # os.environ while the module is imported
             function.bind(context)
             try:
                 function.load()
@@ -357,13 +358,7 @@ class Processor:
     def _equip(self, function: Function) -> None:
         """Give a function its runner, outputs and triggers."""
         spec = function.spec
-        env = environment.function_environment(
-            spec.name,
-            spec.env,
-            description=spec.description,
-            version=function.version,
-            handler=f"{spec.module}:{spec.callable}",
-        )
+        env = _environment(function)
         makers = self._binding_makers(spec)
 
         def make_context(worker: int) -> Context:
@@ -507,6 +502,15 @@ def _bind(function: Function, context: Context) -> None:
         who = context._running = running.Running(function.name, context.env, context, function.package)
         running.register(who)
     running.bind(who)
+
+
+def _environment(function: Function) -> environment.Environment:
+    """What the function sees as os.environ."""
+    spec = function.spec
+    handler = f"{spec.module}:{spec.callable}"
+    return environment.function_environment(
+        spec.name, spec.env, description=spec.description, version=function.version, handler=handler
+    )
 
 
 def _will_be_async(spec: FunctionSpec) -> bool:
