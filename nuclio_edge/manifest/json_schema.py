@@ -138,8 +138,8 @@ def _by_kind(kinds: Mapping[str, Fields], others: tuple[str, ...] = ()) -> Schem
         table["properties"] = {"kind": {"const": kind}, **table["properties"]}
         branches.append({"if": {"properties": {"kind": {"const": kind}}}, "then": table})
     names: Schema = {"type": "string", "description": "which implementation", "examples": [*kinds, *others]}
-    table: Schema = {"type": "object", "properties": {"kind": names}, "required": ["kind"]}
-    return {**table, "allOf": branches} if branches else table
+    schema: Schema = {"type": "object", "properties": {"kind": names}, "required": ["kind"]}
+    return {**schema, "allOf": branches} if branches else schema
 
 
 def _any_kind(part: str, common: Fields) -> Schema:

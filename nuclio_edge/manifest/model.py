@@ -237,7 +237,7 @@ class Manifest(Spec):
     warnings: Sequence[Problem]
 
     def line_of(self, *path: str | int) -> int:
-        """Return the line of a key path in the file as it is now, 0 if it is gone; reads and scans the file."""
+        """Return the line of a key path in the file as it is now, 0 when it is gone; reads and scans the file."""
         from nuclio_edge.manifest.lines import line_of, scan
 
         key_path: KeyPath = path

@@ -1,4 +1,4 @@
-"""The manifests of tests/data: each invalid one has its exact text beside it, each good one is taken by the JSON schema too."""
+"""The manifests of tests/data: an invalid one has its exact text beside it, a good one the JSON schema takes too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # for two calls, its stubs are not worth a dependency
 import pytest
 import tomli
 

@@ -70,8 +70,9 @@ class Writer:
             self.text += "["
             for index, item in enumerate(value):
                 self.blank()
-                self.lines[(*path, index)] = self.line  # fmt: skip
-                self.value(item, (*path, index))
+                element = (*path, index)
+                self.lines[element] = self.line
+                self.value(item, element)
                 self.blank()
                 self.text += "," if index + 1 < len(value) or self.choose("", ",") else ""
             self.blank()
@@ -89,9 +90,9 @@ class Writer:
 
     def pair(self, key: str, value: Any, path: Path) -> None:
         """Write key = value, or a.b = value where the value is a table with one key."""
-        self.lines[(*path, key)] = self.line
-        self.key(key)
         inner = (*path, key)
+        self.lines[inner] = self.line
+        self.key(key)
         if isinstance(value, dict) and len(value) == 1 and self.choose("", "dotted"):
             self.text += self.choose(".", " . ")
             self.pair(*next(iter(value.items())), inner)
