@@ -69,7 +69,7 @@ def run(path: str, watching: bool = False) -> int:
     lock = supervise.StateLock(manifest.device.state_dir)
     try:
         log = make_log(manifest.log)
-        processor = Processor(manifest, log)
+        processor = Processor(manifest, log, guarded=True)
         running = Run(processor, path)
         return running.run(watching)
     finally:
@@ -103,11 +103,13 @@ class Run:
 
                 self.watch = Watch(processor, self.path, self.reload)
             code = processor.run()
+        except BaseException:
+            processor.close()
+            raise
         finally:
             if self.watch is not None:
                 self.watch.close()
             signals.close()
-            processor.close()
             self._sum_up(code)
             processor.log.close()
             processor.loop.close()
