@@ -10,7 +10,7 @@ import os
 from . import capture, environment, running
 from .bindings.named import Bindings
 from .core.context import Context
-from .core.inbox import EVENT_COST, Budget, Trigger
+from .core.inbox import Budget, Trigger
 from .core.log import Logger
 from .core.loop import Loop
 from .core.worker import ACTIVE, InlineRunner
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
 READY_PATIENCE_MS = 2_000
+LEAST_FLOOR = 8192  # bytes that every inbox may hold however small the budget: some twenty small events
 OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
 
 
@@ -460,7 +461,7 @@ class Processor:
     def _share_budget(self) -> None:
         count = sum(len(function.triggers) for function in self.functions.values())
         # Half of the budget is shared out as floors, so that a flooded inbox cannot starve the others of memory.
-        self.budget.floor = max(self.budget.limit // 2 // max(count, 1), 16 * EVENT_COST)
+        self.budget.floor = max(self.budget.limit // 2 // max(count, 1), LEAST_FLOOR)
 
     def _route(self) -> None:
         for source in self.sources.values():

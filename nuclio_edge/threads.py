@@ -18,7 +18,8 @@ from collections import deque
 
 from .core import port
 from .core.context import UserData
-from .core.worker import HandlerTimeout, conclude, note
+from .core.failure import HandlerTimeout
+from .core.worker import conclude, note
 from .watchdog import set_name, start_of
 
 TYPE_CHECKING = False

@@ -1,8 +1,10 @@
 """What a handler is given beside the event: the logger, the bindings, and who it is."""
 
+from . import port
+from .port import const
 from .response import Response
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -25,21 +27,9 @@ class Context:
     user_data belongs to this worker alone; bindings and labels are the function's.
     """
 
-    __slots__ = (
-        "Response",
-        "_event",
-        "_revoked",
-        "_running",
-        "_trigger",
-        "bindings",
-        "env",
-        "function_name",
-        "function_version",
-        "labels",
-        "logger",
-        "platform",
-        "user_data",
-        "worker_id",
+    __slots__ = port.slots(
+        "Response _event _revoked _running _trigger bindings env function_name function_version labels logger"
+        " platform user_data worker_id"
     )
 
     def __init__(
@@ -81,10 +71,7 @@ class Context:
         """The bindings, as Nuclio's configuration spells them."""
         return self.bindings
 
-    @property
-    def DataBinding(self) -> "Any":
-        """The bindings, as the slides spell them."""
-        return self.bindings
+    DataBinding = data_binding  # as the slides spell them
 
     def check(self) -> None:
         """Raise `Revoked` when the handler that holds this context was abandoned; every binding calls it first."""

@@ -10,8 +10,9 @@ The rules, the same on every interpreter:
 """
 
 from . import port
+from .port import const
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from typing import Any
 

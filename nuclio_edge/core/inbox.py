@@ -6,10 +6,11 @@ by an atomic `popleft` and nothing else.
 """
 
 from . import port
+from .port import const
 from .event import TriggerInfo
 from .response import Response
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 # A queued small event costs about this much beside its bytes (measured on CPython 3.11).
-EVENT_COST = 430
+_EVENT_COST = const(430)
 # How long a full inbox makes its source wait before it sheds: workers that are merely not scheduled yet (one read can
 # bring 3,000 events, more than an inbox holds) get their turn, a slow handler costs its source this once.
 GRACE_MS = 5
@@ -43,38 +44,10 @@ class Trigger:
     callback given to `on_room` comes. `function` needs name, outputs, may_retry() and on_failure(event, error).
     """
 
-    __slots__ = (
-        "_grace",
-        "_waiting",
-        "address",
-        "admitted",
-        "attempts",
-        "backoff_ms",
-        "box",
-        "buckets",
-        "budget",
-        "busy",
-        "dead_lettered",
-        "duplicates",
-        "failed",
-        "function",
-        "handled",
-        "held",
-        "info",
-        "kind",
-        "late",
-        "ledger_id",
-        "loop",
-        "max_backoff_ms",
-        "name",
-        "pending",
-        "retried",
-        "shed",
-        "size",
-        "source",
-        "spec",
-        "submit",
-        "when_full",
+    __slots__ = port.slots(
+        "_grace _waiting address admitted attempts backoff_ms box buckets budget busy dead_lettered"
+        " duplicates failed function handled held info kind late ledger_id loop max_backoff_ms name pending"
+        " retried shed size source spec submit when_full"
     )
 
     def __init__(
@@ -127,24 +100,31 @@ class Trigger:
     def enter(self, event: "Event") -> int:
         """Admit an event to the queue's count: 1 go on and queue it, 0 no room (refused), -1 taken and shed."""
         budget = self.budget
-        if self.pending >= self.size or (budget is not None and budget.used > budget.limit and self.held > budget.floor):
+        if self.pending >= self.size or (
+            budget is not None and budget.used > budget.limit and self.held > budget.floor
+        ):
             verdict = self._full(event)
             if verdict != 1:
                 return verdict
         self.admitted += 1
+        self.charge(event)
+        return 1
+
+    def charge(self, event: "Event") -> None:
+        """Take an event into the count of pending ones, with the memory that it holds."""
         self.pending += 1
+        budget = self.budget
         if budget is not None:
-            cost = len(event.raw_body) + EVENT_COST
+            cost = len(event.raw_body) + _EVENT_COST
             self.held += cost
             budget.used += cost
-        return 1
 
     def leave(self, event: "Event") -> None:
         """Take a settled event out of the count, and let a waiting source know when half the inbox is free again."""
         self.pending -= 1
         budget = self.budget
         if budget is not None:
-            cost = len(event.raw_body) + EVENT_COST
+            cost = len(event.raw_body) + _EVENT_COST
             self.held -= cost
             budget.used -= cost
         if self.pending <= self.size >> 1:
@@ -165,34 +145,17 @@ class Trigger:
     def on_room(self, call: "Callable[[], Any]") -> None:
         """Call once when a refused event may be submitted again."""
         self._waiting.append(call)
-        if self.when_full != "block":
+        if (
+            self.when_full != "block" or self.pending <= self.size >> 1
+        ):  # the grace ends; or the budget was short: ask again
             self.loop.call_later(GRACE_MS, self._room)
-        elif self.pending <= self.size >> 1:
-            self.loop.call_later(GRACE_MS, self._room)  # refused for the common budget: ask again
 
     def _full(self, event: "Event") -> int:
-        policy = self.when_full
-        if policy == "block":
+        if self.when_full == "block":
             return 0
-        if policy in ("drop-oldest", "thin"):
-            if self._grace < 0:
-                self._grace = port.ticks_ms() + GRACE_MS
-            if port.ticks_ms() < self._grace:
-                return 0
-            if policy == "thin" and self.box:
-                from .thin import thin
+        from .overflow import make_room
 
-                for old in thin(self.box):
-                    self.drop(old, "thin")
-                if self.pending < self.size:
-                    return 1
-            try:
-                self.drop(self.box.popleft(), policy)
-                return 1
-            except IndexError:
-                pass  # all that is pending is being worked on
-        self.turn_away(event, policy, 503)
-        return -1
+        return make_room(self, event)
 
     def _shed(self, event: "Event", reason: str, status: int) -> None:
         self.shed[reason] = self.shed.get(reason, 0) + 1

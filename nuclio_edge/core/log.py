@@ -6,9 +6,11 @@ Where records go is one callable, `emit(record)`; if it has a `flush` attribute,
 """
 
 from . import port
+from .port import const
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .context import Context
@@ -33,10 +35,30 @@ def level_name(level: int) -> str:
     return "debug" if level < INFO else "info" if level < WARNING else "warning" if level < ERROR else "error"
 
 
+def _plain(level: int) -> "Callable[..., None]":
+    """The method of a level that takes a message and printf arguments."""
+
+    def say(self: "Logger", message: "Any", *args: "Any") -> None:
+        if self.level <= level:
+            self._log(level, message, args, None)
+
+    return say
+
+
+def _with(level: int) -> "Callable[..., None]":
+    """The method of a level that takes a message, then ordered pairs, then named values."""
+
+    def say(self: "Logger", message: "Any", *pairs: "Any", **named: "Any") -> None:
+        if self.level <= level:
+            self._log(level, message, pairs, named)
+
+    return say
+
+
 class Logger:
     """Nuclio's logger with the level enforced. Every method may be called from any thread and never raises."""
 
-    __slots__ = ("level", "name", "_emit", "_context", "_bound", "_handlers")
+    __slots__ = port.slots("level name _emit _context _bound _handlers")
 
     def __init__(
         self,
@@ -50,40 +72,15 @@ class Logger:
         self._emit = emit
         self._context = context
         self._bound: dict[str, Any] = {}
-        self._handlers: dict[str, Any] = {}
 
-    def debug(self, message: "Any", *args: "Any") -> None:
-        if self.level <= DEBUG:
-            self._log(DEBUG, message, args, None)
-
-    def info(self, message: "Any", *args: "Any") -> None:
-        if self.level <= INFO:
-            self._log(INFO, message, args, None)
-
-    def warn(self, message: "Any", *args: "Any") -> None:
-        if self.level <= WARNING:
-            self._log(WARNING, message, args, None)
-
-    def error(self, message: "Any", *args: "Any") -> None:
-        if self.level <= ERROR:
-            self._log(ERROR, message, args, None)
-
-    def debug_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
-        if self.level <= DEBUG:
-            self._log(DEBUG, message, pairs, named)
-
-    def info_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
-        if self.level <= INFO:
-            self._log(INFO, message, pairs, named)
-
-    def warn_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
-        if self.level <= WARNING:
-            self._log(WARNING, message, pairs, named)
-
-    def error_with(self, message: "Any", *pairs: "Any", **named: "Any") -> None:
-        if self.level <= ERROR:
-            self._log(ERROR, message, pairs, named)
-
+    debug = _plain(DEBUG)
+    info = _plain(INFO)
+    warn = _plain(WARNING)
+    error = _plain(ERROR)
+    debug_with = _with(DEBUG)
+    info_with = _with(INFO)
+    warn_with = _with(WARNING)
+    error_with = _with(ERROR)
     warning = warn
     warning_with = warn_with
 
@@ -102,9 +99,8 @@ class Logger:
 
     def get_child(self, name: str) -> "Logger":
         """A logger called parent.name that starts with this one's level and bound values."""
-        child = Logger(self.level, self.name + "." + name, self._emit, self._context)
+        child = self.__class__(self.level, self.name + "." + name, self._emit, self._context)
         child._bound = dict(self._bound)
-        child._handlers = self._handlers
         return child
 
     def flush(self) -> None:
@@ -112,10 +108,6 @@ class Logger:
         flush = getattr(self._emit, "flush", None)
         if flush is not None:
             flush()
-
-    def set_handler(self, handler_name: str, file: "Any", formatter: "Any") -> None:
-        """The SDK's: also write formatter.format(record) to file, in the place of an earlier one of this name."""
-        self._handlers[handler_name] = (file, formatter)
 
     def _log(self, level: int, message: "Any", args: "tuple[Any, ...]", named: "dict[str, Any] | None") -> None:
         pairs = args
@@ -149,11 +141,8 @@ class Logger:
             function = context.function_name
             if context._event is not None:
                 event_id = context._event.id
-        record = (port.now_ms(), level, self.name, str(message), pairs, function, event_id)
         if self._emit is not None:
-            self._emit(record)
-        for file, formatter in self._handlers.values():
-            file.write(formatter.format(record) + "\n")
+            self._emit((port.now_ms(), level, self.name, str(message), pairs, function, event_id))
 
 
 def _format(message: "Any", args: "tuple[Any, ...]") -> str:

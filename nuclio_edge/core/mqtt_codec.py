@@ -4,7 +4,9 @@ Law: however a stream is cut into chunks, the Reader tells the same packets in t
 because a header announces it: memory follows the bytes that arrived. Section numbers are those of MQTT 5.
 """
 
-TYPE_CHECKING = False
+from .port import const
+
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
@@ -379,7 +381,9 @@ def packet(first: int, body: bytes) -> bytes:
     return bytes([first]) + variable(len(body)) + body
 
 
-def publish(topic: "str | bytes", body: bytes, flags: int = 0, packet_id: int = 0, props: "bytes | None" = None) -> bytes:
+def publish(
+    topic: "str | bytes", body: bytes, flags: int = 0, packet_id: int = 0, props: "bytes | None" = None
+) -> bytes:
     """A PUBLISH. flags: QoS times 2, plus 1 for retain, plus 8 for a duplicate; props: raw, None before version 5."""
     head = string(topic)
     if flags & 6:

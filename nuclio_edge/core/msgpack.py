@@ -7,8 +7,9 @@ the work.
 import struct
 
 from . import port
+from .port import const
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from typing import Any
 

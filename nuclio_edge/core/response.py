@@ -1,13 +1,9 @@
-"""The answer of a handler, and what any returned value becomes.
-
-Law: after `to_response` the body is bytes (or a generator, for sources that stream), the status is an int
-of 100..599, and nothing a handler returned can raise any more. The table is Nuclio's, except that None is
-an empty body, a list is one JSON array and ExceptionWithResponse is honoured.
-"""
+"""The answer of a handler; what any other returned value becomes one by is in encode.py."""
 
 from . import port
+from .port import const
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -22,7 +18,7 @@ class Response:
     None leaves the header out. event_id matches an answer to its event in a batch.
     """
 
-    __slots__ = ("headers", "body", "content_type", "status_code", "event_id")
+    __slots__ = port.slots("headers body content_type status_code event_id")
 
     def __init__(
         self,
@@ -46,10 +42,6 @@ class Response:
         return "Response(%r, %r, %r, %r)" % (self.headers, self.body, self.content_type, self.status_code)
 
 
-class Unencodable(Response):
-    """The 500 that stands in for a value that cannot be sent; its body says which part, and why."""
-
-
 class ExceptionWithResponse(OSError):
     """Raised by a handler to answer with a status and a body of its own."""
 
@@ -58,101 +50,3 @@ class ExceptionWithResponse(OSError):
         self.status_code = status_code
         self.body = body
         self.content_type = content_type
-
-
-def _generate() -> "Any":
-    yield
-
-
-# MicroPython has no name for it, and coroutines are of this type there.
-_Generator = type(_generate())
-
-
-def to_response(value: "Any") -> Response:
-    """Whatever a handler returned (or the ExceptionWithResponse it raised), as a Response with a body of bytes.
-
-    Never raises: what cannot be encoded gives an `Unencodable` with status 500. The handler's own Response, which
-    it may return again, is not changed.
-    """
-    try:
-        if value is None or type(value) is bytes:
-            return Response(None, value or b"")
-        if isinstance(value, (Response, ExceptionWithResponse)):
-            return _from_response(value)
-        status = 200
-        if isinstance(value, tuple) and len(value) == 2:
-            status = _status(value[0])
-            value = value[1]
-            if value is not None and not isinstance(value, str):
-                return Response(None, to_json(value), JSON, status)
-        elif isinstance(value, (dict, list)):
-            return Response(None, to_json(value), JSON)
-        elif isinstance(value, bytearray):
-            value = str(value)
-        return Response(None, _bytes(value), None, status)
-    except Exception as error:
-        try:
-            text = str(error).encode()
-        except Exception:
-            text = type(error).__name__.encode()
-        return Unencodable(None, b"the handler's answer cannot be encoded: " + text, None, 500)
-
-
-def _from_response(value: "Any") -> Response:
-    body = value.body
-    content_type = value.content_type
-    if isinstance(body, dict) or (isinstance(body, list) and content_type == JSON):
-        body = to_json(body)
-        content_type = JSON
-    answer = Response(None, _bytes(body), content_type, _status(value.status_code))
-    if isinstance(value, Response):
-        answer.event_id = value.event_id
-        if value.headers:
-            answer.headers = _headers(value.headers)
-    return answer
-
-
-def _bytes(value: "Any") -> "Any":
-    if isinstance(value, bytes):
-        return value
-    if value is None:
-        return b""
-    if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
-    if isinstance(value, _Generator) or hasattr(value, "__anext__"):
-        return value
-    return str(value).encode()
-
-
-def _status(value: "Any") -> int:
-    try:
-        status = int(value)
-    except (TypeError, ValueError):
-        status = 0
-    if not 100 <= status <= 599:
-        raise ValueError("status %r is not a number of 100 to 599" % (value,))
-    return status
-
-
-def _headers(headers: "Any") -> "dict[str, str]":
-    """The headers with every value as text, spelled as JSON does: proxies and Go's ParseBool read "true"."""
-    kept = {}
-    for key in headers:
-        value = headers[key]
-        if value is not None:
-            text = value if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-            for char in "\r\n\0":
-                if char in key or char in text:
-                    raise ValueError("header %r holds a line break or NUL" % key)
-            kept[key] = text
-    return kept
-
-
-def to_json(value: "Any") -> bytes:
-    """value as JSON in UTF-8; what JSON cannot say as `port.plain` tells, which raises the ValueErrors too."""
-    text = port.json_dumps(value)
-    try:
-        return text.encode()
-    except ValueError:
-        port.plain(value)  # names the path of the text that is not Unicode
-        raise

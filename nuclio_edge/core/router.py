@@ -4,7 +4,9 @@ Laws: the triggers of a topic come in the order in which they were added; a func
 matching trigger; a filter that starts with a wildcard does not match a topic that starts with `$` (MQTT 5, 4.7.2).
 """
 
-TYPE_CHECKING = False
+from .port import const
+
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from typing import Any
 
@@ -16,7 +18,7 @@ class TopicRouter:
 
     def __init__(self, cache: int = 4096) -> None:
         self._root: "dict[Any, Any]" = {}  # level -> node; None -> triggers that end here
-        self._order = 0
+        self._sequence = 0
         self._cache_size = cache
         self.known: "dict[bytes, tuple[Trigger, ...]]" = {}  # for a source's inner loop: `known.get(topic)` first
 
@@ -25,8 +27,8 @@ class TopicRouter:
         node = self._root
         for level in inner_filter(topic_filter).split(b"/"):
             node = node.setdefault(level, {})
-        self._order += 1
-        node.setdefault(None, []).append((self._order, trigger))
+        self._sequence += 1
+        node.setdefault(None, []).append((self._sequence, trigger))
         self.known.clear()
 
     def match(self, topic: bytes) -> "tuple[Trigger, ...]":

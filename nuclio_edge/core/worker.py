@@ -1,10 +1,10 @@
 """The call of a handler, the inline runner, and the conclusion that every event comes to exactly once."""
 
 from . import port
-from .inbox import EVENT_COST
-from .response import ExceptionWithResponse, Response, to_response
+from .port import const
+from .response import Response
 
-TYPE_CHECKING = False
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
@@ -12,13 +12,6 @@ if TYPE_CHECKING:
     from .context import Context
     from .event import Event
     from .inbox import Trigger
-
-
-class HandlerTimeout(BaseException):
-    """A handler went past its function's `timeout`; raised into its thread, and the reason of the event's failure.
-
-    Not an Exception: a handler that retries everything in a loop would swallow it.
-    """
 
 
 def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseException | None", ticks: int) -> None:
@@ -32,17 +25,22 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
     function = trigger.function
     token = event._token
     if error is not None:
+        from .failure import error_response
+
         response = error_response(error)
         status = response.status_code
     elif result is not None:
         if token is not None or function.outputs:
-            response = to_response(result)
+            response = _encode(result)
             status = response.status_code
         else:
             status = status_of(result)
     if status >= 400:
-        if (status >= 500 or error is not None) and trigger.attempts > 1 and _again(trigger, event, error):
-            return
+        if trigger.attempts > 1 and (status >= 500 or error is not None):
+            from .failure import again
+
+            if again(trigger, event, error):
+                return
         trigger.failed += 1
         trigger.leave(event)
         function.on_failure(event, error, status)
@@ -54,6 +52,17 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
                 send(response, event)
     if token is not None:
         trigger.source.settle(event, response, error)
+
+
+_ENCODER: "list[Any]" = []  # to_response, once a value has somewhere to go: a board without outputs never loads it
+
+
+def _encode(result: "Any") -> Response:
+    if not _ENCODER:
+        from .encode import to_response
+
+        _ENCODER.append(to_response)
+    return _ENCODER[0](result)  # type: ignore[no-any-return]  # it is to_response
 
 
 def status_of(result: "Any") -> int:
@@ -75,33 +84,9 @@ def note(trigger: "Trigger", ticks: int) -> None:
     if not trigger.buckets:
         trigger.buckets = [0] * 65
     if ticks < 0:  # the 30-bit counter of a microcontroller wrapped during the call
-        ticks = port.elapsed_ns(0, ticks) // port.NS
+        ticks += 1 << 30
     trigger.busy += ticks
     trigger.buckets[port.bucket(ticks)] += 1
-
-
-def error_response(error: BaseException) -> Response:
-    """What a requester gets for an exception: Nuclio's 500, 408 for a timeout, or what the exception itself brings."""
-    if isinstance(error, ExceptionWithResponse):
-        return to_response(Response(status_code=error.status_code, body=error.body, content_type=error.content_type))
-    if isinstance(error, HandlerTimeout):
-        return to_response(Response(status_code=408, body={"error": "handler timed out"}))
-    text = type(error).__name__ + (": " + str(error) if str(error) else "")
-    return to_response(Response(status_code=500, body="Exception caught in handler - " + text))
-
-
-def _again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> bool:
-    attempt = event._attempt + 1
-    if attempt >= trigger.attempts or not trigger.function.may_retry():
-        return False
-    event._attempt = attempt
-    trigger.retried += 1
-    delay = trigger.backoff_ms << (attempt - 1) if attempt < 32 else trigger.max_backoff_ms
-    if delay > trigger.max_backoff_ms:
-        delay = trigger.max_backoff_ms
-    trigger.function.on_retry(event, error, delay)
-    trigger.loop.call_later(delay, lambda: trigger.function.runner.again(event))
-    return True
 
 
 class InlineRunner:
@@ -147,7 +132,7 @@ class InlineRunner:
             try:
                 result = handler(context, event)
             except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
-                _charge(trigger, event)
+                trigger.charge(event)
                 conclude(trigger, event, None, error, clock() - start)
                 return True
             ticks = clock() - start
@@ -163,7 +148,7 @@ class InlineRunner:
                 trigger.handled += 1
                 note(trigger, ticks)
                 return True
-            _charge(trigger, event)
+            trigger.charge(event)
             conclude(trigger, event, result, None, ticks)
             return True
 
@@ -236,13 +221,3 @@ class InlineRunner:
 
 # The function whose environment and output are bound to the loop's thread: set again only when another one runs.
 ACTIVE: "list[Any]" = [None]
-
-
-def _charge(trigger: "Trigger", event: "Event") -> None:
-    """Count an inline event as pending for `conclude`, which will take it out again."""
-    trigger.pending += 1
-    budget = trigger.budget
-    if budget is not None:
-        cost = len(event.raw_body) + EVENT_COST
-        trigger.held += cost
-        budget.used += cost

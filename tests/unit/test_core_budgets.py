@@ -82,16 +82,13 @@ def loading(modules: list[str]) -> list[str]:
 
 
 # Strict: whoever brings core under its bars takes the marks off.
-over = pytest.mark.xfail(reason="core is over its bars for now: 19.6 KB flash, 41.4 KB heap (64-bit), 28.2 KB (32-bit)")
 
 
-@over
 def test_the_event_core_is_small_in_flash(tmp_path: Path) -> None:
     sizes = {name: compile_to(tmp_path / f"{name}.mpy", CORE / f"{name}.py") for name in loaded()}
     assert sum(sizes.values()) <= FLASH, f"{sum(sizes.values())} bytes: {sizes}"
 
 
-@over
 @on_micropython
 def test_the_event_core_is_small_in_the_heap(interpreter: Interpreter, stage: Path) -> None:
     heap = measured(interpreter, stage, loading(EVENT_CORE))

@@ -14,7 +14,8 @@ import pytest
 
 from nuclio_edge import imports
 from nuclio_edge.core.event import Event
-from nuclio_edge.core.response import ExceptionWithResponse, to_response
+from nuclio_edge.core.encode import to_response
+from nuclio_edge.core.response import ExceptionWithResponse
 from nuclio_edge.errors import LoadError
 from nuclio_edge.loader import CodeError, Loaded, format_user_error, load
 from nuclio_edge.nuclio_sdk.context import Context
@@ -266,11 +267,11 @@ def test_an_exception_without_a_frame_of_the_author_is_one_line() -> None:
 
 
 def test_an_exception_that_cannot_show_itself_is_named() -> None:
-    class Silent(Exception):
+    class SilentError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert "Silent" in format_user_error(Silent())
+    assert "SilentError" in format_user_error(SilentError())
 
 
 def test_a_huge_exception_is_cut_in_the_middle() -> None:

@@ -1,0 +1,42 @@
+"""What a failed call comes to: an answer for who asked, and perhaps another attempt; imported at the first failure."""
+
+from .port import const
+from .encode import to_response
+from .response import ExceptionWithResponse, Response
+
+TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
+if TYPE_CHECKING:
+    from .event import Event
+    from .inbox import Trigger
+
+
+class HandlerTimeout(BaseException):
+    """A handler went past its function's `timeout`; raised into its thread, and the reason of the event's failure.
+
+    Not an Exception: a handler that retries everything in a loop would swallow it.
+    """
+
+
+def error_response(error: BaseException) -> Response:
+    """What a requester gets for an exception: Nuclio's 500, 408 for a timeout, or what the exception itself brings."""
+    if isinstance(error, ExceptionWithResponse):
+        return to_response(Response(status_code=error.status_code, body=error.body, content_type=error.content_type))
+    if isinstance(error, HandlerTimeout):
+        return to_response(Response(status_code=408, body={"error": "handler timed out"}))
+    text = type(error).__name__ + (": " + str(error) if str(error) else "")
+    return to_response(Response(status_code=500, body="Exception caught in handler - " + text))
+
+
+def again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> bool:
+    """Have a failed event tried again after a pause, if it has attempts left and its function may; whether it will be."""
+    attempt = event._attempt + 1
+    if attempt >= trigger.attempts or not trigger.function.may_retry():
+        return False
+    event._attempt = attempt
+    trigger.retried += 1
+    delay = trigger.backoff_ms << (attempt - 1) if attempt < 32 else trigger.max_backoff_ms
+    if delay > trigger.max_backoff_ms:
+        delay = trigger.max_backoff_ms
+    trigger.function.on_retry(event, error, delay)
+    trigger.loop.call_later(delay, lambda: trigger.function.runner.again(event))
+    return True

@@ -1,0 +1,162 @@
+"""The port for CPython >= 3.10: epoll, eventfd, nanosecond clocks, a JSON encoder made once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import select
+import sys
+import time
+from collections import deque
+from json.decoder import JSONDecoder
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # not in the stubs
+from json.scanner import make_scanner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+IN = 1
+OUT = 4
+
+clock = time.perf_counter_ns
+TICKS_PER_MS = 1_000_000
+bucket = int.bit_length
+next_number = itertools.count(1).__next__  # atomic: ids are asked for in many threads
+
+
+def ticks_ms() -> int:
+    """Milliseconds that only grow."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def now_ms() -> int:
+    """The wall clock in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def utc(ms: int) -> Any:
+    """A point of the wall clock as the naive UTC datetime of Nuclio's SDK."""
+    from datetime import datetime, timedelta
+
+    return datetime(1970, 1, 1) + timedelta(milliseconds=ms)  # noqa: DTZ001 - the SDK's are naive
+
+
+def error_text(error: BaseException) -> str:
+    """A traceback as text."""
+    import traceback
+
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+
+
+def current_error() -> BaseException | None:
+    """The exception that the calling thread is handling."""
+    return sys.exc_info()[1]
+
+
+def msgpack_library() -> Any:
+    """The library of MessagePack where it is installed, else None."""
+    try:
+        import msgpack  # type: ignore[import-untyped]
+    except ImportError:
+        return None
+    return msgpack
+
+
+def _refuse(value: Any) -> Any:
+    raise TypeError(type(value).__name__)
+
+
+if c_make_encoder is None:  # an interpreter without the C accelerator (PyPy)
+    _iterate = None
+else:
+    # One encoder for all calls: json.dumps builds a new one each time (5.0 against 6.5 us for a small event).
+    # No marker table, as threads share it: a cycle ends in RecursionError and goes the slow way.
+    _iterate = c_make_encoder(None, _refuse, encode_basestring, None, ":", ",", False, False, False)
+_scan = make_scanner(JSONDecoder())  # type: ignore[arg-type]  # the stubs name its class
+
+
+def json_dumps(value: Any) -> str:
+    """Compact JSON; what JSON cannot say (NaN, bytes, objects) is made sayable, or refused, as `plain` tells."""
+    try:
+        if _iterate is not None:
+            return "".join(_iterate(value, 0))
+    except (TypeError, ValueError, RecursionError):
+        pass
+    from .plain import plain
+
+    return json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False)
+
+
+def json_loads(text: bytes | str) -> Any:
+    """The value of a JSON text; ValueError when it is none."""
+    if not isinstance(text, str):
+        text = str(text, "utf-8")
+    try:
+        value, end = _scan(text, 0)
+    except (StopIteration, ValueError):
+        return json.loads(text)  # leading white space, or the error with its place
+    if end != len(text) and text[end:].strip(" \t\r\n"):
+        return json.loads(text)
+    return value
+
+
+def slots(names: str) -> tuple[str, ...]:
+    """The names as `__slots__`."""
+    return tuple(names.split())
+
+
+def queue(limit: int) -> Any:
+    """An empty deque, which grows as it must: who appends keeps the bound."""
+    return deque()
+
+
+def key_of(descriptor: Any) -> Any:
+    """What the poller reports for a registered descriptor: here its number."""
+    return descriptor if isinstance(descriptor, int) else descriptor.fileno()
+
+
+class Poller:
+    """Readiness by epoll, with an eventfd through which other threads end a wait."""
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._event, IN)
+
+    def set(self, descriptor: Any, mask: int, known: bool) -> None:
+        """Ask for the conditions in `mask`."""
+        if known:
+            self._poll.modify(descriptor, mask)
+        else:
+            self._poll.register(descriptor, mask)
+
+    def forget(self, descriptor: Any) -> None:
+        """Ask for nothing more."""
+        try:
+            self._poll.unregister(descriptor)
+        except (OSError, ValueError):
+            pass  # closed already: epoll forgot it with the close
+
+    def wait(self, timeout_ms: int) -> list[tuple[Any, int]]:
+        """The ready descriptors with their conditions, after at most `timeout_ms` (-1: whenever)."""
+        ready = self._poll.poll(None if timeout_ms < 0 else timeout_ms / 1000)
+        event = self._event
+        for at, (descriptor, _) in enumerate(ready):
+            if descriptor == event:
+                os.eventfd_read(event)
+                del ready[at]
+                break
+        return ready
+
+    def wake(self) -> None:
+        """End the wait; callable from any thread and from a signal handler."""
+        os.eventfd_write(self._event, 1)
+
+    def close(self) -> None:
+        """Give the two descriptors back."""
+        self._poll.close()
+        if self._event >= 0:
+            os.close(self._event)
+            self._event = -1
