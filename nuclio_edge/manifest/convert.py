@@ -62,6 +62,11 @@ def _is(value: Any, types: tuple[type, ...]) -> bool:
     return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
 
+def has_bad(values: Values) -> bool:
+    """Whether any of the values was reported; then nothing more can be said of them."""
+    return any(getattr(values, key) is BAD for key in values.__slots__)
+
+
 class Converter:
     """Turns the tables of one manifest into values."""
 
@@ -133,7 +138,8 @@ class Converter:
         if isinstance(raw, list):
             return self._list(field, raw, path)
         if field.type == "table":
-            return self.table(field.fields or {}, raw, path)
+            made = self.table(field.fields or {}, raw, path)
+            return BAD if has_bad(made) else made
         assert field.of is not None  # noqa: S101 - a map says of what
         found = {key: self.value(field.of, item, (*path, key)) for key, item in raw.items()}
         return BAD if BAD in found.values() else found

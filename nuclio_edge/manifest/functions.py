@@ -81,8 +81,6 @@ class Functions:
         if workers is BAD:
             return 1, 1
         low, high = (workers, workers) if isinstance(workers, int) else (workers.min, workers.max)
-        if low is BAD or high is BAD:
-            return 1, 1
         if low > high:
             report.error((*path, "workers"), "E124", f"min = {low} is more than max = {high}")
         if own.isolation == "inline" and high > 1:
@@ -92,7 +90,7 @@ class Functions:
 
     def _limits_of(self, own: Values, path: KeyPath) -> Limits:
         limits = own.limits
-        if limits is BAD or limits.memory is BAD or limits.cpu is BAD or (limits.memory is None and limits.cpu is None):
+        if limits is BAD or (limits.memory is None and limits.cpu is None):
             return self._none
         if own.isolation != "process":
             message = 'needs isolation = "process": a thread cannot be limited'
@@ -147,7 +145,7 @@ class Functions:
         if not colon:
             where, attribute = attribute, "handler"
         at = (*path, "handler")
-        if not attribute.isidentifier() or (not where and own.code is None):
+        if "\0" in where or not attribute.isidentifier() or (not where and own.code is None):
             hint = 'write "file.py:callable" or "module:callable"; the callable defaults to "handler"'
             report.error(at, "E405", f"{quote(own.handler)} does not say a file and a callable", hint)
             return nothing

@@ -36,8 +36,8 @@ class Problem:
     ) -> None:
         self.line = line
         self.key_path = key_path
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = hint and printable(hint)
         self.code = code
         self.severity = severity
         self.column = column
@@ -109,11 +109,10 @@ class Report:
         lines = scan(self._text)
         result = []
         for path, code, message, hint, see, severity in self._found:
-            result.append(Problem(line_of(lines, path), key_text(path), message, hint, code, severity))
-            if see is not None:
-                line = str(line_of(lines, see))
-                result[-1].message = message.replace(LINE, line)
-                result[-1].hint = hint and hint.replace(LINE, line)
+            line = "" if see is None else str(line_of(lines, see))
+            said = message.replace(LINE, line)
+            more = hint and hint.replace(LINE, line)
+            result.append(Problem(line_of(lines, path), key_text(path), said, more, code, severity))
         result.sort(key=lambda problem: problem.line)
         return result
 
@@ -134,6 +133,13 @@ def quote(value: str, limit: int = 60) -> str:
     if len(value) > limit:
         value = value[: limit - 1] + "…"
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else _escape(c) for c in value) + '"'
+
+
+def printable(text: str) -> str:
+    """Return the text with its control characters escaped, newlines kept: a manifest writes nothing to a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
 
 
 def _escape(char: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nuclio_edge import registry
 from nuclio_edge.errors import UnknownKindError
-from nuclio_edge.manifest.convert import BAD, shape_of
+from nuclio_edge.manifest.convert import has_bad, shape_of
 from nuclio_edge.manifest.model import SourceSpec
 from nuclio_edge.manifest.problems import LINE, listed, nearest, quote
 from nuclio_edge.manifest.schema import Field
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 _KIND = {"kind": Field("string", required=True)}
 _NAME_MORE = "_-."
 _NAME_LIMIT = 63
-
-
-def has_bad(values: Values) -> bool:
-    """Whether any of the values was reported; then nothing more can be said of them."""
-    return any(getattr(values, key) is BAD for key in values.__slots__)
 
 
 def good_name(name: str, path: KeyPath, converter: Converter) -> bool:

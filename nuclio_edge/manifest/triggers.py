@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from nuclio_edge.manifest.convert import BAD
+from nuclio_edge.manifest.convert import BAD, has_bad
 from nuclio_edge.manifest.model import Batch, OutputSpec, Retry, TriggerSpec
 from nuclio_edge.manifest.problems import quote
-from nuclio_edge.manifest.sources import has_bad
 from nuclio_edge.manifest.tables import OUTPUT, SELECT, TRIGGER
 
 TYPE_CHECKING = False
@@ -52,9 +51,7 @@ class Triggers:
         own = self._convert.table(common, {key: raw[key] for key in raw if key not in fields}, path, extra=fields)
         address = self._convert.table(fields, {key: raw[key] for key in raw if key in fields}, path)
         self._sources.apply(tables, "check_trigger", address, path, "E304")
-        if has_bad(own) or has_bad(address) or has_bad(own.retry) or has_bad(own.inbox):
-            return None
-        if own.batch is not None and has_bad(own.batch):
+        if has_bad(own) or has_bad(address):
             return None
         self._later(own, path)
         when_full = own.inbox.when_full
@@ -179,7 +176,8 @@ def _matches(terms: list[tuple[str, str, str]], labels: Mapping[str, str]) -> bo
 
 
 def _labels_hint(functions: Mapping[str, FunctionSpec]) -> str:
-    found = sorted({f"{key}={value}" for function in functions.values() for key, value in function.labels.items()})
+    known = [function.labels for function in functions.values() if function.labels is not BAD]
+    found = sorted({f"{key}={value}" for labels in known for key, value in labels.items()})
     if not found:
         return "no function has labels"
     return "labels of functions: " + ", ".join(found[:10]) + (", …" if len(found) > 10 else "")

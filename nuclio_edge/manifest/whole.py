@@ -64,8 +64,8 @@ def read_sinks(raw: Any, converter: Converter) -> tuple[Values, ...]:
 
 def check_hint(sync: Values | None, sources: Sources, report: Report) -> None:
     """sync.hint names an MQTT source."""
-    hint = sync.hint if sync is not None else None
-    if hint in (None, BAD):
+    hint = sync.hint if sync not in (None, BAD) else None
+    if hint is None:
         return
     brokers = [name for name, spec in sources.specs.items() if spec.kind == "mqtt"]
     if hint not in brokers:
