@@ -16,7 +16,8 @@ import threading
 from collections import deque
 
 from .core import port
-from .core.worker import HandlerTimeout, conclude
+from .core.failure import HandlerTimeout
+from .core.worker import conclude
 from .queues import Queue
 
 TYPE_CHECKING = False
