@@ -10,8 +10,6 @@ array element's that of its first character.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,8 +38,10 @@ class Lines:
         self._line, self._counted = 1, 0
         self._arrays: dict[KeyPath, int] = {}  # arrays of tables: how many elements so far
         self._explicit: set[KeyPath] = set()  # what a header or a value has defined, not only mentioned
-        with suppress(_BrokenError, RecursionError):
+        try:  # noqa: SIM105 - a warning is told on the start path, where contextlib would be one import more
             self._document()
+        except (_BrokenError, RecursionError):
+            pass
 
     def _document(self) -> None:
         prefix: KeyPath = ()
