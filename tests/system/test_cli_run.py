@@ -1,0 +1,265 @@
+"""`nuclio-edge run`: what it says, what signals do to it, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from tests.cli import PROGRAM, Running, call, environment, write
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.mosquitto import Mosquitto
+
+TICK = """
+[function.tick]
+handler = "tick.py"
+[[function.tick.trigger]]
+every = "50ms"
+"""
+COUNT = """
+def handler(context, event):
+    context.logger.info_with("tick")
+"""
+
+
+def test_ready_is_a_json_record_with_counts_and_pid_in_a_pipe_and_stdout_stays_free(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick=COUNT)
+    with Running(tmp_path) as run:
+        record = run.wait_for(event="ready")
+        assert record["message"] == "ready: 1 function, 1 source"
+        assert record["with"]["functions"] == 1
+        assert record["with"]["pid"] == run.process.pid
+        run.wait_for(message="tick", function="tick")
+        assert run.stop() == 0
+        assert run.out_file.read_bytes() == b""
+        assert [r["event"] for r in run.records if "event" in r] == ["ready", "stopped"]
+
+
+def test_ready_is_one_line_of_text_on_a_terminal(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick=COUNT)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, "run"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(tmp_path)
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while b"tick: tick" not in seen:
+            seen += os.read(ours, 4096)
+        process.send_signal(signal.SIGINT)
+        while b"received " not in seen:
+            seen += os.read(ours, 4096)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert b"ready: 1 function, 1 source\r\n" in seen
+
+
+def test_the_last_line_sums_up_what_was_received_handled_failed_and_shed(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick="def handler(context, event):\n    1 / 0\n")
+    with Running(tmp_path) as run:
+        run.wait_for(message="failed")
+        assert run.stop() == 0
+        last = run.records[-1]
+        assert last["event"] == "stopped"
+        counted = last["with"]
+        assert counted["received"] == counted["failed"] > 0
+        assert counted["handled"] == 0
+        assert counted["exit"] == 0
+        assert last["message"].startswith(
+            f"received {counted['received']}, handled 0, failed {counted['failed']}, shed 0"
+        )
+
+
+def test_sigterm_and_sigint_let_a_running_handler_finish(tmp_path: Path) -> None:
+    slow = """
+import time
+def handler(context, event):
+    context.logger.info_with("begun")
+    time.sleep(1)
+    context.logger.info_with("done")
+"""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        folder = tmp_path / number.name
+        folder.mkdir()
+        write(folder, TICK, tick=slow)
+        with Running(folder) as run:
+            run.wait_for(message="begun")
+            run.send(number)
+            assert run.wait() == 0
+            assert any(r["message"] == "done" for r in run.records)
+
+
+def test_what_takes_longer_than_stop_timeout_is_left_undrained_and_the_exit_code_is_5_or_75(tmp_path: Path) -> None:
+    manifest = '[device]\nstop_timeout = "200ms"\n' + TICK
+    slow = "import time\ndef handler(context, event):\n    context.logger.info('begun')\n    time.sleep(3600)\n"
+    write(tmp_path, manifest, tick=slow)
+    with Running(tmp_path) as run:
+        run.wait_for(message="begun")
+        assert run.stop() in (5, 75)  # a thread that hangs is more than an event undrained
+        assert any(r["message"] == "stopped with events undrained" for r in run.records)
+
+
+def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
+    manifest = '[device]\nstop_timeout = "1h"\n' + TICK
+    slow = "import time\ndef handler(context, event):\n    context.logger.info('begun')\n    time.sleep(3600)\n"
+    write(tmp_path, manifest, tick=slow)
+    with Running(tmp_path) as run:
+        run.wait_for(message="begun")
+        run.send(signal.SIGTERM)
+
+        def again() -> bool:
+            run.send(signal.SIGTERM)
+            return run.process.poll() is not None
+
+        wait_until(again, "it is still there")
+        assert run.wait() == 5
+        assert "stopped at once by a second signal" in run.log
+
+
+def test_a_manifest_with_problems_ends_it_with_2_and_the_text_that_check_has(tmp_path: Path) -> None:
+    write(tmp_path, '[function.door]\nhandler = "door.py"\n[[function.door.trigger]]\nevery = "soon"\n')
+    done = call("run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "edge.toml:4: function.door.trigger[0].every: " in done.stderr
+    assert done.stderr.endswith("problems in edge.toml; nothing was started.\n")
+    assert call("check", cwd=tmp_path).stderr == done.stderr
+
+
+def test_no_manifest_is_a_manifest_error(tmp_path: Path) -> None:
+    done = call("run", "absent.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "absent.toml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_holder_of_the_state_directory_exits_1_and_names_the_pid(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick=COUNT)
+    with Running(tmp_path) as run:
+        run.ready()
+        done = call("run", cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"held by the processor with pid {run.process.pid}" in done.stderr
+        run.process.kill()
+        run.process.wait()
+    with Running(tmp_path) as again:  # a killed one holds nothing
+        again.ready()
+        assert again.stop() == 0
+
+
+def test_sighup_takes_a_changed_manifest_and_keeps_running_without_a_valid_one(tmp_path: Path) -> None:
+    path = write(tmp_path, TICK, tick=COUNT, more="def handler(context, event):\n    context.logger.info('more')\n")
+    with Running(tmp_path) as run:
+        run.ready()
+        path.write_text("[function.tick]\nhandle = 1\n")
+        run.send(signal.SIGHUP)
+        refused = run.wait_for(event="reload-failed")
+        assert refused["level"] == "error"
+        assert "edge.toml:2: function.tick.handle: unknown key" in refused["with"]["problems"]
+        ticks = len([r for r in run.records if r["message"] == "tick"])
+        run.wait_for(ticks + 2, message="tick")
+        path.write_text(TICK + TICK.replace("tick", "more"))
+        run.send(signal.SIGHUP)
+        assert run.wait_for(event="reloaded")["with"]["changes"] == "function more added"
+        run.wait_for(message="more")
+        assert run.stop() == 0
+
+
+def test_watch_loads_a_changed_function_and_a_module_that_it_imports(tmp_path: Path) -> None:
+    using = "import words\ndef handler(context, event):\n    context.logger.info('one ' + words.WORD)\n"
+    write(tmp_path, TICK, tick=using, words="WORD = 'a'\n")
+    with Running(tmp_path, "--watch") as run:
+        run.wait_for(message="one a")
+        (tmp_path / "words.py").write_text("WORD = 'changed'\n")
+        run.wait_for(message="one changed")
+        (tmp_path / "tick.py").write_text(using.replace("one", "another"))
+        run.wait_for(message="another changed")
+        (tmp_path / "tick.py").write_text("def handler(context, event\n")
+        run.wait_for(event="reload-failed")
+        (tmp_path / "tick.py").write_text(using.replace("one", "third"))
+        run.wait_for(message="third changed")
+        assert run.stop() == 0
+
+
+def test_systemd_is_told_that_it_is_ready_reloading_and_stopping(tmp_path: Path) -> None:
+    path = write(tmp_path, TICK, tick=COUNT)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        with Running(tmp_path, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as run:
+            assert systemd.recv(4096) == b"READY=1\nSTATUS=1 function, 1 source"
+            path.write_text(TICK.replace("50ms", "60ms"))
+            run.send(signal.SIGHUP)
+            assert systemd.recv(4096).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert systemd.recv(4096).startswith(b"READY=1\n")
+            run.send(signal.SIGTERM)
+            assert systemd.recv(4096).startswith(b"STOPPING=1\n")
+            assert run.wait() == 0
+
+
+def test_it_is_ready_while_a_broker_is_away_and_says_so(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        manifest = f'[source.broker]\nkind = "mqtt"\nurl = "mqtt://127.0.0.1:{port}"\n' + TICK
+        write(tmp_path, manifest, tick=COUNT)
+        with Running(tmp_path) as run:
+            assert run.wait_for(event="ready")["message"] == "ready: 1 function, 2 sources (1 connecting)"
+            assert run.stop() == 0
+
+
+def test_an_mqtt_message_reaches_the_function_and_its_answer_the_broker(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    from paho.mqtt import publish, subscribe
+
+    manifest = f"""
+[source.broker]
+kind = "mqtt"
+url = "{mosquitto.url}"
+[function.double]
+handler = "double.py"
+[[function.double.trigger]]
+topic = "in/+"
+[[function.double.output]]
+topic = "out"
+retain = true
+"""
+    write(tmp_path, manifest, double="def handler(context, event):\n    return {'twice': 2 * int(event.body)}\n")
+    with Running(tmp_path) as run:
+        run.ready()
+        run.wait_for(message="connected")
+        publish.single("in/a", "21", qos=1, hostname="127.0.0.1", port=mosquitto.port)
+        host, port = "127.0.0.1", mosquitto.port
+        message = subscribe.simple("out", hostname=host, port=port)  # type: ignore[no-untyped-call]  # paho's own
+        assert json.loads(message.payload) == {"twice": 42}
+        assert run.stop() == 0
+        assert run.records[-1]["with"]["received"] == run.records[-1]["with"]["handled"] == 1
+
+
+def test_a_run_loads_nothing_that_its_manifest_does_not_need(tmp_path: Path) -> None:
+    listing = """
+import sys
+def handler(context, event):
+    context.logger.info_with("modules", "names", sorted(sys.modules))
+"""
+    write(tmp_path, TICK, tick=listing)
+    with Running(tmp_path) as run:
+        loaded = set(run.wait_for(message="modules")["with"]["names"])
+        assert run.stop() == 0
+    heavy = "argparse asyncio dataclasses inspect logging pathlib signal ssl subprocess typing urllib"
+    heavy += " aiocoap h11 msgpack paho importlib.metadata tempfile"
+    # What the interpreter loads by itself (a .pth file of the virtual environment may import much) is not ours.
+    bare = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, check=True)
+    own = loaded - set(bare.stdout.decode().split())
+    assert own.isdisjoint(heavy.split()), sorted(own & set(heavy.split()))
