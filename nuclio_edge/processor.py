@@ -65,7 +65,9 @@ class Processor:
         self.manifest = manifest
         self.loop = Loop()
         self.watchdog: Watchdog | None = None
-        self._guarded = guarded  # a watchdog ends the process when a handler freezes it: `run` wants that, a test does not
+        self._guarded = (
+            guarded  # a watchdog ends the process when a handler freezes it: `run` wants that, a test does not
+        )
         self._row: Any = None
         self.log = log
         self.logger = Logger(manifest.log.level, "nuclio-edge", log.emit)
@@ -82,6 +84,7 @@ class Processor:
         self._async: Any = None
         self._stopping = False
         self._deadline: Any = None
+        self._opened = False
         self._patience = 0
         self._ready_timer: Any = None
         self._closed_tally: list[Tally] = []
@@ -116,6 +119,7 @@ class Processor:
             for source in self.sources.values():
                 source.open()
         self._patience = self.loop.now + READY_PATIENCE_MS
+        self._opened = True
         self._check_ready()
 
     def intercept(self, hook: Callable[[OutputSpec, Response, Event], Any]) -> None:
@@ -205,7 +209,10 @@ class Processor:
         self._import_beside([new], switch)
 
     def reload(
-        self, manifest: Manifest, changed_code: Iterable[str] = (), done: Callable[[list[str]], Any] = lambda lines: None
+        self,
+        manifest: Manifest,
+        changed_code: Iterable[str] = (),
+        done: Callable[[list[str]], Any] = lambda lines: None,
     ) -> None:
         """Become another manifest: unchanged tables keep running untouched.
 
@@ -213,7 +220,9 @@ class Processor:
         """
         before = self.manifest
         wanted = self._wanted_sources(manifest)
-        fresh = {name for name in wanted if before.sources.get(name) != manifest.sources[name] or name not in self.sources}
+        fresh = {
+            name for name in wanted if before.sources.get(name) != manifest.sources[name] or name not in self.sources
+        }
         code = set(changed_code)
         changed = []
         for spec in manifest.functions.values():
@@ -308,7 +317,10 @@ class Processor:
 
     def _close_when_settled(self, source: Any) -> None:
         """Close a source that the manifest no longer has, once nothing of it is pending."""
-        if any(t.pending for f in self._all_functions() for t in f.triggers if t.source is source) and not self._stopping:
+        if (
+            any(t.pending for f in self._all_functions() for t in f.triggers if t.source is source)
+            and not self._stopping
+        ):
             self.loop.call_later(50, lambda: self._close_when_settled(source))
             return
         self._closed_tally.append(tally((source,), ()))
@@ -406,9 +418,7 @@ class Processor:
 
     def _binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:
         names = self.sources if spec.bindings is None else spec.bindings
-        return {
-            name: self.sources[name].binding for name in names if hasattr(self.sources.get(name), "binding")
-        }
+        return {name: self.sources[name].binding for name in names if hasattr(self.sources.get(name), "binding")}
 
     def _make_runner(self, function: Function, context: Callable[[int], Context]) -> Any:
         spec = function.spec
@@ -442,8 +452,11 @@ class Processor:
         if not report:
             return []
         self.logger.error_with(
-            "the last process was ended because a handler froze it", "running", ", ".join(running_then) or "unknown",
-            "report", os.path.join(self.manifest.device.state_dir, "crash.last.txt"),
+            "the last process was ended because a handler froze it",
+            "running",
+            ", ".join(running_then) or "unknown",
+            "report",
+            os.path.join(self.manifest.device.state_dir, "crash.last.txt"),
         )
         return running_then[:1]
 
@@ -465,21 +478,19 @@ class Processor:
 
     def _route(self) -> None:
         for source in self.sources.values():
-            source.routes(
-                [t for function in self.functions.values() for t in function.triggers if t.source is source]
-            )
+            source.routes([t for function in self.functions.values() for t in function.triggers if t.source is source])
 
     def _all_functions(self) -> list[Function]:
         return [*self.functions.values(), *self.retired]
 
     def _check_ready(self) -> None:
-        if self.ready or self._stopping:
+        if self.ready or self._stopping or not self._opened:
             return
         if self._ready_timer is not None:
             self._ready_timer.cancel()
             self._ready_timer = None
         waiting = [f for f in self.functions.values() if not f.settled()]
-        connecting = [s for s in self.sources.values() if s.state == "connecting" and not getattr(s, "attempts", 0)]
+        connecting = [s for s in self.sources.values() if s.state == "connecting" and getattr(s, "attempts", 0) < 2]
         if not self.offline and (waiting or (connecting and self.loop.now < self._patience)):
             self._ready_timer = self.loop.call_later(20, self._check_ready)
             return

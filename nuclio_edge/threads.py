@@ -19,7 +19,8 @@ from collections import deque
 from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
-from .core.worker import conclude, note
+from .core.inbox import EVENT_COST, Budget
+from .core.worker import conclude
 from .watchdog import set_name, start_of
 
 TYPE_CHECKING = False
@@ -86,6 +87,8 @@ class Pool:
         self.loop = loop
         self.watchdog = watchdog
         self.busy = 0  # workers between their start and their hand-back
+        # What comes back: (worker, event, result, error, ticks) of a call; with the event None it is a worker's batch of
+        # quiet successes as `result`, and with ticks -1 the worker's end, `error` being why it could not start.
         self.done: deque[tuple[Worker, Event | None, Any, BaseException | None, int]] = deque()
         self.idle: dict[Carrier, None] = {}  # oldest first; their workers hold no state
         self.carriers = 0
@@ -179,22 +182,47 @@ class Pool:
         done = self.done
         for _ in range(len(done)):
             worker, event, result, error, ticks = done.popleft()
-            if event is None:
-                worker.runner.handed_back(worker, error)
-            elif worker.expired is not event:
-                trigger = event._trigger
-                if error is None and result is None and event._token is None:
-                    trigger.handled += 1  # type: ignore[union-attr]  # an event of a source has a trigger
-                    note(trigger, ticks)  # type: ignore[arg-type]  # as above
-                    trigger.leave(event)  # type: ignore[union-attr]  # as above
-                else:
-                    conclude(trigger, event, result, error, ticks)  # type: ignore[arg-type]  # as above
+            if event is not None:
+                if worker.expired is not event:
+                    conclude(event._trigger, event, result, error, ticks)  # type: ignore[arg-type]  # a source's event has one
+            else:
+                if result is not None:
+                    result.book()
+                if ticks < 0:
+                    worker.runner.handed_back(worker, error)
+
+
+class Batch:
+    """Calls that returned None, with nobody to be told: counted where they ran, booked on the loop in one go.
+
+    One event at a time would cost 0.4 us more, a third of what an event costs in a flood.
+    """
+
+    __slots__ = ("buckets", "busy", "bytes", "count", "trigger")
+
+    def __init__(self, trigger: Trigger) -> None:
+        self.trigger = trigger
+        self.count = 0
+        self.bytes = 0
+        self.busy = 0
+        self.buckets = [0] * 65
+
+    def book(self) -> None:
+        """Add to the trigger's counters; on the loop."""
+        trigger = self.trigger
+        trigger.handled += self.count
+        trigger.busy += self.busy
+        if trigger.buckets:
+            trigger.buckets = [old + new for old, new in zip(trigger.buckets, self.buckets)]
+        else:
+            trigger.buckets = self.buckets
+        trigger.leave_many(self.count, self.bytes)
 
 
 class Worker:
     """One of a function's workers: a context, and the thread that carries it while there is something to do."""
 
-    __slots__ = ("abandoned", "busy", "carrier", "context", "current", "expired", "ready", "runner")
+    __slots__ = ("abandoned", "batch", "busy", "carrier", "context", "current", "expired", "ready", "runner")
 
     def __init__(self, runner: ThreadRunner, context: Context) -> None:
         self.runner = runner
@@ -205,6 +233,7 @@ class Worker:
         self.abandoned = False
         self.expired: Event | None = None
         self.current: tuple[Event | None, int] | None = None  # replaced as a whole: the loop reads it at any moment
+        self.batch: Batch | None = None  # the worker's, until it is handed over or the worker is abandoned
 
     def serve(self) -> None:
         """Handle what is queued; on the carrier's thread."""
@@ -227,9 +256,11 @@ class Worker:
             self.ready = True
             loop.post(function.on_started)
         handler = function.handler
-        start = clock()
-        handed = start
-        while not self.abandoned:
+        batch: Any = None
+        mine: Any = None
+        buckets: list[int] = []
+        start = handed = clock()
+        while True:
             try:
                 event = claim()
             except IndexError:
@@ -243,9 +274,32 @@ class Worker:
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                 error = caught
             end = clock()
-            done.append((self, event, result, error, end - start))
+            # In this order: `_abandon` marks the worker, then looks at `current`. Whichever is first, one of the two
+            # sees the other, and the event is concluded once.
+            self.current = None
+            if self.abandoned:
+                done.append((self, event, result, error, end - start))
+                break
+            if result is None and error is None and event._token is None:
+                trigger = event._trigger
+                if trigger is not mine:
+                    if batch is not None:
+                        done.append((self, None, batch, None, 0))
+                    mine = trigger
+                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
+                    buckets = batch.buckets
+                ticks = end - start
+                batch.count += 1
+                batch.bytes += len(event.raw_body)
+                batch.busy += ticks
+                buckets[ticks.bit_length()] += 1
+            else:
+                done.append((self, event, result, error, end - start))
             if end - handed > _HAND_BACK:
                 handed = end
+                if batch is not None:
+                    done.append((self, None, batch, None, 0))
+                    self.batch = batch = mine = None
                 loop.wake()
             start = end
         stamp[0] = 0
@@ -253,8 +307,9 @@ class Worker:
     def hand_back(self, error: BaseException | None) -> None:
         """Tell the loop that nothing is left to do, or that this worker could not start."""
         self.current = None
+        batch, self.batch = self.batch, None
         pool = self.runner.pool
-        pool.done.append((self, None, None, error, 0))
+        pool.done.append((self, None, batch, error, -1))
         pool.loop.wake()
 
     def holds_state(self) -> bool:
@@ -289,6 +344,9 @@ class ThreadRunner:
         self._boxes.append(box)
         append = box.append
         enter = trigger.enter
+        size = trigger.size
+        budget = trigger.budget or Budget(1 << 62, 0)
+        trigger.budget = budget
         function = self.function
         several = len(function.trigger_specs) > 1
         turns = self._turns.append
@@ -299,9 +357,16 @@ class ThreadRunner:
             if function.suspended:
                 trigger.turn_away(event, "suspended")
                 return True
-            verdict = enter(event)
-            if verdict != 1:
-                return verdict < 0
+            if trigger.pending < size and budget.used <= budget.limit:  # `enter` spelled out: a call less
+                trigger.admitted += 1
+                trigger.pending += 1
+                cost = len(event.raw_body) + EVENT_COST
+                trigger.held += cost
+                budget.used += cost
+            else:
+                verdict = enter(event)
+                if verdict != 1:
+                    return verdict < 0
             append(event)
             if several:
                 turns(box)
@@ -387,6 +452,7 @@ class ThreadRunner:
             if worker.busy:
                 worker.abandoned = True
                 worker.context.revoke()
+                worker.expired = worker.current[0] if worker.current is not None else None
                 self.lost += 1
                 self.pool.lose()
                 if worker.carrier is not None:
@@ -454,10 +520,13 @@ class ThreadRunner:
     def _abandon(self, worker: Worker, current: tuple[Event | None, int], ran: int) -> None:
         worker.abandoned = True  # from here on it claims nothing more
         event = current[0]
-        if worker.current is not current or any(one[0] is worker and one[1] is event for one in self.pool.done.copy()):
+        if worker.current is not current:
             return  # it was done in this very moment: its outcome counts, and the thread ends by itself
         worker.expired = event
         worker.context.revoke()
+        batch, worker.batch = worker.batch, None
+        if batch is not None:
+            batch.book()
         self.workers.remove(worker)
         self.lost += 1
         self.pool.lose()
@@ -472,5 +541,3 @@ class ThreadRunner:
 
 def _nothing() -> Event:
     raise IndexError
-
-

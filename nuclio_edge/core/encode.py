@@ -107,7 +107,7 @@ def _headers(headers: "Any") -> "dict[str, str]":
 
 
 def to_json(value: "Any") -> bytes:
-    """value as JSON in UTF-8; what JSON cannot say as `plain` tells, which raises the ValueErrors too."""
+    """Value as JSON in UTF-8; what JSON cannot say as `plain` tells, which raises the ValueErrors too."""
     text = port.json_dumps(value)
     try:
         return text.encode()

@@ -6,8 +6,8 @@ A microcontroller whose handlers do without spends nothing on it. Importing it c
 from binascii import b2a_base64
 
 from . import port
-from .port import const
 from .event import Event, TriggerInfo
+from .port import const
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
@@ -255,6 +255,6 @@ _METHODS: "dict[str, Any]" = {
 }
 for _name in _METHODS:
     setattr(Event, _name, _METHODS[_name])
-setattr(Event, "from_json", staticmethod(lambda data: deserialize(data, "json")))
-setattr(Event, "from_msgpack", staticmethod(lambda data: deserialize(data, "msgpack")))
-setattr(Event, "deserialize", staticmethod(lambda data, kind="msgpack_raw": deserialize(data, kind)))
+Event.from_json = staticmethod(lambda data: deserialize(data, "json"))
+Event.from_msgpack = staticmethod(lambda data: deserialize(data, "msgpack"))
+Event.deserialize = staticmethod(lambda data, kind="msgpack_raw": deserialize(data, kind))

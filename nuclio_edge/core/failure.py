@@ -1,7 +1,7 @@
 """What a failed call comes to: an answer for who asked, and perhaps another attempt; imported at the first failure."""
 
-from .port import const
 from .encode import to_response
+from .port import const
 from .response import ExceptionWithResponse, Response
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
@@ -35,8 +35,7 @@ def again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> 
     event._attempt = attempt
     trigger.retried += 1
     delay = trigger.backoff_ms << (attempt - 1) if attempt < 32 else trigger.max_backoff_ms
-    if delay > trigger.max_backoff_ms:
-        delay = trigger.max_backoff_ms
+    delay = min(delay, trigger.max_backoff_ms)
     trigger.function.on_retry(event, error, delay)
     trigger.loop.call_later(delay, lambda: trigger.function.runner.again(event))
     return True

@@ -6,8 +6,8 @@ by an atomic `popleft` and nothing else.
 """
 
 from . import port
-from .port import const
 from .event import TriggerInfo
+from .port import const
 from .response import Response
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .loop import Loop
 
 # A queued small event costs about this much beside its bytes (measured on CPython 3.11).
-_EVENT_COST = const(430)
+EVENT_COST = const(430)
 # How long a full inbox makes its source wait before it sheds: workers that are merely not scheduled yet (one read can
 # bring 3,000 events, more than an inbox holds) get their turn, a slow handler costs its source this once.
 GRACE_MS = 5
@@ -115,16 +115,20 @@ class Trigger:
         self.pending += 1
         budget = self.budget
         if budget is not None:
-            cost = len(event.raw_body) + _EVENT_COST
+            cost = len(event.raw_body) + EVENT_COST
             self.held += cost
             budget.used += cost
 
     def leave(self, event: "Event") -> None:
-        """Take a settled event out of the count, and let a waiting source know when half the inbox is free again."""
-        self.pending -= 1
+        """Take a settled event out of the count."""
+        self.leave_many(1, len(event.raw_body))
+
+    def leave_many(self, count: int, size: int) -> None:
+        """Take settled events out of the count, and let a waiting source know when half the inbox is free again."""
+        self.pending -= count
         budget = self.budget
         if budget is not None:
-            cost = len(event.raw_body) + _EVENT_COST
+            cost = size + count * EVENT_COST
             self.held -= cost
             budget.used -= cost
         if self.pending <= self.size >> 1:

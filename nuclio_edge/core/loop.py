@@ -168,7 +168,7 @@ class Loop:
         if timers:
             left = timers[0][0] - port.ticks_ms()
             if left < longest_ms:
-                return left if left > 0 else 0
+                return max(0, left)
         return longest_ms
 
     def _run_timers(self) -> None:

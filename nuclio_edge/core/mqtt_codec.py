@@ -174,7 +174,7 @@ class Reader:
                 if body > stop:
                     raise ProtocolError(0x81, "a PUBLISH cut short")
                 topic = buf[at:topic_end]
-                if not topic or props and b"#" in props:
+                if not topic or (props and b"#" in props):
                     topic = self._alias(topic, props)
                 pos = stop
                 budget -= 1
@@ -202,7 +202,7 @@ class Reader:
         if first & 0xF0 != 0x30:
             return on_packet(first, bytes(rest))
         topic, packet_id, props, body = _publish(rest, first, self.v5)
-        if not topic or props and b"#" in props:
+        if not topic or (props and b"#" in props):
             topic = self._alias(topic, props)
         return on_publish(first, topic, packet_id, props, bytes(rest[body:]))
 
@@ -220,7 +220,7 @@ class Reader:
                 return None
         if at > _HEADER:
             raise ProtocolError(0x95, "a PUBLISH of %d bytes with an endless header" % size)
-        if not topic or props and b"#" in props:
+        if not topic or (props and b"#" in props):
             topic = self._alias(topic, props)
         return bool(on_oversize(first, topic, packet_id, size))
 

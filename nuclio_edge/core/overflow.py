@@ -1,8 +1,8 @@
 """What happens in a full inbox whose policy is not to block; imported when one is full for the first time."""
 
 from . import port
-from .port import const
 from .inbox import GRACE_MS
+from .port import const
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
