@@ -299,7 +299,7 @@ class Worker:
         finally:
             if not self.ready:
                 self._finish()
-        self._pump()
+        self.aio.call_soon(self._pump)  # type: ignore[union-attr]  # we are running on it
 
     async def _in_time(self, value: Any) -> None:
         from asyncio import ensure_future, wait
@@ -331,7 +331,6 @@ class Worker:
         context.user_data = mine.user_data
         context.platform = mine.platform
         context.logger._bound = mine.logger._bound
-        context.logger._handlers = mine.logger._handlers
         return Slot(self, context)
 
     def _cancel(self, slot: Slot) -> None:
