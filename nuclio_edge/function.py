@@ -5,6 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 
 from .core import port
+from .core.failure import HandlerTimeout
 from .core.log import Logger
 
 TYPE_CHECKING = False
@@ -46,13 +47,13 @@ class Function:
         "handler",
         "init_context",
         "is_async",
-        "package",
         "labels",
-        "logger",
         "load_error",
+        "logger",
         "loop",
         "name",
         "outputs",
+        "package",
         "runner",
         "spec",
         "suspended",
@@ -145,12 +146,8 @@ class Function:
 
     def on_start_failed(self, error: BaseException) -> None:
         """Import or init_context raised: suspend, with back-off; the rest of the processor goes on."""
-        from .loader import format_user_error
-
         pause = self._pause_ms
-        self.logger.error_with(
-            "function could not start", "error", format_user_error(error, self.spec.path), "again_in_ms", pause
-        )
+        self.logger.error_with("function could not start", "error", self._explain(error), "again_in_ms", pause)
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
 
@@ -227,7 +224,13 @@ class Function:
         self._said += 1
         pairs: list[Any] = ["event_id", event.id, "trigger", event.trigger.name, "path", event.path, key, value]
         if error is not None:
-            from .loader import format_user_error
-
-            pairs += ["error", format_user_error(error, self.spec.path)]
+            pairs += ["error", self._explain(error)]
         self.logger.error_with(what, *pairs)
+
+    def _explain(self, error: BaseException) -> str:
+        """What went wrong in the words of the function's author: only their frames, none for a timeout."""
+        if isinstance(error, HandlerTimeout):
+            return str(error)
+        from .loader import format_user_error
+
+        return format_user_error(error, self.spec.path)

@@ -179,7 +179,7 @@ class Processor:
         stuck = sum(getattr(function.runner, "lost", 0) for function in self._all_functions())
         if self._pool is not None:
             self._pool.close()
-            if stuck:
+            if stuck and self.exit_code == OK:
                 self.exit_code = RESTART
         if self._async is not None:
             self._async.close()

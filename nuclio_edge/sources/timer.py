@@ -146,9 +146,9 @@ class TimerSource:
         if (address.every is None) == (address.cron is None):
             yield "every" if address.cron is None else "cron", "either every or cron is expected", None
         if address.cron is not None:
-            from datetime import datetime, timezone  # noqa: PLC0415 - only where a cron expression is used
+            from datetime import datetime, timezone
 
-            from cronsim import CronSim, CronSimError  # noqa: PLC0415
+            from cronsim import CronSim, CronSimError
 
             try:
                 CronSim(address.cron, datetime.now(timezone.utc))

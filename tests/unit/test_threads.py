@@ -1,0 +1,339 @@
+"""Worker threads: hand-over, order, timeouts, abandonment; through a real processor with the memory source."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from tests.rig import MEMORY, Rig, Settled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def manifest(function: str = "", trigger: str = "", *, name: str = "f") -> str:
+    return f"""
+[function.{name}]
+handler = "{name}.py"
+{function}
+[[function.{name}.trigger]]
+source = "mem"
+path = "/{name}"
+{trigger}
+"""
+
+
+def test_a_handler_runs_on_a_thread_of_its_own_and_the_answer_comes_back(tmp_path: Path) -> None:
+    code = "import threading\ndef handler(context, event):\n    return threading.current_thread().name\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        status, body = rig.ask("/f")
+        assert status == 200
+        assert body.decode() != threading.current_thread().name
+
+
+def test_one_worker_keeps_the_order_of_events(tmp_path: Path) -> None:
+    code = "seen = []\ndef handler(context, event):\n    seen.append(event.raw_body)\n    return b' '.join(seen)\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        settled = Settled()
+        for number in range(500):
+            rig.deliver("/f", b"%d" % number, settled)
+        rig.until(lambda: len(settled.outcomes) == 500)
+        assert settled.bodies()[-1] == b" ".join(b"%d" % number for number in range(500))
+
+
+def test_a_waiting_handler_stalls_neither_the_loop_nor_another_function(tmp_path: Path) -> None:
+    slow = (
+        "import threading\ngo = threading.Event()\ndef handler(context, event):\n    go.wait(20)\n    return 'slow'\n"
+    )
+    fast = "def handler(context, event):\n    return 'fast'\n"
+    with Rig(tmp_path, MEMORY + manifest(name="slow") + manifest(name="fast"), slow=slow, fast=fast) as rig:
+        settled = Settled()
+        rig.deliver("/slow", b"", settled)
+        assert rig.ask("/fast") == (200, b"fast")
+        assert settled.outcomes == []
+        rig.processor.functions["slow"].handler.__globals__["go"].set()
+        rig.until(lambda: settled.outcomes)
+
+
+def test_several_workers_run_side_by_side_each_with_a_context_of_its_own(tmp_path: Path) -> None:
+    code = (
+        "import threading\nmeet = threading.Barrier(3)\n"
+        "def init_context(context):\n    context.user_data.mine = context.worker_id\n"
+        "def handler(context, event):\n    meet.wait(20)\n    return context.user_data.mine\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest("workers = 3"), f=code) as rig:
+        settled = Settled()
+        for _ in range(3):
+            rig.deliver("/f", b"", settled)
+        rig.until(lambda: len(settled.outcomes) == 3)
+        assert sorted(settled.bodies()) == [b"0", b"1", b"2"]
+
+
+def test_init_context_runs_once_for_each_worker_on_the_workers_thread(tmp_path: Path) -> None:
+    code = (
+        "import threading\n"
+        "def init_context(context):\n    context.user_data.thread = threading.get_ident()\n    context.user_data.calls = 0\n"
+        "def handler(context, event):\n"
+        "    context.user_data.calls += 1\n"
+        "    return f'{context.user_data.thread == threading.get_ident()} {context.user_data.calls}'\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        assert rig.ask("/f") == (200, b"True 1")
+        assert rig.ask("/f") == (200, b"True 2")
+
+
+def test_a_worker_that_holds_state_keeps_its_thread_while_others_share_theirs(tmp_path: Path) -> None:
+    keeps = (
+        "import threading\n"
+        "def handler(context, event):\n"
+        "    data = context.user_data\n"
+        "    data.first = getattr(data, 'first', threading.get_ident())\n"
+        "    return str(data.first == threading.get_ident())\n"
+    )
+    shares = "import threading\ndef handler(context, event):\n    return str(threading.get_ident())\n"
+    text = MEMORY + manifest(name="keeps") + manifest(name="a") + manifest(name="b")
+    with Rig(tmp_path, text, keeps=keeps, a=shares, b=shares) as rig:
+        for _ in range(5):
+            assert rig.ask("/keeps")[1] == b"True"
+            rig.until(lambda: rig.processor._pool.busy == 0)
+            first = rig.ask("/a")[1]
+            rig.until(lambda: rig.processor._pool.busy == 0)
+            assert rig.ask("/b")[1] == first
+            rig.until(lambda: rig.processor._pool.busy == 0)
+        assert rig.processor._pool.carriers == 2
+
+
+def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("nuclio_edge.threads.IDLE_MS", 20)
+    with Rig(tmp_path, MEMORY + manifest(), f="def handler(context, event):\n    return 'x'\n") as rig:
+        rig.ask("/f")
+        rig.until(lambda: rig.processor._pool.carriers == 0)
+        assert rig.ask("/f") == (200, b"x")
+
+
+def test_past_its_timeout_a_waiting_handler_fails_with_408_and_the_worker_is_replaced(tmp_path: Path) -> None:
+    code = (
+        "import threading\nstuck = threading.Event()\n"
+        "def handler(context, event):\n"
+        "    if event.raw_body == b'hang':\n        stuck.wait(20)\n"
+        "    return 'ok'\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest('timeout = "100ms"'), f=code) as rig:
+        settled = Settled()
+        rig.deliver("/f", b"hang", settled)
+        rig.deliver("/f", b"next", settled)
+        rig.until(lambda: len(settled.outcomes) == 2)
+        assert settled.statuses() == [408, 200]
+        assert rig.trigger("f").failed == 1
+        assert rig.balanced()
+        rig.processor.functions["f"].handler.__globals__["stuck"].set()
+        rig.until(lambda: rig.processor.functions["f"].runner.lost == 0)
+        assert len(settled.outcomes) == 2
+        assert rig.balanced()
+
+
+def test_a_handler_that_spins_in_python_is_stopped_at_its_timeout(tmp_path: Path) -> None:
+    code = "def handler(context, event):\n    while True:\n        try:\n            len('')\n        except Exception:\n            pass\n"
+    with Rig(tmp_path, MEMORY + manifest('timeout = "100ms"'), f=code) as rig:
+        assert rig.ask("/f")[0] == 408
+        rig.until(lambda: rig.processor.functions["f"].runner.lost == 0, "the spinning thread to end")
+        assert rig.processor.functions["f"].suspended is None
+        assert rig.ask("/f")[0] == 408
+
+
+def test_a_zombies_binding_calls_raise(tmp_path: Path) -> None:
+    code = (
+        "import threading\nstuck = threading.Event()\nafter = []\n"
+        "def handler(context, event):\n"
+        "    try:\n        stuck.wait(20)\n    except BaseException:\n        pass\n"
+        "    try:\n        context.bindings['mem'].publish('/out', b'too late')\n"
+        "    except Exception as error:\n        after.append(type(error).__name__)\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest('timeout = "100ms"'), f=code) as rig:
+        assert rig.ask("/f")[0] == 408
+        known = rig.processor.functions["f"].handler.__globals__
+        known["stuck"].set()
+        rig.until(lambda: known["after"])
+        assert known["after"] == ["Revoked"]
+        rig.until(lambda: rig.processor.functions["f"].runner.lost == 0)
+
+
+def test_a_second_hanging_thread_suspends_the_function_and_names_the_way_out(tmp_path: Path) -> None:
+    code = "import threading\nstuck = threading.Event()\ndef handler(context, event):\n    stuck.wait(20)\n"
+    with Rig(
+        tmp_path, MEMORY + manifest('timeout = "100ms"', 'retry = { attempts = 3, backoff = "1ms" }'), f=code
+    ) as rig:
+        assert rig.ask("/f")[0] == 408  # not tried again: an abandoned thread lives
+        assert rig.trigger("f").retried == 0
+        assert rig.ask("/f")[0] == 408
+        assert rig.ask("/f")[0] == 503
+        assert rig.trigger("f").shed == {"suspended": 1}
+        assert 'isolation = "process"' in rig.records.text()
+        rig.processor.functions["f"].handler.__globals__["stuck"].set()
+        rig.until(lambda: rig.processor.functions["f"].suspended is None, "the function to run again")
+        assert rig.ask("/f")[0] == 200
+        assert rig.balanced()
+
+
+def test_a_handler_that_calls_sys_exit_fails_and_the_worker_goes_on(tmp_path: Path) -> None:
+    code = "import sys\ndef handler(context, event):\n    if event.raw_body:\n        sys.exit(3)\n    return 'ok'\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        assert rig.ask("/f", b"x")[0] == 500
+        assert rig.ask("/f") == (200, b"ok")
+
+
+def test_an_init_context_that_raises_suspends_the_function_and_is_tried_again(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("nuclio_edge.function.FIRST_PAUSE_MS", 30)
+    code = (
+        "calls = []\n"
+        "def init_context(context):\n    calls.append(1)\n    if len(calls) == 1:\n        raise RuntimeError('no sensor')\n"
+        "def handler(context, event):\n    return 'ok'\n"
+    )
+    with Rig(
+        tmp_path, MEMORY + manifest() + manifest(name="g"), f=code, g="def handler(c, e):\n    return 'g'\n"
+    ) as rig:
+        rig.until(lambda: "no sensor" in rig.records.text())
+        assert rig.ask("/g") == (200, b"g")
+        rig.until(lambda: rig.processor.functions["f"].suspended is None)
+        assert rig.ask("/f") == (200, b"ok")
+
+
+def test_a_hanging_init_context_suspends_the_function_and_the_rest_gets_ready(tmp_path: Path) -> None:
+    code = (
+        "import threading\nstuck = threading.Event()\n"
+        "def init_context(context):\n    stuck.wait(20)\n"
+        "def handler(context, event):\n    return 'ok'\n"
+    )
+    text = MEMORY + manifest('timeout = "100ms"') + manifest(name="g")
+    with Rig(tmp_path, text, f=code, g="def handler(c, e):\n    return 'g'\n") as rig:
+        rig.until(lambda: rig.processor.functions["f"].suspended)
+        rig.until(lambda: rig.processor.ready)
+        assert rig.ask("/f")[0] == 503
+        assert rig.ask("/g") == (200, b"g")
+        rig.processor.functions["f"].handler.__globals__["stuck"].set()
+        rig.until(lambda: rig.processor.functions["f"].suspended is None)
+
+
+def test_first_event_loads_the_function_on_its_thread(tmp_path: Path) -> None:
+    code = "import threading\nwhere = threading.get_ident()\ndef handler(context, event):\n    return str(where)\n"
+    with Rig(tmp_path, MEMORY + manifest('load = "first-event"'), f=code) as rig:
+        assert rig.processor.functions["f"].handler is None
+        status, body = rig.ask("/f")
+        assert status == 200
+        assert int(body) != threading.get_ident()
+
+
+def test_an_import_error_shows_the_users_frames_only_and_suspends(tmp_path: Path) -> None:
+    code = "import helper\ndef handler(context, event):\n    return 'ok'\n"
+    helper = "def broken():\n    return 1 / 0\nbroken()\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code, helper=helper) as rig:
+        text = rig.records.text()
+        assert "ZeroDivisionError" in text
+        assert "helper.py" in text
+        assert "loader.py" not in text
+        assert rig.ask("/f")[0] == 503
+
+
+def test_a_flood_beyond_the_inbox_is_balanced_and_sheds_by_policy(tmp_path: Path) -> None:
+    code = "import time\ndef handler(context, event):\n    time.sleep(0.001)\n"
+    trigger = 'inbox = { size = 16, when_full = "drop-oldest" }'
+    with Rig(tmp_path, MEMORY + manifest("", trigger), f=code) as rig:
+        for number in range(2000):
+            rig.deliver("/f", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 2000 and rig.trigger("f").pending == 0)
+        assert rig.trigger("f").shed["drop-oldest"] > 0
+        assert rig.trigger("f").handled + rig.trigger("f").shed["drop-oldest"] == 2000
+        assert rig.balanced()
+
+
+def test_a_fast_handler_loses_nothing_to_a_burst_larger_than_its_inbox(tmp_path: Path) -> None:
+    code = "def handler(context, event):\n    return None\n"
+    trigger = 'inbox = { size = 16, when_full = "drop-oldest" }'
+    with Rig(tmp_path, MEMORY + manifest("", trigger), f=code) as rig:
+        rig.ask("/f")  # imported, thread there
+        for number in range(500):
+            rig.deliver("/f", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").pending == 0 and rig.trigger("f").admitted == 501)
+        assert rig.trigger("f").handled + sum(rig.trigger("f").shed.values()) == 501
+
+
+def test_block_holds_the_source_and_loses_nothing(tmp_path: Path) -> None:
+    code = "import time\ndef handler(context, event):\n    time.sleep(0.0005)\n"
+    with Rig(tmp_path, MEMORY + manifest("", "inbox = { size = 8 }"), f=code) as rig:
+        for number in range(300):
+            rig.deliver("/f", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").handled == 300)
+        assert rig.trigger("f").shed == {}
+        assert rig.processor.budget.used == 0
+        assert rig.balanced()
+
+
+def test_several_triggers_of_a_function_share_its_workers_and_each_keeps_its_count(tmp_path: Path) -> None:
+    text = MEMORY + manifest() + '[[function.f.trigger]]\nsource = "mem"\npath = "/other"\n'
+    with Rig(tmp_path, text, f="def handler(context, event):\n    return None\n") as rig:
+        for _ in range(50):
+            rig.deliver("/f")
+            rig.deliver("/other")
+        rig.until(lambda: rig.trigger("f", 0).handled == 50 and rig.trigger("f", 1).handled == 50)
+        assert rig.balanced()
+
+
+def test_stop_waits_for_what_was_admitted(tmp_path: Path) -> None:
+    code = "import time\ndef handler(context, event):\n    time.sleep(0.2)\n    return 'ok'\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: rig.trigger("f").pending)
+        rig.processor.stop()
+        rig.until(lambda: not rig.processor.sources)
+        assert settled.statuses() == [200]
+        assert rig.processor.exit_code == 0
+
+
+def test_stop_gives_up_after_stop_timeout_and_exits_with_5(tmp_path: Path) -> None:
+    code = "import threading\nstuck = threading.Event()\ndef handler(context, event):\n    stuck.wait(20)\n"
+    with Rig(tmp_path, 'stop_timeout = "100ms"\n' + MEMORY + manifest(), f=code) as rig:
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: rig.trigger("f").pending)
+        known = rig.processor.functions["f"].handler.__globals__
+        rig.processor.stop()
+        rig.until(lambda: not rig.processor.sources)
+        assert rig.processor.exit_code == 5
+        assert settled.outcomes == []  # not settled: a broker would send it again
+        assert rig.processor.tally().pending == 1
+        known["stuck"].set()
+
+
+def test_a_thread_that_will_not_end_makes_the_exit_code_75(tmp_path: Path) -> None:
+    code = "import threading\nstuck = threading.Event()\ndef handler(context, event):\n    stuck.wait(20)\n"
+    with Rig(tmp_path, MEMORY + manifest('timeout = "100ms"'), f=code) as rig:
+        assert rig.ask("/f")[0] == 408
+        known = rig.processor.functions["f"].handler.__globals__
+        rig.processor.stop()
+        rig.until(lambda: not rig.processor.sources)
+        assert rig.processor.exit_code == 75
+        known["stuck"].set()
+
+
+def test_a_replaced_function_drains_beside_the_new_version_and_no_event_is_dropped(tmp_path: Path) -> None:
+    from nuclio_edge.manifest import load
+
+    code = "import time\ndef handler(context, event):\n    time.sleep(0.001)\n    return 'VERSION'\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code.replace("VERSION", "one")) as rig:
+        settled = Settled()
+        for _ in range(100):
+            rig.deliver("/f", b"", settled)
+        rig.until(lambda: len(settled.outcomes) > 10)
+        (tmp_path / "f.py").write_text(code.replace("VERSION", "two"))
+        done: list[str] = []
+        rig.processor.reload(load(str(rig.path)), ["f"], done.extend)
+        for _ in range(100):
+            rig.deliver("/f", b"", settled)
+        rig.until(lambda: len(settled.outcomes) == 200)
+        assert done == ["function f replaced"]
+        assert set(settled.statuses()) == {200}
+        assert rig.ask("/f") == (200, b"two")
+        rig.until(lambda: not rig.processor.retired)
+        assert rig.processor.tally().handled == 201
+        assert rig.balanced()
