@@ -247,9 +247,13 @@ def _say_record(who: Running, record: logging.LogRecord) -> None:
         from nuclio_edge.loader import format_user_error
 
         pairs = ("exc", repr(record.exc_info[1]), "traceback", format_user_error(record.exc_info[1]))
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments that do not fit the message are shown beside it
+        message = f"{record.msg} {record.args!r}"
     context = who.context
     name = _own_name(record.name)
-    _emit(who, context.logger, level, name, int(record.created * 1000), record.getMessage(), pairs, context._event)
+    _emit(who, context.logger, level, name, int(record.created * 1000), message, pairs, context._event)
 
 
 def _own_name(name: str) -> str:

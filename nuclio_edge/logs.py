@@ -15,7 +15,7 @@ from collections import deque
 from threading import get_ident
 
 from nuclio_edge.core import port
-from nuclio_edge.core.log import INFO, level_name, level_number
+from nuclio_edge.core.log import INFO, Logger, level_name, level_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,6 +125,20 @@ class Log:
         return text
 
 
+class FunctionLogger(Logger):
+    """The logger of a handler: core's, and the one method of the SDK's that wants Python's logging."""
+
+    __slots__ = ()
+
+    def set_handler(self, handler_name: str, file: Any, formatter: Any) -> None:
+        """Also write every record to a file, formatted by a logging.Formatter; replaces an earlier one of that name."""
+        from nuclio_edge.nuclio_sdk.logger import Tee
+
+        if not isinstance(self._emit, Tee):
+            self._emit = Tee(self._emit)
+        self._emit.handlers[handler_name] = (file, formatter)
+
+
 class _Queue:
     """What every sink that writes lines shares: the bounded queue, and the count of what did not fit."""
 
@@ -153,12 +167,12 @@ class _Queue:
         """Everything that is queued, as one piece, with a word on what was dropped."""
         lines = self._lines
         pieces = [lines.popleft() for _ in range(len(lines))]  # other threads append meanwhile
+        self._held = 0
         self.written += len(pieces)
         if self._unsaid:
             count, self._unsaid = self._unsaid, 0
             said = (port.now_ms(), 30, "log", "records dropped", ("count", count), None, None)
             pieces.append(self._form(said, str).encode() + b"\n")
-        self._held = 0
         return b"".join(pieces)
 
 
@@ -243,7 +257,9 @@ class File(_Queue):
         """Append what is queued: one write, into the page cache. What cannot be written is counted as dropped."""
         if not self._lines:
             return
+        unsaid, before = self._unsaid, self.written
         data = self.take()
+        count = 0
         try:
             if self._fd >= 0 and self._size + len(data) > self.max_size:
                 self._rotate()
@@ -252,14 +268,12 @@ class File(_Queue):
             count = os.write(self._fd, data)
             self._size += count
         except OSError:
-            count = 0
-        if count < len(data):  # a full or read-only disk must not stop the processor; the next record tries again
-            data = data[count:]
-            lost = data.count(b"\n")
-            self.dropped += lost
-            self._unsaid += lost
-            self.written -= lost
             self._close()
+        if count < len(data):  # a full or read-only disk must not stop the processor; the next record tries again
+            lost = self.written - before - data[:count].count(b"\n")
+            self.written -= lost
+            self.dropped += lost
+            self._unsaid += lost + unsaid
 
     def finish(self, loop: Loop | None, limit_ms: int) -> None:
         """Write the rest and close the file."""
@@ -319,21 +333,22 @@ def as_json(record: Record, mask: Callable[[str], str]) -> str:
 def as_text(record: Record, mask: Callable[[str], str]) -> str:
     """A line for people: local time, level, who, message, pairs; the lines of a longer text are indented below it."""
     ms, level, name, message, pairs, _function, event_id = record
-    parts = [_when(ms)[11:].replace(",", "."), " ", level_name(level).ljust(7), " ", name, ": ", message]
+    parts = [_when(ms)[11:].replace(",", "."), " ", level_name(level).ljust(7), " ", name, ": ", mask(message)]
     below = ""
     for at in range(0, len(pairs) - 1, 2):
         value = pairs[at + 1]
-        shown = value if isinstance(value, str) else _shown(value)
+        text = value if isinstance(value, str) else _shown(value)
+        shown = mask(text)
         if "\n" in shown:
             below += "\n" + str(pairs[at]) + ":\n" + shown.rstrip("\n")
-        elif shown == "" or " " in shown or '"' in shown:
+        elif isinstance(value, str) and (shown == "" or " " in shown or '"' in shown):
             parts.append(f" {pairs[at]}={_quoted(shown)}")
         else:
             parts.append(f" {pairs[at]}={shown}")
     if event_id is not None:
         parts.append(f" ({event_id})")
     # The terminal must not obey what came with an event.
-    lines = (mask("".join(parts) + below)).split("\n")
+    lines = ("".join(parts) + below).split("\n")
     return "\n    ".join([line if line.isprintable() else _printable(line) for line in lines])
 
 
@@ -351,10 +366,10 @@ def _shown(value: Any) -> str:
     if type(value) in (dict, list, tuple):
         try:
             return port.json_dumps(value)
-        except ValueError:
-            value = repr(value)
+        except Exception:  # noqa: BLE001, S110 - then as Python shows it
+            pass
     try:
-        return ascii(value) if isinstance(value, bytes) else _printable(str(value), "\n")
+        return ascii(value) if isinstance(value, bytes) else str(value)
     except Exception as error:  # noqa: BLE001 - a __str__ of the user's
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
@@ -363,9 +378,9 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '\\"') + '"'
 
 
-def _printable(text: str, keep: str = "\t") -> str:
+def _printable(text: str) -> str:
     return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+        c if c.isprintable() or c == "\t" else c.encode("unicode_escape", "backslashreplace").decode() for c in text
     )
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge import imports
-from nuclio_edge.core.event import Event
 from nuclio_edge.core.encode import to_response
+from nuclio_edge.core.event import Event
 from nuclio_edge.core.response import ExceptionWithResponse
 from nuclio_edge.errors import LoadError
 from nuclio_edge.loader import CodeError, Loaded, format_user_error, load
