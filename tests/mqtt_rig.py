@@ -6,9 +6,9 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.inbox import Trigger
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.core.encode import to_response
 from nuclio_edge.manifest.schema import values
 from nuclio_edge.sources.mqtt import MqttSource
 from nuclio_edge.sources.mqtt_params import PARAMS, TRIGGER
@@ -67,7 +67,9 @@ class Inbox(Trigger):
 
     __slots__ = ("events", "room", "taken")
 
-    def __init__(self, function: Function, source: Any, loop: Loop, topic: str, qos: int = 0, room: int = 1 << 30, **more: Any) -> None:
+    def __init__(
+        self, function: Function, source: Any, loop: Loop, topic: str, qos: int = 0, room: int = 1 << 30, **more: Any
+    ) -> None:
         spec = Spec(checked(TRIGGER, {"topic": topic, "qos": qos, **more}))
         super().__init__(function, source, loop, spec=spec)
         self.room = room

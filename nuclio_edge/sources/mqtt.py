@@ -185,7 +185,7 @@ class MqttSource:
     # -- making a connection ------------------------------------------------------------------------------------------
 
     def _load_paho(self) -> None:
-        from nuclio_edge.sources import mqtt_client  # noqa: PLC0415 - paho, only once a source is opened
+        from nuclio_edge.sources import mqtt_client
 
         self._paho = mqtt_client
         lost = mqtt_client.missing() if self.fast else []
@@ -211,10 +211,10 @@ class MqttSource:
             aliases = self._paho.ALIASES if self._v5 else 0
             self._link = Link(self.loop, sock, self, v5=self._v5, max_packet=max_packet, alias_max=aliases)
         else:
-            from nuclio_edge.sources.mqtt_stock import StockLink  # noqa: PLC0415 - the fallback
+            from nuclio_edge.sources.mqtt_stock import StockLink
 
             self._link = StockLink(self.loop, sock, self, self._client, v5=self._v5, max_packet=max_packet)
-        self.intake.link = self._link
+        self.intake.attach(self._link)
         self._client.handed = sock
         self._timer = self.loop.call_later(ANSWER_MS, lambda: self._fail(f"no answer within {ANSWER_MS // 1000} s"))
         try:
@@ -321,14 +321,14 @@ class MqttSource:
         if self._connected == (kind == _CONNACK):
             self._break_off(ProtocolError(0x82, f"a packet of type {kind} out of place"))
         elif kind == _PUBREL:
-            if len(rest) < 2:  # noqa: PLR2004 - an identifier
+            if len(rest) < 2:
                 self._break_off(ProtocolError(0x81, "a PUBREL cut short"))
             else:
                 self.intake.session.released(rest[0] << 8 | rest[1], v5=self._v5)
         elif kind == _DISCONNECT and self._v5:
             self._dismissed(rest[0] if rest else 0)
         else:
-            if kind == _PUBREC and len(rest) > 2 and rest[2] >= REFUSAL:  # noqa: PLR2004
+            if kind == _PUBREC and len(rest) > 2 and rest[2] >= REFUSAL:
                 first = 0x70  # refused: no PUBREL follows (4.3.3), paho's exchange ends here
             link = self._link
             try:
@@ -418,7 +418,6 @@ class MqttSource:
         self.intake.session.disconnected()
         if link is not None:
             link.close()
-            self.intake.told += link.reader.told
             self._paho.forget_socket(self._client)
 
     # -- small things -------------------------------------------------------------------------------------------------
@@ -433,7 +432,7 @@ class MqttSource:
             return  # one of several functions, which has nothing to say
         properties = {"correlation_data": event.correlation_data, "user_properties": said}
         try:
-            self.publisher.publish(event.response_topic, body, min(event.qos, 1), False, content_type, properties)  # noqa: FBT003
+            self.publisher.publish(event.response_topic, body, min(event.qos, 1), False, content_type, properties)
         except ValueError as error:
             self._say_once("reply", "a request cannot be answered", "reason", str(error))
 

@@ -46,6 +46,7 @@ class Intake:
         self.copies = 0  # further copies of a message for overlapping subscriptions
         self.told = 0
         self.uncounted = 0
+        self._reader: Any = None  # of the present link, or the last one: a drain that closes it counts until it returns
         self._break_off = break_off
         self._say = say
         self._held: deque[MqttEvent] = deque()  # refused for now by their triggers
@@ -53,7 +54,14 @@ class Intake:
     @property
     def received(self) -> int:
         """PUBLISH packets that were new: neither repeated deliveries nor further copies."""
-        return self.told + (self.link.reader.told if self.link is not None else 0) - self.uncounted
+        return self.told + (self._reader.told if self._reader is not None else 0) - self.uncounted
+
+    def attach(self, link: Any) -> None:
+        """Another connection: the packets of the last one are all told."""
+        self.link = link
+        if self._reader is not None:
+            self.told += self._reader.told
+        self._reader = link.reader
 
     def reject(self, reason: str) -> None:
         """Count a PUBLISH that becomes no event."""
@@ -99,7 +107,7 @@ class Intake:
             self._break_off(error)
             return None
 
-    def _deliver(  # noqa: PLR0913, PLR0917 - a packet's parts
+    def _deliver(
         self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, targets: Any
     ) -> Any:
         """The same with everything that a PUBLISH can have."""
@@ -149,7 +157,7 @@ class Intake:
             known._trigger.duplicates += 1
         return True
 
-    def _fan_out(  # noqa: PLR0913, PLR0917 - a packet's parts
+    def _fan_out(
         self,
         first: int,
         topic: bytes,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from nuclio_edge.core.loop import IN, OUT
 from nuclio_edge.core.mqtt_codec import ProtocolError, Reader, check_topic
+from nuclio_edge.core.port import IN, OUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ class StockLink:
         self._deaf = False
         self._saying = False
         self._waiting: deque[Any] = deque()  # read before paho could be told to pause
-        self._packets = Reader(v5)  # takes apart what the source writes, to say it by paho's calls
         self._timer: Timer | None = None
         self._period = 0
         client.on_message = self._on_message
@@ -146,13 +145,13 @@ class StockLink:
     def write(self, data: bytes) -> None:
         """Say the same by paho: acknowledgements and messages of QoS 0; the rest paho says by itself."""
         if not self.closed:
-            self._packets.feed(data)
-            while self._packets.drain(1000, self._say_publish, self._say_packet, lambda *_: False):
-                pass
+            packets = Reader(self.v5)
+            packets.feed(data)
+            packets.drain(len(data), self._say_publish, self._say_packet, self.sink.on_oversize)
 
     def _say_publish(self, first: int, topic: bytes, _packet_id: int, props: bytes, body: bytes) -> bool:
-        from nuclio_edge.core.mqtt_codec import unpack_properties  # noqa: PLC0415 - rare
-        from nuclio_edge.sources.mqtt_publish import paho_properties  # noqa: PLC0415 - rare
+        from nuclio_edge.core.mqtt_codec import unpack_properties
+        from nuclio_edge.sources.mqtt_publish import paho_properties
 
         pairs = tuple(unpack_properties(props))
         self._client.publish(topic.decode(), body, 0, bool(first & 1), paho_properties(pairs) if self.v5 else None)
@@ -196,17 +195,17 @@ class StockLink:
         if flags.is_disconnect_packet_from_server:
             self.reader.told += 1
             self.sink.on_packet(0xE0, bytes((reason.value,)))
-        elif reason.value == 0x82:  # noqa: PLR2004 - protocol error: paho's word for all that is malformed
+        elif reason.value == 0x82:
             self.sink.on_broken(ProtocolError(0x82, "paho found a packet malformed"))
         else:
-            self.sink.on_lost("the broker closed the connection" if reason.value != 0x8D else "no answer to a ping")  # noqa: PLR2004
+            self.sink.on_lost("the broker closed the connection" if reason.value != 0x8D else "no answer to a ping")
 
     def say_goodbye(self, reason: int = 0) -> None:
         """Write what waits and a DISCONNECT, as far as the socket takes it at once."""
         if self.closed:
             return
-        from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - rare
-        from paho.mqtt.reasoncodes import ReasonCode  # noqa: PLC0415 - rare
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.reasoncodes import ReasonCode
 
         self._saying = True
         self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, identifier=reason) if self.v5 and reason else None)

@@ -100,7 +100,11 @@ def test_the_content_type_of_the_source_counts_where_a_message_says_none(rig: An
     assert take(inbox).body == [1]
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xff\xfe\x00", "\U0001f525".encode(), b"x" * 10_000_000], ids=["empty", "not utf-8", "emoji", "10 MB"])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xff\xfe\x00", "\U0001f525".encode(), b"x" * 10_000_000],
+    ids=["empty", "not utf-8", "emoji", "10 MB"],
+)
 def test_any_payload_arrives_as_it_was_sent(rig: Any, broker: FakeBroker, payload: bytes) -> None:
     one = rig()
     inbox = one.subscribe("haus/\U0001f525", 1)
@@ -163,7 +167,9 @@ def test_qos_2_runs_once_and_ends_with_pubcomp(rig: Any, broker: FakeBroker) -> 
     assert one.counts() == (2, 2, 0, 0)
 
 
-def test_a_message_for_several_functions_is_acknowledged_when_the_last_has_settled(rig: Any, broker: FakeBroker) -> None:
+def test_a_message_for_several_functions_is_acknowledged_when_the_last_has_settled(
+    rig: Any, broker: FakeBroker
+) -> None:
     one = rig()
     boxes = [one.subscribe(topic, 1) for topic in ("a/b", "a/+", "#")]
     peer = opened(one, broker)
@@ -316,7 +322,9 @@ def test_packets_above_max_packet_are_acknowledged_and_counted(rig: Any, broker:
     assert "discarded" in one.log
 
 
-def test_after_stop_receiving_nothing_comes_in_and_settled_events_are_still_acknowledged(rig: Any, broker: FakeBroker) -> None:
+def test_after_stop_receiving_nothing_comes_in_and_settled_events_are_still_acknowledged(
+    rig: Any, broker: FakeBroker
+) -> None:
     one = rig()
     inbox = one.subscribe("a", 1)
     peer = opened(one, broker)
