@@ -37,6 +37,7 @@ def parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     """Run until stopped; returns the exit code of DESIGN.md's table."""
+    _fill_standard_descriptors()
     path, watching = "edge.toml", False
     if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
         options = parser().parse_args(arguments)
@@ -221,6 +222,15 @@ def say(text: str) -> None:
             os.write(2, text.encode("utf-8", "backslashreplace") + b"\n")
     except OSError:
         pass
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null as 0, 1 and 2 where they are closed: else a socket would get the number that the log writes to."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
 
 
 def _counted(count: int, what: str) -> str:

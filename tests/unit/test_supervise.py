@@ -1,0 +1,128 @@
+"""Signals through the loop, systemd's notifications, and the lock of the state directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nuclio_edge import supervise
+from nuclio_edge.core.loop import Loop
+from nuclio_edge.errors import StateError
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    yield made
+    made.close()
+
+
+class Calls:
+    """Notes what the signals call."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.seen: list[str] = []
+        note = self.seen.append
+        self.signals = supervise.Signals(loop, lambda: note("stop"), lambda: note("reload"), lambda: note("abort"))
+
+
+@pytest.fixture
+def calls(loop: Loop) -> Iterator[Calls]:
+    made = Calls(loop)
+    yield made
+    made.signals.close()
+
+
+def turn_until(loop: Loop, calls: Calls, wanted: list[str]) -> None:
+    def there() -> bool:
+        loop.turn(10)
+        return calls.seen == wanted
+
+    wait_until(there, lambda: f"{wanted}, and there is {calls.seen}")
+
+
+@pytest.mark.parametrize(
+    ("number", "call"), [(signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "reload")]
+)
+def test_each_signal_is_a_call_on_the_loop(loop: Loop, calls: Calls, number: signal.Signals, call: str) -> None:
+    os.kill(os.getpid(), number)
+    turn_until(loop, calls, [call])
+
+
+def test_a_signal_ends_a_wait_without_a_deadline(loop: Loop, calls: Calls) -> None:
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGHUP))
+    timer.start()
+    loop.turn()  # an hour, if nobody wakes it
+    timer.join()
+    turn_until(loop, calls, ["reload"])
+
+
+def test_two_signals_of_one_moment_are_one_and_a_later_one_aborts_before_the_loop_turns(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert calls.seen == []
+    clock[0] += 1
+    os.kill(os.getpid(), signal.SIGINT)
+    assert calls.seen == ["abort"]
+
+
+def test_closing_gives_the_signals_back(loop: Loop) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    calls = Calls(loop)
+    assert signal.getsignal(signal.SIGTERM) not in before
+    calls.signals.close()
+    calls.signals.close()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+
+
+def test_nobody_is_told_where_there_is_no_notify_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not supervise.notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "absent"))
+    assert not supervise.notify("READY=1")
+    monkeypatch.setenv("NOTIFY_SOCKET", "relative")
+    assert not supervise.notify("READY=1")
+
+
+def test_an_abstract_socket_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"nuclio-edge-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("\0" + name)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
+        assert supervise.ready("fine")
+        assert systemd.recv(100) == b"READY=1\nSTATUS=fine"
+
+
+def test_the_lock_makes_the_folder_and_a_second_one_names_the_holder(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "state"
+    lock = supervise.StateLock(str(folder))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / supervise.LOCK_FILE).read_text() == f"{os.getpid()}\n"
+    with pytest.raises(StateError, match=f"held by the processor with pid {os.getpid()}"):
+        supervise.StateLock(str(folder))
+    lock.release()
+    lock.release()
+    supervise.StateLock(str(folder)).release()
+
+
+def test_a_state_directory_that_cannot_be_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StateError, match="cannot be used: ") as caught:
+            supervise.StateLock(str(path))
+        assert caught.value.hint == "write state_dir in [device]"
