@@ -153,7 +153,7 @@ class Observer(Beside):
         self._printer = printer
         self._specs = _wanted(manifest, options)
 
-    def _wanted_sources(self, manifest: Manifest) -> list[str]:
+    def wanted_sources(self, manifest: Manifest) -> list[str]:
         return list(dict.fromkeys(spec.source for spec in self._specs))
 
     def _route(self) -> None:

@@ -201,8 +201,8 @@ class Once(Beside):
             self._code = ANSWERED if response.status_code >= 400 else OK
             self.loop.call_soon(self.stop)
 
-    def _make_source(self, spec: SourceSpec) -> Any:
-        return StandIn(super()._make_source(spec), self)
+    def make_source(self, spec: SourceSpec) -> Any:
+        return StandIn(super().make_source(spec), self)
 
     def _begin(self) -> None:
         if any(source.state == "connecting" for source in self.sources.values()):

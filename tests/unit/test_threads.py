@@ -95,19 +95,19 @@ def test_a_worker_that_holds_state_keeps_its_thread_while_others_share_theirs(tm
     with Rig(tmp_path, text, keeps=keeps, a=shares, b=shares) as rig:
         for _ in range(5):
             assert rig.ask("/keeps")[1] == b"True"
-            rig.until(lambda: rig.processor._pool.busy == 0)
+            rig.until(lambda: rig.processor.assembly.threads.busy == 0)
             first = rig.ask("/a")[1]
-            rig.until(lambda: rig.processor._pool.busy == 0)
+            rig.until(lambda: rig.processor.assembly.threads.busy == 0)
             assert rig.ask("/b")[1] == first
-            rig.until(lambda: rig.processor._pool.busy == 0)
-        assert rig.processor._pool.carriers == 2
+            rig.until(lambda: rig.processor.assembly.threads.busy == 0)
+        assert rig.processor.assembly.threads.carriers == 2
 
 
 def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("nuclio_edge.threads.IDLE_MS", 20)
     with Rig(tmp_path, MEMORY + manifest(), f="def handler(context, event):\n    return 'x'\n") as rig:
         rig.ask("/f")
-        rig.until(lambda: rig.processor._pool.carriers == 0)
+        rig.until(lambda: rig.processor.assembly.threads.carriers == 0)
         assert rig.ask("/f") == (200, b"x")
 
 

@@ -1,0 +1,199 @@
+"""Makes a function of its table: code, contexts, runner, triggers and outputs."""
+
+from __future__ import annotations
+
+from . import environment, running
+from .bindings.named import Bindings
+from .core.context import Context
+from .core.inbox import Trigger
+from .core.log import Logger
+from .core.worker import ACTIVE, InlineRunner
+from .errors import LoadError
+from .function import Function
+from .loader import load as load_code
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .core.event import Event
+    from .core.response import Response
+    from .loader import Loaded
+    from .manifest.model import FunctionSpec, OutputSpec, TriggerSpec
+    from .processor import Processor
+
+
+class Assembly:
+    """What a processor's functions are made with: the pools of threads and asyncio loops, each begun when needed."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.processor = processor
+        self.loop = processor.loop
+        self.threads: Any = None
+        self.asyncs: Any = None
+        self.row: Any = None  # the watchdog's, of the loop's own thread
+        self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
+        self._versions: dict[str, int] = {}
+
+    def make(self, spec: FunctionSpec) -> Function:
+        number = self._versions[spec.name] = self._versions.get(spec.name, 0) + 1
+
+        def load() -> Loaded:
+            return load_code(
+                spec.name,
+                module=spec.module,
+                callable=spec.callable,
+                folder=spec.path,
+                file=spec.file,
+                code=spec.code,
+            )
+
+        logger = Logger(self.processor.manifest.log.level, spec.name, self.processor.log.emit)
+        return Function(spec, str(number), self.loop, logger, load, _bind)
+
+    def load(self, function: Function) -> None:
+        """Import the code if it is to be there at the start; what goes wrong is told by the function's own start."""
+        if function.spec.load == "start":
+            context = Context()
+            context.env = _environment(function)  # os.environ while the module is imported
+            function.bind(context)
+            try:
+                function.load()
+            except LoadError as error:
+                function.load_error = error
+            finally:
+                running.bind(None)
+
+    def equip(self, function: Function) -> None:
+        """Give a function its runner, outputs and triggers."""
+        spec = function.spec
+        env = _environment(function)
+        makers = self._binding_makers(spec)
+
+        def make_context(worker: int) -> Context:
+            context = Context(None, None, str(worker))
+            context.logger = Logger(self.processor.manifest.log.level, spec.name, self.processor.log.emit, context)
+            context.function_name = spec.name
+            context.function_version = function.version
+            context.labels = dict(spec.labels)
+            context.env = env
+            context.bindings = Bindings(context, makers)
+            return context
+
+        function.runner = self._make_runner(function, make_context)
+        for output in spec.outputs:
+            function.outputs.append(self._make_output(output))
+        for trigger_spec in spec.triggers:
+            trigger = self._make_trigger(function, trigger_spec)
+            function.triggers.append(trigger)
+            function.runner.attach(trigger)
+
+    def _make_trigger(self, function: Function, spec: TriggerSpec) -> Trigger:
+        return Trigger(
+            function,
+            self.processor.sources[spec.source],
+            self.loop,
+            spec.ledger_id,
+            spec.name,
+            spec.inbox_size,
+            spec.when_full,
+            spec.retry.attempts,
+            spec.retry.backoff_ms,
+            spec.retry.max_backoff_ms,
+            spec,
+            self.processor.budget,
+        )
+
+    def _make_output(self, spec: OutputSpec) -> Callable[[Response, Event], Any]:
+        if self.output_hook is not None:
+            hook = self.output_hook
+            return lambda response, event: hook(spec, response, event)
+        source = self.processor.sources[spec.to]
+        params = spec.params
+        return lambda response, event: source.send(params, response, event)
+
+    def _binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:
+        names = self.processor.sources if spec.bindings is None else spec.bindings
+        return {
+            name: self.processor.sources[name].binding
+            for name in names
+            if hasattr(self.processor.sources.get(name), "binding")
+        }
+
+    def _make_runner(self, function: Function, context: Callable[[int], Context]) -> Any:
+        spec = function.spec
+        if spec.isolation == "inline":
+            return InlineRunner(function, context(0), self._begin_inline, self._end_inline)
+        if spec.isolation == "process":
+            from .processes import ProcessRunner
+
+            return ProcessRunner(function, self.loop, context)
+        if function.is_async or (function.handler is None and _will_be_async(spec)):
+            from .aio import AsyncPool, AsyncRunner
+
+            if self.asyncs is None:
+                self.asyncs = AsyncPool(self.loop)
+            return AsyncRunner(function, self.asyncs, context)
+        from .threads import Pool, ThreadRunner
+
+        if self.threads is None:
+            self.threads = Pool(self.loop, self.processor.watchdog)
+        return ThreadRunner(function, self.threads, spec.workers_min, spec.workers_max, context)
+
+    def busy(self) -> bool:
+        """Whether a handler is running on the loop or on a thread at this moment."""
+        return ACTIVE[0] is not None or (self.threads is not None and self.threads.busy > 0)
+
+    def close(self) -> None:
+        """End the threads that idle; functions have ended theirs."""
+        if self.threads is not None:
+            self.threads.close()
+        if self.asyncs is not None:
+            self.asyncs.close()
+
+    def _begin_inline(self, function: Function) -> None:
+        if self.processor.watchdog is not None:
+            self.processor.watchdog.begin(self.row, function.name)
+
+    def _end_inline(self) -> None:
+        """Give the loop's thread back to the processor, after the inline functions of a turn."""
+        ACTIVE[0] = None
+        running.bind(None)
+        if self.processor.watchdog is not None:
+            self.processor.watchdog.end(self.row)
+
+
+def _bind(function: Function, context: Context) -> None:
+    """Make the present thread run for this function's worker."""
+    who = context._running
+    if who is None or who.space != function.package:
+        who = context._running = running.Running(function.name, context.env, context, function.package)
+        running.register(who)
+    running.bind(who)
+
+
+def _environment(function: Function) -> environment.Environment:
+    """What the function sees as os.environ."""
+    spec = function.spec
+    handler = f"{spec.module}:{spec.callable}"
+    return environment.function_environment(
+        spec.name, spec.env, description=spec.description, version=function.version, handler=handler
+    )
+
+
+def _will_be_async(spec: FunctionSpec) -> bool:
+    """Whether a handler that is imported later is `async def`, by its text."""
+    from .manifest.handler import names_of
+
+    try:
+        code = spec.code if spec.code is not None else _read(spec.file or "")
+        found = names_of(code, spec.file or "").bound.get(spec.callable)
+    except (OSError, SyntaxError):
+        return False  # the import will say it
+    return found is not None and found.runs_async
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

@@ -1,0 +1,141 @@
+"""Becoming another manifest, or taking a function's new version, while events go on.
+
+Laws: unchanged tables keep running untouched; new code is imported on a thread of its own before anything is switched;
+the old version of a function drains beside the new one; a source that changed is opened again when the old one, which
+may hold the same client id or descriptor, has settled what it brought in and is closed.
+"""
+
+from __future__ import annotations
+
+from .ledger import tally
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from .function import Function
+    from .manifest.model import FunctionSpec, Manifest
+    from .processor import Processor
+
+LOOK_MS = 20  # how often what is being replaced is asked whether it has drained
+
+
+def replace(processor: Processor, spec: FunctionSpec, done: Callable[[], Any]) -> None:
+    """Put a function's new version in the place of the running one; `done()` on the loop when the route is switched."""
+    new = processor.assembly.make(spec)
+
+    def switch() -> None:
+        _install(processor, new)
+        processor.route()
+        done()
+
+    _import_beside(processor, [new], switch)
+
+
+def reload(
+    processor: Processor, manifest: Manifest, changed_code: Iterable[str], done: Callable[[list[str]], Any]
+) -> None:
+    """Become another manifest; `done(lines)` on the loop with what was done, a line each."""
+    before = processor.manifest
+    wanted = processor.wanted_sources(manifest)
+    fresh = {
+        name for name in wanted if name not in processor.sources or before.sources.get(name) != manifest.sources[name]
+    }
+    code = set(changed_code)
+    changed = []
+    for spec in manifest.functions.values():
+        old = processor.functions.get(spec.name)
+        moved = any(t.source in fresh for t in spec.triggers) or any(o.to in fresh for o in spec.outputs)
+        if not spec.disabled and (old is None or old.spec != spec or spec.name in code or moved):
+            changed.append(processor.assembly.make(spec))
+
+    def switch() -> None:
+        done([] if processor.stopping else _become(processor, manifest, wanted, fresh, changed))
+
+    _import_beside(processor, changed, switch)
+
+
+def _become(
+    processor: Processor, manifest: Manifest, wanted: list[str], fresh: set[str], changed: list[Function]
+) -> list[str]:
+    lines: list[str] = []
+    before, processor.manifest = processor.manifest, manifest
+    if before.device != manifest.device:
+        lines.append("[device] changed: that needs a restart")
+    old_sources = processor.sources
+    processor.sources = {
+        name: processor.make_source(manifest.sources[name]) if name in fresh else old_sources[name] for name in wanted
+    }
+    for function in changed:
+        lines.append(f"function {function.name} {'replaced' if function.name in processor.functions else 'added'}")
+        _install(processor, function)
+    for name in list(processor.functions):
+        if name not in manifest.functions or manifest.functions[name].disabled:
+            _retire(processor, processor.functions.pop(name))
+            lines.append(f"function {name} removed")
+    processor.share_budget()
+    processor.route()
+    for name, source in old_sources.items():
+        new = processor.sources.get(name)
+        if new is not source:
+            source.stop_receiving()
+            processor.leaving.append(source)
+            _close_when_settled(processor, source, new)
+            lines.append(f"source {name} {'closed' if new is None else 'opened again'}")
+    for name in fresh:
+        if name not in old_sources:
+            processor.sources[name].open()
+            lines.append(f"source {name} opened")
+    return lines
+
+
+def _install(processor: Processor, function: Function) -> None:
+    old = processor.functions.get(function.name)
+    processor.assembly.equip(function)
+    processor.functions[function.name] = function
+    function.start()
+    if old is not None:
+        _retire(processor, old)
+
+
+def _import_beside(processor: Processor, functions: list[Function], then: Callable[[], Any]) -> None:
+    """Import on a thread, so that the loop goes on, then call `then` on the loop."""
+
+    def work() -> None:
+        for function in functions:
+            processor.assembly.load(function)
+        processor.loop.post(then)
+
+    import threading
+
+    threading.Thread(target=work, name="import", daemon=True).start()
+
+
+def _retire(processor: Processor, function: Function) -> None:
+    processor.retired.append(function)
+    processor.loop.call_later(0, lambda: _let_go(processor, function))  # after the turn that still holds its events
+
+
+def _let_go(processor: Processor, function: Function) -> None:
+    if function not in processor.retired:
+        return
+    if function.runner.drain() and not any(trigger.pending for trigger in function.triggers):
+        processor.retired.remove(function)
+        processor.gone.append(tally((), function.triggers))
+        function.close()
+    else:
+        processor.loop.call_later(LOOK_MS, lambda: _let_go(processor, function))
+
+
+def _close_when_settled(processor: Processor, source: Any, new: Any) -> None:
+    if source not in processor.leaving:
+        return
+    if any(t.pending for f in processor.all_functions() for t in f.triggers if t.source is source):
+        processor.loop.call_later(LOOK_MS, lambda: _close_when_settled(processor, source, new))
+        return
+    processor.leaving.remove(source)
+    source.close()
+    processor.gone.append(tally((source,), ()))
+    if new is not None and not processor.stopping:
+        new.open()
