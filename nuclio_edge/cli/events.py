@@ -156,7 +156,7 @@ class Observer(Beside):
     def wanted_sources(self, manifest: Manifest) -> list[str]:
         return list(dict.fromkeys(spec.source for spec in self._specs))
 
-    def _route(self) -> None:
+    def route(self) -> None:
         routes: dict[str, list[Trigger]] = {name: [] for name in self.sources}
         for spec in self._specs:
             trigger = Trigger(self, self.sources[spec.source], self.loop, spec.ledger_id, spec.name, spec=spec)
