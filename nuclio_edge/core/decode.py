@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_BYTES = 4 << 20  # more is a document or a picture: nothing that a field should be looked up in
-MAX_FIELDS = 1000
 _NUMBER = "0123456789+-.eE"
 _LONGEST_NUMBER = 40
 
@@ -26,7 +25,7 @@ def fields(content_type: "str | None", raw: "bytes") -> "dict[str, Any]":
     """The fields of a body; {} when it is empty or of a kind that has none.
 
     ValueError, in words for the function's author, when the body is not what its type or its first byte promises, has
-    more than MAX_FIELDS form or CSV fields, or is longer than MAX_BYTES; nothing else is ever raised.
+    more than 1000 form or CSV fields, or is longer than MAX_BYTES; nothing else is ever raised.
     """
     if not raw:
         return {}
@@ -44,9 +43,15 @@ def fields(content_type: "str | None", raw: "bytes") -> "dict[str, Any]":
             return _named(unpack(raw))
         if kind == "application/x-www-form-urlencoded":
             # curl -d sends JSON under this type unless told otherwise.
-            return _by_looks(raw, charset) if raw[:1] == b"{" else _form(raw)
+            if raw[:1] == b"{":
+                return _by_looks(raw, charset)
+            from .decode_text import form
+
+            return form(raw)
         if kind == "text/csv":
-            return _csv(_text(raw, charset), header)
+            from .decode_text import csv
+
+            return csv(_text(raw, charset), header)
     except ValueError as error:
         says = "what its type says (" + kind + ")" if kind else "the JSON that it looks like"
         raise ValueError("the body is not " + says + ": " + str(error))  # noqa: B904 - `from` only warns on MicroPython
@@ -114,70 +119,3 @@ def _by_looks(raw: "bytes", charset: str) -> "dict[str, Any]":
             if number - number == 0:  # not overflown to infinity
                 return {"value": number}
     return {}
-
-
-def _form(raw: "bytes") -> "dict[str, Any]":
-    found: "dict[str, Any]" = {}
-    for pair in bytes(raw).split(b"&"):
-        name, _, value = pair.partition(b"=")
-        if name:
-            found[_unquoted(name)] = _unquoted(value)
-            if len(found) > MAX_FIELDS:
-                raise ValueError("more than %d fields" % MAX_FIELDS)
-    return found
-
-
-def _unquoted(raw: "bytes") -> str:
-    parts = raw.replace(b"+", b" ").split(b"%")
-    if len(parts) > 1:
-        for at in range(1, len(parts)):
-            part = parts[at]
-            try:
-                parts[at] = bytes([int(part[:2], 16)]) + part[2:]
-            except ValueError:
-                parts[at] = b"%" + part  # as browsers do: a lone percent sign stands for itself
-        raw = b"".join(parts)
-    else:
-        raw = parts[0]
-    return str(raw, "utf-8").strip("\r\n")
-
-
-def _csv(text: str, header: bool) -> "dict[str, Any]":
-    cells, rest = _csv_line(text)
-    if header:
-        values, _ = _csv_line(rest)
-        return {name: values[at] if at < len(values) else "" for at, name in enumerate(cells)}
-    return {str(at): cell for at, cell in enumerate(cells)}
-
-
-def _csv_line(text: str) -> "tuple[list[str], str]":
-    """The cells of the first line (RFC 4180: quotes, doubled quotes, line breaks within), and the lines after it."""
-    cells: "list[str]" = []
-    at = 0
-    while len(cells) <= MAX_FIELDS:
-        if text[at : at + 1] == '"':
-            cell = ""
-            while True:
-                end = text.find('"', at + 1)
-                if end < 0:
-                    raise ValueError("a quote is not closed")
-                cell += text[at + 1 : end]
-                at = end + 1
-                if text[at : at + 1] != '"':
-                    break
-                cell += '"'
-            stop = text[at : at + 1]
-        else:
-            end = at
-            while end < len(text) and text[end] not in ",\r\n":
-                end += 1
-            cell = text[at:end].strip()
-            at = end
-            stop = text[at : at + 1]
-        cells.append(cell)
-        at += 1
-        if stop != ",":
-            if stop not in ("", "\r", "\n"):
-                raise ValueError("text after a closing quote")
-            return cells, text[at:].lstrip("\r\n")
-    raise ValueError("more than %d fields" % MAX_FIELDS)

@@ -56,9 +56,12 @@ def _with(level: int) -> "Callable[..., None]":
 
 
 class Logger:
-    """Nuclio's logger with the level enforced. Every method may be called from any thread and never raises."""
+    """Nuclio's logger with the level enforced.
 
-    __slots__ = port.slots("level name _emit _context _bound _handlers")
+    Every method may be called from any thread, and raises only what a value's own `__str__` raises.
+    """
+
+    __slots__ = port.slots("level name _emit _context _bound")
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class Logger:
     warning_with = warn_with
 
     def exception(self, message: "Any", *args: "Any", exc: "Any" = None) -> None:
-        """An error with the exception (default: the one being handled, where the interpreter can tell) and its trace."""
+        """An error with an exception (default: the one being handled, where the interpreter can tell) and its trace."""
         exc = exc or port.current_error()
         if exc is None:
             self.error(message, *args)
@@ -123,7 +126,7 @@ class Logger:
                 except (TypeError, ValueError):
                     pass
             if len(pairs) % 2:
-                pairs = pairs[:-1] + ("args", pairs[-1])
+                pairs = pairs[:-1] + ("args", pairs[-1])  # noqa: RUF005 - MicroPython has no (*a, b)
         if named:
             for key in named:
                 pairs += (key, named[key])
