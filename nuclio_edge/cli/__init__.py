@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Not importlib.import_module: importlib is not loaded on the way of `run`.
         __import__(f"{__name__}.{name}")
         code: int = sys.modules[f"{__name__}.{name}"].main(rest)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a daemon may have been started without one
+            sys.stdout.flush()
     except SystemExit as end:  # argparse's way out of --help and of a wrong option
         code = end.code if isinstance(end.code, int) else OK
     except KeyboardInterrupt:

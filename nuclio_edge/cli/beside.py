@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 
+from nuclio_edge.cli.run import hide_secrets
 from nuclio_edge.manifest.schema import values
 from nuclio_edge.processor import Processor
 
@@ -37,6 +38,7 @@ class Beside(Processor):
             "functions": functions,
             "sources": {name: _guest(spec, f"{purpose}-{os.getpid()}") for name, spec in manifest.sources.items()},
         }
+        hide_secrets(log, manifest)
         super().__init__(changed(manifest, **changes), log)
         self._over = False
 

@@ -154,9 +154,11 @@ class Observer(Beside):
         self._specs = _wanted(manifest, options)
 
     def wanted_sources(self, manifest: Manifest) -> list[str]:
+        """Those whose triggers are looked through."""
         return list(dict.fromkeys(spec.source for spec in self._specs))
 
     def route(self) -> None:
+        """Give the sources triggers that show what they get."""
         routes: dict[str, list[Trigger]] = {name: [] for name in self.sources}
         for spec in self._specs:
             trigger = Trigger(self, self.sources[spec.source], self.loop, spec.ledger_id, spec.name, spec=spec)

@@ -202,6 +202,7 @@ class Once(Beside):
             self.loop.call_soon(self.stop)
 
     def make_source(self, spec: SourceSpec) -> Any:
+        """The stand-in of a source."""
         return StandIn(super().make_source(spec), self)
 
     def _begin(self) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from nuclio_edge.cli.parser import Parser
     from nuclio_edge.cli.watch import Watch
+    from nuclio_edge.logs import Log
     from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
 
@@ -70,6 +71,7 @@ def run(path: str, watching: bool = False) -> int:
     lock = supervise.StateLock(manifest.device.state_dir)
     try:
         log = make_log(manifest.log)
+        hide_secrets(log, manifest)
         processor = Processor(manifest, log, guarded=True)
         running = Run(processor, path)
         return running.run(watching)
@@ -147,6 +149,7 @@ class Run:
             supervise.ready(self._counts()[0])
             return
         self._reloading = True
+        hide_secrets(self.processor.log, manifest)
         self._warn(manifest)
         self.processor.reload(manifest, changed_code, self._reloaded)
 
@@ -211,6 +214,17 @@ class Run:
             )
 
 
+def hide_secrets(log: Log, manifest: Manifest) -> None:
+    """Have the log show *** for what the manifest's sources have as secrets."""
+    from nuclio_edge.manifest.schema import Secret
+
+    for source in manifest.sources.values():
+        for key in source.params.__slots__:
+            value = getattr(source.params, key)
+            if isinstance(value, Secret):
+                log.mask(value.content)
+
+
 def say(text: str) -> None:
     """Write a line to standard error; a reader that is gone, or does not read, is no reason to stay."""
     import select
@@ -239,7 +253,7 @@ def _counted(count: int, what: str) -> str:
 
 def _leave(code: int) -> None:
     for stream in (sys.stdout, sys.stderr):
-        try:  # noqa: SIM105 - contextlib is not loaded here
+        try:
             stream.flush()
         except (OSError, ValueError, AttributeError):
             pass

@@ -247,6 +247,35 @@ retain = true
         assert run.records[-1]["with"]["received"] == run.records[-1]["with"]["handled"] == 1
 
 
+def test_a_secret_of_a_source_never_shows_in_the_log(tmp_path: Path) -> None:
+    manifest = """
+[source.broker]
+kind = "mqtt"
+url = "mqtt://127.0.0.1:1"
+username = "u"
+password = { secret = "word" }
+"""
+    write(tmp_path, manifest + TICK, tick="def handler(context, event):\n    print('it is open-sesame')\n")
+    with Running(tmp_path, env={"NUCLIO_EDGE_SECRET_WORD": "open-sesame"}) as run:
+        run.wait_for(message="it is ***")
+        assert run.stop() == 0
+        assert "open-sesame" not in run.log
+
+
+def test_closed_standard_descriptors_are_no_harm(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick="def handler(context, event):\n    open('handled', 'w').close()\n")
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *PROGRAM, "run"], cwd=tmp_path, env=environment(tmp_path)
+    )
+    try:
+        wait_until((tmp_path / "handled").exists, "nothing was handled")
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_run_loads_nothing_that_its_manifest_does_not_need(tmp_path: Path) -> None:
     listing = """
 import sys
