@@ -63,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = INTERRUPTED
     except BrokenPipeError:
         code = _unread()
+    except OSError as error:
+        if name == "run":  # there it is a defect, and the trace is what is wanted
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{PROGRAM} {name}: {where}{error.strerror or error}", file=sys.stderr)
+        code = FAULT
     return code
 
 

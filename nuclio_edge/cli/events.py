@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from nuclio_edge.cli import FAULT, OK, PROGRAM, USAGE
+from nuclio_edge.cli import OK, PROGRAM, USAGE
 from nuclio_edge.cli.beside import Beside
 from nuclio_edge.cli.parser import Parser
 from nuclio_edge.cli.terminal import Painter, body_text, printable
@@ -68,15 +68,9 @@ def main(arguments: list[str]) -> int:
         wrong = filter_fault(topic)
         if wrong:
             return _usage(wrong)
-    try:
-        with Printer(options) as printer:
-            observer = Observer(manifest, Log(Console("warn", text=sys.stderr.isatty())), options, printer)
-            return _observe(observer)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) or error.filename is None:
-            raise
-        print(f"{PROGRAM} events: {error.filename}: {error.strerror}", file=sys.stderr)
-        return FAULT
+    with Printer(options) as printer:
+        log = Log(Console("warn", text=sys.stderr.isatty()))
+        return _observe(Observer(manifest, log, options, printer))
 
 
 def _observe(observer: Observer) -> int:
@@ -147,7 +141,7 @@ class Observer(Beside):
     def __init__(self, manifest: Manifest, log: Log, options: argparse.Namespace, printer: Printer) -> None:
         super().__init__(manifest, log, "events", {})
         self.watched: list[str] = []
-        self.broken: BrokenPipeError | None = None
+        self.broken: OSError | None = None
         self.name = "events"  # of the one "function" that gets every event once
         self.outputs: list[Any] = []
         self._printer = printer
@@ -179,7 +173,7 @@ class Observer(Beside):
         if self.broken is None and self._printer.left != 0:
             try:
                 last = self._printer.show(event)
-            except BrokenPipeError as error:
+            except OSError as error:  # the reader is gone, or the disk is full
                 self.broken = error
                 last = True
             if last:

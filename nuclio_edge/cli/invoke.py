@@ -130,6 +130,7 @@ def _function(manifest: Manifest, name: str) -> FunctionSpec:
 def _trigger(spec: FunctionSpec, options: argparse.Namespace) -> TriggerSpec:
     from nuclio_edge.cli.addresses import clock_trigger, matches
     from nuclio_edge.manifest.problems import listed, quote
+    from nuclio_edge.sources.mqtt_params import topic_fault
 
     triggers = list(spec.triggers)
     if options.trigger is not None:
@@ -143,8 +144,6 @@ def _trigger(spec: FunctionSpec, options: argparse.Namespace) -> TriggerSpec:
             there = listed([f"{t.index} ({t.name})" for t in triggers]) or "none"
             raise UsageError(f"{spec.name} has no trigger {quote(wanted)}; there are: {there}")
     if options.topic is not None:
-        from nuclio_edge.sources.mqtt_params import topic_fault
-
         wrong = topic_fault(options.topic)
         if wrong:
             raise UsageError(wrong)
@@ -155,7 +154,10 @@ def _trigger(spec: FunctionSpec, options: argparse.Namespace) -> TriggerSpec:
             there = f"; its filters: {filters}" if filters else ""
             raise UsageError(f"no trigger of {spec.name} takes {quote(options.topic)}{there}")
         triggers = found
-    return triggers[0] if triggers else clock_trigger()
+    trigger = triggers[0] if triggers else clock_trigger()
+    if options.path is not None and trigger.kind == "mqtt" and (wrong := topic_fault(options.path)):
+        raise UsageError(wrong)
+    return trigger
 
 
 def _body(given: str) -> bytes:
