@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import environment, running
+from . import capture, environment, running
 from .bindings.named import Bindings
 from .core.context import Context
 from .core.inbox import Trigger
@@ -11,6 +11,8 @@ from .core.worker import ACTIVE, InlineRunner
 from .errors import LoadError
 from .function import Function
 from .loader import load as load_code
+from .logs import FunctionLogger
+from .nuclio_sdk.platform import Platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Assembly:
         self._versions: dict[str, int] = {}
 
     def make(self, spec: FunctionSpec) -> Function:
+        """A function of a table, with its number as version; nothing is imported yet."""
         number = self._versions[spec.name] = self._versions.get(spec.name, 0) + 1
 
         def load() -> Loaded:
@@ -60,6 +63,7 @@ class Assembly:
             function.bind(context)
             try:
                 function.load()
+                capture.install_logging()  # the import may have been the first of Python's logging
             except LoadError as error:
                 function.load_error = error
             finally:
@@ -70,10 +74,12 @@ class Assembly:
         spec = function.spec
         env = _environment(function)
         makers = self._binding_makers(spec)
+        device = self.processor.manifest.device
+        level = self.processor.manifest.log.level
 
         def make_context(worker: int) -> Context:
-            context = Context(None, None, str(worker))
-            context.logger = Logger(self.processor.manifest.log.level, spec.name, self.processor.log.emit, context)
+            context = Context(None, Platform("edge", device.namespace), str(worker))
+            context.logger = FunctionLogger(level, spec.name, self.processor.log.emit, context)
             context.function_name = spec.name
             context.function_version = function.version
             context.labels = dict(spec.labels)
@@ -135,7 +141,8 @@ class Assembly:
             if self.asyncs is None:
                 self.asyncs = AsyncPool(self.loop)
             return AsyncRunner(function, self.asyncs, context)
-        from .threads import Pool, ThreadRunner
+        from .carriers import Pool
+        from .threads import ThreadRunner
 
         if self.threads is None:
             self.threads = Pool(self.loop, self.processor.watchdog)

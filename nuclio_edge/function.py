@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
+from . import capture
 from .core import port
 from .core.failure import HandlerTimeout
-from .core.log import Logger
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .core.context import Context
     from .core.event import Event
     from .core.inbox import Trigger
+    from .core.log import Logger
     from .core.loop import Loop
     from .core.response import Response
     from .errors import LoadError
@@ -120,6 +121,7 @@ class Function:
         self.bind(context)
         if self.handler is None:
             self.load()
+            capture.install_logging()  # the import may have been the first of Python's logging
             self.bind(context)  # now with the package by which threads of its own are known
         if self.init_context is not None:
             self.init_context(context)
@@ -154,7 +156,7 @@ class Function:
     def on_froze(self) -> None:
         """Its handler held the interpreter's lock until the watchdog ended the last process: begin suspended."""
         self.logger.error_with(
-            'function suspended: its handler froze the last process; isolation = "process" can stop what a thread cannot',
+            'function suspended: it froze the last process; isolation = "process" can stop what a thread cannot',
             "again_in_ms",
             LONGEST_PAUSE_MS,
         )

@@ -153,7 +153,7 @@ class Processor:
         self.loop.stop()
 
     def close(self) -> None:
-        """Close sources and functions; idempotent. What is still pending stays unsettled, for the broker to send again."""
+        """Close sources and functions; idempotent. What is still pending stays unsettled: a broker sends it again."""
         for source in self.sources.values():
             try:
                 source.close()

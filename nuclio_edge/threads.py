@@ -1,19 +1,15 @@
 """Worker threads: a deque a function, claimed by atomic `popleft`; outcomes come back by one deque and a wake-up.
 
 Laws:
-- The loop alone starts workers, gives them a carrier (the thread) and concludes events; a worker claims, calls, appends.
+- The loop alone starts workers, gives them a carrier (the thread) and concludes events; a worker claims and calls.
 - Work is handed over once a turn, outcomes once a millisecond or when the queue is empty, so that a flood costs about
   what it costs inline and a single event two wake-ups.
-- A worker whose `user_data` holds something keeps its carrier, as sqlite3 and others bind objects to a thread; other
-  carriers serve whichever worker has something to do, and end after a minute of idleness.
 - Past its function's timeout an event fails; its worker is abandoned (context revoked, HandlerTimeout raised into the
   thread) and replaced. While one abandoned thread lives nothing of that function is retried; a second one suspends it.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections import deque
 
 from .core import port
@@ -21,175 +17,19 @@ from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.inbox import EVENT_COST, Budget
 from .core.worker import conclude
-from .watchdog import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .carriers import Carrier, Pool
     from .core.context import Context
     from .core.event import Event
     from .core.inbox import Trigger
-    from .core.loop import Loop
     from .function import Function
-    from .watchdog import Watchdog
 
-IDLE_MS = 60_000
-# One busy thread cuts the loop's round trips from 39,800/s to 65/s at CPython's 5 ms; 3,790/s at 0.1 ms.
-SWITCH_S = 0.0001
 _HAND_BACK = port.TICKS_PER_MS
-
-
-class Carrier:
-    """A thread that carries one worker after another; `current` and `worker` belong to the loop between two jobs."""
-
-    __slots__ = ("go", "idle_since", "row", "started", "thread", "worker")
-
-    def __init__(self, number: int, row: Any) -> None:
-        self.row = row  # where the watchdog reads whose handler runs here since when
-        self.started: Any = [0] if row is None else start_of(row)
-        self.go = threading.Lock()
-        self.go.acquire()
-        self.worker: Worker | None = None
-        self.idle_since = 0
-        self.thread = threading.Thread(target=self._carry, name=f"worker-{number}", daemon=True)
-        self.thread.start()
-
-    def _carry(self) -> None:
-        while True:
-            self.go.acquire()
-            worker = self.worker
-            if worker is None:
-                return
-            error = None
-            try:
-                worker.serve()
-            except BaseException as caught:  # noqa: BLE001 - import or init_context, or a late HandlerTimeout
-                error = caught
-            worker.hand_back(error)
-            if worker.abandoned:
-                return
-
-    def raise_into(self, error: type[BaseException]) -> None:
-        """Raise an exception in the thread at its next bytecode; what waits in C does not notice."""
-        import ctypes
-
-        ident = self.thread.ident
-        if ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
-
-
-class Pool:
-    """The carriers of a processor and the deque by which their outcomes reach the loop."""
-
-    def __init__(self, loop: Loop, watchdog: Watchdog | None = None) -> None:
-        self.loop = loop
-        self.watchdog = watchdog
-        self.busy = 0  # workers between their start and their hand-back
-        # What comes back: (worker, event, result, error, ticks) of a call; with the event None it is a worker's batch of
-        # quiet successes as `result`, and with ticks -1 the worker's end, `error` being why it could not start.
-        self.done: deque[tuple[Worker, Event | None, Any, BaseException | None, int]] = deque()
-        self.idle: dict[Carrier, None] = {}  # oldest first; their workers hold no state
-        self.carriers = 0
-        self.abandoned = 0
-        self._number = 0
-        self._reaper: Any = None
-        loop.add_inlet(self.done, self._collect)
-
-    def start(self, worker: Worker) -> None:
-        """Let a worker serve its queue on its own carrier, an idle one, or a new one."""
-        watchdog = self.watchdog
-        carrier = worker.carrier
-        if carrier is None:
-            if self.idle:
-                carrier = next(iter(self.idle))
-                if carrier.worker is not None:
-                    carrier.worker.carrier = None
-            else:
-                if self.carriers == 0 and sys.getswitchinterval() > SWITCH_S:
-                    sys.setswitchinterval(SWITCH_S)
-                self._number += 1
-                self.carriers += 1
-                carrier = Carrier(self._number, watchdog.slots.take() if watchdog is not None else None)
-            carrier.worker = worker
-            if carrier.row is not None:
-                set_name(carrier.row, worker.runner.function.name)
-            worker.carrier = carrier
-        self.idle.pop(carrier, None)
-        worker.busy = True
-        self.busy += 1
-        if watchdog is not None:
-            watchdog.touch()
-        carrier.go.release()
-
-    def release(self, worker: Worker) -> None:
-        """Count a worker's carrier as free to serve others, unless the worker holds state."""
-        carrier = worker.carrier
-        if carrier is None or worker.holds_state():
-            return
-        carrier.idle_since = self.loop.now
-        self.idle[carrier] = None
-        if self._reaper is None:
-            self._reaper = self.loop.call_later(IDLE_MS, self._reap)
-
-    def end(self, worker: Worker) -> None:
-        """Give up an idle worker's carrier for good."""
-        carrier, worker.carrier = worker.carrier, None
-        if carrier is not None:
-            self.idle.pop(carrier, None)
-            self._end(carrier)
-
-    def lose(self) -> None:
-        """A carrier is no longer ours: its thread is stuck in a handler."""
-        self.carriers -= 1
-        self.busy -= 1
-        self.abandoned += 1
-
-    def close(self) -> None:
-        """End the idle carriers; the others were ended by their runners."""
-        for carrier in list(self.idle):
-            self.idle.pop(carrier)
-            if carrier.worker is not None:
-                carrier.worker.carrier = None
-            self._end(carrier)
-        if self._reaper is not None:
-            self._reaper.cancel()
-            self._reaper = None
-
-    def _end(self, carrier: Carrier) -> None:
-        carrier.worker = None
-        self.carriers -= 1
-        carrier.go.release()
-        carrier.thread.join(1.0)
-        if carrier.row is not None and self.watchdog is not None:
-            self.watchdog.slots.give_back(carrier.row)
-
-    def _reap(self) -> None:
-        self._reaper = None
-        last = self.loop.now - IDLE_MS
-        for carrier in list(self.idle):
-            if carrier.idle_since > last:
-                self._reaper = self.loop.call_at(carrier.idle_since + IDLE_MS, self._reap)
-                return
-            worker = carrier.worker
-            del self.idle[carrier]
-            if worker is not None:
-                worker.carrier = None
-            self._end(carrier)
-
-    def _collect(self) -> None:
-        done = self.done
-        for _ in range(len(done)):
-            worker, event, result, error, ticks = done.popleft()
-            if event is not None:
-                if worker.expired is not event:
-                    conclude(event._trigger, event, result, error, ticks)  # type: ignore[arg-type]  # a source's event has one
-            else:
-                if result is not None:
-                    result.book()
-                if ticks < 0:
-                    worker.runner.handed_back(worker, error)
 
 
 class Batch:
@@ -213,10 +53,10 @@ class Batch:
         trigger.handled += self.count
         trigger.busy += self.busy
         if trigger.buckets:
-            trigger.buckets = [old + new for old, new in zip(trigger.buckets, self.buckets)]
+            trigger.buckets = [old + new for old, new in zip(trigger.buckets, self.buckets, strict=True)]
         else:
             trigger.buckets = self.buckets
-        trigger.leave_many(self.count, self.bytes)
+        trigger.leave(self.count, self.bytes)
 
 
 class Worker:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .log import Logger
 
 
-class Revoked(Exception):
+class Revoked(Exception):  # noqa: N818 - it is the context that was
     """Raised by what an abandoned handler still calls: its event has failed by timeout, its effects are refused."""
 
 
@@ -38,7 +38,7 @@ class Context:
         platform: "Any" = None,
         worker_id: "str | None" = None,
         trigger: "TriggerInfo | None" = None,
-        logger_per_async_task: bool = False,
+        **_more: "Any",
     ) -> None:
         self.logger = logger
         self.platform = platform

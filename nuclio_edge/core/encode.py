@@ -48,10 +48,10 @@ def to_response(value: "Any") -> Response:
         elif isinstance(value, bytearray):
             value = str(value)
         return Response(None, _bytes(value), None, status)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a value's own methods may raise anything
         try:
             text = str(error).encode()
-        except Exception:
+        except Exception:  # noqa: BLE001 - as above
             text = type(error).__name__.encode()
         return Unencodable(None, b"the handler's answer cannot be encoded: " + text, None, 500)
 

@@ -19,8 +19,8 @@ _PUBLIC = (
 ).split()
 # What a wire map must have (facts of nuclio_sdk/event.py: every key but offset and topic is required).
 _REQUIRED = (
-    "trigger content_type fields headers id method path size timestamp url shard_id num_shards type type_version version"
-    " body"
+    "trigger content_type fields headers id method path size timestamp url shard_id num_shards type type_version"
+    " version body"
 ).split()
 
 
@@ -255,6 +255,7 @@ _METHODS: "dict[str, Any]" = {
 }
 for _name in _METHODS:
     setattr(Event, _name, _METHODS[_name])
-Event.from_json = staticmethod(lambda data: deserialize(data, "json"))
-Event.from_msgpack = staticmethod(lambda data: deserialize(data, "msgpack"))
-Event.deserialize = staticmethod(lambda data, kind="msgpack_raw": deserialize(data, kind))
+# By setattr, as the class does not declare what it has only from here on.
+setattr(Event, "from_json", staticmethod(lambda data: deserialize(data, "json")))  # noqa: B010
+setattr(Event, "from_msgpack", staticmethod(lambda data: deserialize(data, "msgpack")))  # noqa: B010
+setattr(Event, "deserialize", staticmethod(lambda data, kind="msgpack_raw": deserialize(data, kind)))  # noqa: B010

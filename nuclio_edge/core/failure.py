@@ -28,7 +28,7 @@ def error_response(error: BaseException) -> Response:
 
 
 def again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> bool:
-    """Have a failed event tried again after a pause, if it has attempts left and its function may; whether it will be."""
+    """Have a failed event tried again after a pause, if attempts are left and its function may; whether it will be."""
     attempt = event._attempt + 1
     if attempt >= trigger.attempts or not trigger.function.may_retry():
         return False

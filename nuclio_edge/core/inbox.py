@@ -1,7 +1,7 @@
 """A trigger of a function and its bounded queue: admit, shed by policy or push back, and count every one of them.
 
-Law (the ledger at the trigger): admitted = handled + failed + dead_lettered + the sum of shed + pending, at every moment
-at which the loop is between two calls. Only the loop's thread calls anything here; workers take events off the queue
+Law (the ledger at the trigger): admitted = handled + failed + dead_lettered + the sum of shed + pending, whenever the
+loop is between two calls. Only the loop's thread calls anything here; workers take events off the queue
 by an atomic `popleft` and nothing else.
 """
 
@@ -119,12 +119,8 @@ class Trigger:
             self.held += cost
             budget.used += cost
 
-    def leave(self, event: "Event") -> None:
-        """Take a settled event out of the count."""
-        self.leave_many(1, len(event.raw_body))
-
-    def leave_many(self, count: int, size: int) -> None:
-        """Take settled events out of the count, and let a waiting source know when half the inbox is free again."""
+    def leave(self, count: int, size: int) -> None:
+        """Take settled events, `size` bytes in all, out of the count; a waiting source is told of room at the half."""
         self.pending -= count
         budget = self.budget
         if budget is not None:
@@ -143,7 +139,7 @@ class Trigger:
 
     def drop(self, event: "Event", reason: str, status: int = 503) -> None:
         """Settle a pending event without running it (again): counted under `reason`."""
-        self.leave(event)
+        self.leave(1, len(event.raw_body))
         self._shed(event, reason, status)
 
     def on_room(self, call: "Callable[[], Any]") -> None:

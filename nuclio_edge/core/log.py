@@ -30,11 +30,6 @@ def level_number(level: "int | str") -> int:
     return LEVELS[level.lower()] if isinstance(level, str) else level
 
 
-def level_name(level: int) -> str:
-    """debug, info, warning or error."""
-    return "debug" if level < INFO else "info" if level < WARNING else "warning" if level < ERROR else "error"
-
-
 def _plain(level: int) -> "Callable[..., None]":
     """The method of a level that takes a message and printf arguments."""
 

@@ -33,7 +33,7 @@ class Timer:
 class Loop:
     """The one place where things happen; every method but `post` and `wake` belongs to the thread that runs it.
 
-    A turn: ready descriptors, calls from other threads, `call_soon`, due timers, then what was asked for the turn's end.
+    A turn: ready descriptors, calls from other threads, `call_soon`, due timers, then what was asked for at its end.
     An exception of a call goes to `on_error(error, call)` and stops nothing else. Times are milliseconds of
     `port.ticks_ms`; `now` and `wall` (Unix milliseconds) are read once a wake-up.
     """
@@ -127,10 +127,9 @@ class Loop:
         for key, mask in ready:
             call = calls.get(port.key_of(key))
             if call is not None:
-                if mask & 0x38:  # error, hang-up, closed under our hands: whoever reads or writes finds out
-                    mask |= port.IN | port.OUT
                 try:
-                    call(mask)
+                    # Error, hang-up, closed under our hands: whoever reads or writes finds out.
+                    call(mask | port.IN | port.OUT if mask & 0x38 else mask)
                 except Exception as error:  # noqa: BLE001 - one bad call stays one bad call
                     self.on_error(error, call)
         for queue, take in self._inlets:

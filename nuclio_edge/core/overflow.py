@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def make_room(trigger: "Trigger", event: "Event") -> int:
-    """Shed by the trigger's policy: 1 when `event` fits now, 0 when its source shall wait a moment, -1 when it is shed."""
+    """Shed by the policy: 1 when `event` fits now, 0 when its source shall wait a moment, -1 when it was shed."""
     policy = trigger.when_full
     if policy in ("drop-oldest", "thin"):
         now = port.ticks_ms()

@@ -160,3 +160,25 @@ class Poller:
         if self._event >= 0:
             os.close(self._event)
             self._event = -1
+
+
+__all__ = [
+    "IN",
+    "OUT",
+    "TICKS_PER_MS",
+    "Poller",
+    "bucket",
+    "clock",
+    "current_error",
+    "error_text",
+    "json_dumps",
+    "json_loads",
+    "key_of",
+    "msgpack_library",
+    "next_number",
+    "now_ms",
+    "queue",
+    "slots",
+    "ticks_ms",
+    "utc",
+]

@@ -30,12 +30,12 @@ def ticks_ms() -> int:
     raw = time.ticks_ms()  # type: ignore[attr-defined]  # MicroPython only
     _total += time.ticks_diff(raw, _raw)  # type: ignore[attr-defined]  # MicroPython only
     _raw = raw
-    return _total
+    return _total  # type: ignore[no-any-return]  # an int
 
 
 def now_ms() -> int:
     """The wall clock in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000 + _EPOCH_S * 1000
+    return int(time.time_ns() // 1_000_000 + _EPOCH_S * 1000)
 
 
 def bucket(duration_ns: int) -> int:

@@ -42,7 +42,7 @@ class Response:
         return "Response(%r, %r, %r, %r)" % (self.headers, self.body, self.content_type, self.status_code)
 
 
-class ExceptionWithResponse(OSError):
+class ExceptionWithResponse(OSError):  # noqa: N818 - the SDK's name
     """Raised by a handler to answer with a status and a body of its own."""
 
     def __init__(self, status_code: int, body: "Any" = None, content_type: "str | None" = None) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TopicRouter:
-    """Topics (bytes, as on the wire) to tuples of triggers; a filter is text or bytes, `$share/<group>/` is left out."""
+    """Topics (bytes, as on the wire) to tuples of triggers; a filter's `$share/<group>/` is left out."""
 
     def __init__(self, cache: int = 4096) -> None:
         self._root: "dict[Any, Any]" = {}  # level -> node; None -> triggers that end here

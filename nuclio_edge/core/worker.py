@@ -42,11 +42,11 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
             if again(trigger, event, error):
                 return
         trigger.failed += 1
-        trigger.leave(event)
+        trigger.leave(1, len(event.raw_body))
         function.on_failure(event, error, status)
     else:
         trigger.handled += 1
-        trigger.leave(event)
+        trigger.leave(1, len(event.raw_body))
         if response is not None:
             for send in function.outputs:
                 send(response, event)

@@ -23,7 +23,7 @@ class Context(_Context):
         trigger: TriggerInfo | None = None,
         logger_per_async_task: bool = False,
     ) -> None:
-        super().__init__(logger, platform or Platform("test"), worker_id, trigger, logger_per_async_task)
+        super().__init__(logger, platform or Platform("test"), worker_id, trigger)
 
     @property
     def trigger(self) -> TriggerInfo | None:

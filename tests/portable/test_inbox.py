@@ -252,10 +252,10 @@ def test_room_is_told_once_when_half_of_the_inbox_is_free():
     _fill(trigger, 5)
     told = []
     trigger.on_room(lambda: told.append(1))
-    trigger.leave(trigger.box.popleft())
+    trigger.leave(1, len(trigger.box.popleft().raw_body))
     loop.turn(0)
     assert told == []
-    trigger.leave(trigger.box.popleft())
+    trigger.leave(1, len(trigger.box.popleft().raw_body))
     loop.turn(0)
     loop.turn(0)
     assert told == [1]
@@ -315,6 +315,6 @@ def test_the_common_budget_refuses_beyond_the_floor_of_an_inbox():
     assert held == budget.used
     assert held <= 2000 + 500
     while trigger.pending:
-        trigger.leave(trigger.box.popleft())
+        trigger.leave(1, len(trigger.box.popleft().raw_body))
     assert budget.used == 0
     loop.close()

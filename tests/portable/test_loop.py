@@ -4,8 +4,6 @@ from nuclio_edge.core import port
 from nuclio_edge.core.loop import Loop
 
 
-
-
 def test_timers_run_in_the_order_of_their_times_and_equal_times_in_the_order_of_asking():
     loop = Loop()
     ran = []

@@ -70,7 +70,9 @@ def _check_chunks():
     stream = b"".join(
         [
             codec.publish("t", b"1" * 5, 0, 0, b""),
-            codec.publish("topic/long" * 20, b"2" * 300, 2, 7, codec.pack_properties([(codec.USER_PROPERTY, ("k", "v" * 200))])),
+            codec.publish(
+                "topic/long" * 20, b"2" * 300, 2, 7, codec.pack_properties([(codec.USER_PROPERTY, ("k", "v" * 200))])
+            ),
             codec.packet(0xD0, b""),
             codec.publish("big", b"3" * 900, 4, 8, b""),
             too_big,
@@ -135,7 +137,11 @@ def test_an_alias_stands_for_its_topic_also_one_of_an_oversize_packet():
     three = codec.pack_properties([(codec.TOPIC_ALIAS, 3)])
     four = codec.pack_properties([(codec.TOPIC_ALIAS, 4)])
     stream = codec.publish("a/b", b"1", 0, 0, three) + codec.publish("big", b"x" * 2001, 0, 0, four)
-    stream += codec.publish("", b"2", 0, 0, three) + codec.publish("", b"3", 0, 0, four) + codec.publish("c", b"4", 0, 0, three)
+    stream += (
+        codec.publish("", b"2", 0, 0, three)
+        + codec.publish("", b"3", 0, 0, four)
+        + codec.publish("c", b"4", 0, 0, three)
+    )
     stream += codec.publish("", b"5", 0, 0, three)
     for chunk in (0, 11):
         assert [one[2] for one in read(stream, chunk=chunk)] == [b"a/b", b"big", b"a/b", b"big", b"c", b"c"]
@@ -157,12 +163,32 @@ def test_topics_are_checked():
 
 
 def test_properties_come_back_as_they_were_packed():
-    pairs = [(1, 1), (2, 70_000), (3, "t\u00e9xt"), (9, b"\0\xff"), (11, 268_435_455), (33, 65_535), (38, ("k", "v")), (38, ("k", ""))]
+    pairs = [
+        (1, 1),
+        (2, 70_000),
+        (3, "t\u00e9xt"),
+        (9, b"\0\xff"),
+        (11, 268_435_455),
+        (33, 65_535),
+        (38, ("k", "v")),
+        (38, ("k", "")),
+    ]
     assert codec.unpack_properties(codec.pack_properties(pairs)) == pairs
 
 
 def test_broken_properties_are_refused():
-    for raw in (b"\x00", b"\x2b\x00", b"\x63", b"\x01", b"\x02\x00\x00", b"\x03\x00", b"\x03\x00\x05ab", b"\x03\x00\x01\xff", b"\x0b\x80", b"\x26\x00\x01a\x00\x02b"):
+    for raw in (
+        b"\x00",
+        b"\x2b\x00",
+        b"\x63",
+        b"\x01",
+        b"\x02\x00\x00",
+        b"\x03\x00",
+        b"\x03\x00\x05ab",
+        b"\x03\x00\x01\xff",
+        b"\x0b\x80",
+        b"\x26\x00\x01a\x00\x02b",
+    ):
         try:
             codec.unpack_properties(raw)
         except codec.ProtocolError as error:
@@ -172,7 +198,14 @@ def test_broken_properties_are_refused():
 
 
 def test_variable_lengths_are_as_in_the_specification():
-    for value, raw in ((0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (16_383, b"\xff\x7f"), (16_384, b"\x80\x80\x01"), (268_435_455, b"\xff\xff\xff\x7f")):
+    for value, raw in (
+        (0, b"\0"),
+        (127, b"\x7f"),
+        (128, b"\x80\x01"),
+        (16_383, b"\xff\x7f"),
+        (16_384, b"\x80\x80\x01"),
+        (268_435_455, b"\xff\xff\xff\x7f"),
+    ):
         assert codec.variable(value) == raw
     try:
         codec.variable(268_435_456)

@@ -215,6 +215,9 @@ def test_a_handler_file_that_fails_does_not_raise_into_the_function() -> None:
 
 
 class Told:
+    def __repr__(self) -> str:
+        return "<told>"
+
     def __log__(self) -> Any:
         return {"told": 1}
 

@@ -104,7 +104,7 @@ def test_a_worker_that_holds_state_keeps_its_thread_while_others_share_theirs(tm
 
 
 def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("nuclio_edge.threads.IDLE_MS", 20)
+    monkeypatch.setattr("nuclio_edge.carriers.IDLE_MS", 20)
     with Rig(tmp_path, MEMORY + manifest(), f="def handler(context, event):\n    return 'x'\n") as rig:
         rig.ask("/f")
         rig.until(lambda: rig.processor.assembly.threads.carriers == 0)
