@@ -19,6 +19,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 Publish = Callable[..., None]  # topic, payload, retain=False
 Say = Callable[[str, str, str], None]  # family, device, what it does
@@ -177,9 +178,7 @@ class Field:
         now = time.monotonic()
         self._due = [now + 0.4 * (number + 1) for number in range(len(self._devices))]
         self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id="demo-devices")
-        self._client.on_connect = lambda client, *_: client.subscribe(
-            [(topic, 1) for device in self._devices for topic in device.commands]
-        )
+        self._client.on_connect = self._connected
         self._client.on_message = lambda _client, _data, message: self._obey(message.topic, message.payload.decode())
         self._client.connect_async(host, port)
         self._client.loop_start()
@@ -196,6 +195,12 @@ class Field:
         """Switch everything off."""
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _connected(self, client: Any, _data: object, _flags: object, reason: Any, _properties: object) -> None:
+        if reason.is_failure:
+            self._say("broker", "demo-devices", f"refuses the simulated devices: {reason}")
+        else:
+            client.subscribe([(topic, 1) for device in self._devices for topic in device.commands])
 
     def _publish(self, topic: str, payload: object, retain: bool = False) -> None:
         self._client.publish(topic, payload if isinstance(payload, str) else json.dumps(payload), qos=1, retain=retain)

@@ -151,7 +151,7 @@ def test_the_trigger_is_chosen_by_name_number_or_topic_and_is_the_first_otherwis
     assert "is a filter" in invoke(tmp_path, code, "--topic", "in/+/t", rc=2)
 
 
-@pytest.mark.parametrize("isolation", ["inline", "thread"])
+@pytest.mark.parametrize("isolation", ["inline", "thread", "process"])
 def test_env_init_context_and_every_isolation_work_as_in_a_run(tmp_path: Path, isolation: str) -> None:
     code = """
 import os
