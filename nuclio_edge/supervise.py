@@ -111,7 +111,8 @@ def reloading() -> bool:
 class StateLock:
     """The hold of one processor on a state directory: another one would mix up what both keep there.
 
-    The lock is the kernel's and ends with the process, however that ends; the pid in the file is for people.
+    The lock is the kernel's and ends with the process, however that ends; what a handler forks gives its copy up. The
+    pid in the file is for people.
     Raises StateError, naming the pid, when another process has it, and when the directory cannot be written.
     """
 
@@ -144,6 +145,7 @@ class StateLock:
                 f"the state directory {folder} cannot be used: {error.strerror}", "write state_dir in [device]"
             ) from None
         self._fd = fd
+        os.register_at_fork(after_in_child=self._give_up)
 
     def release(self) -> None:
         """Let others have it; idempotent. The file stays: removing it would let two hold two files of one name."""
@@ -151,8 +153,13 @@ class StateLock:
             try:
                 os.ftruncate(self._fd, 0)
             finally:
-                os.close(self._fd)
-                self._fd = -1
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Close the descriptor: in a forked child that ends nothing, as the parent still has its own."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _pass(number: int, frame: FrameType | None) -> None:

@@ -159,6 +159,32 @@ def test_a_second_holder_of_the_state_directory_exits_1_and_names_the_pid(tmp_pa
         assert again.stop() == 0
 
 
+def test_what_a_handler_has_forked_does_not_hold_the_state_directory(tmp_path: Path) -> None:
+    forks = """
+import os, time
+def handler(context, event):
+    if not os.path.exists("child"):
+        child = os.fork()
+        if not child:
+            time.sleep(600)
+            os._exit(0)
+        with open("child", "w") as file:
+            file.write(str(child))
+        context.logger.info("forked")
+"""
+    write(tmp_path, TICK, tick=forks)
+    with Running(tmp_path) as first:
+        first.wait_for(message="forked")
+        first.process.kill()
+        first.process.wait()
+    try:
+        with Running(tmp_path) as second:
+            second.ready()
+            assert second.stop() == 0
+    finally:
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+
+
 def test_sighup_takes_a_changed_manifest_and_keeps_running_without_a_valid_one(tmp_path: Path) -> None:
     path = write(tmp_path, TICK, tick=COUNT, more="def handler(context, event):\n    context.logger.info('more')\n")
     with Running(tmp_path) as run:

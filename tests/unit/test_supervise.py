@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -113,8 +115,10 @@ def test_the_lock_makes_the_folder_and_a_second_one_names_the_holder(tmp_path: P
     lock = supervise.StateLock(str(folder))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (folder / supervise.LOCK_FILE).read_text() == f"{os.getpid()}\n"
-    with pytest.raises(StateError, match=f"held by the processor with pid {os.getpid()}"):
-        supervise.StateLock(str(folder))
+    taking = f"from nuclio_edge.supervise import StateLock; StateLock({str(folder)!r})"
+    other = subprocess.run([sys.executable, "-c", taking], capture_output=True, check=False)
+    assert other.returncode == 1
+    assert f"held by the processor with pid {os.getpid()}" in other.stderr.decode()
     lock.release()
     lock.release()
     supervise.StateLock(str(folder)).release()
