@@ -44,6 +44,7 @@ FIRST_PAUSE_MS = 1_000
 LONGEST_PAUSE_MS = 60_000
 STABLE_MS = 10_000  # a connection that lasted so long has ended the series of failures
 TAKEN_OVER_PAUSE_MS = 30_000
+KICKS = 2  # closed without a word soon after it was open, so often in a row: then it looks like another client
 EARLY_CLOSES = 2  # closed right after a CONNECT of version 5: then 3.1.1 is tried
 _SAID = 32
 _PUBREC, _PUBREL, _PINGRESP, _DISCONNECT, _CONNACK = 5, 6, 13, 14, 2
@@ -90,6 +91,7 @@ class MqttSource:
         self._away_since = 0
         self._said: set[str] = set()  # what the log has of this outage or connection
         self._was_open = False
+        self._kicks = 0
         self.intake = Intake(self.loop, self._write, self._break_off, self._say_once)
         self.publisher = Publisher(self.loop, self._note_refusal)
 
@@ -344,7 +346,15 @@ class MqttSource:
         """The connection has ended."""
         if self._v5 and not self._connected and not self._v5_works:
             self._early_closes += 1
-        self._fail(why)
+        least = 0
+        if self.state == "open" and self.loop.now - self._since < STABLE_MS:
+            self._kicks += 1
+            if self._kicks >= KICKS:  # not every broker says 0x8E (mosquitto 2.0.11 does not)
+                why += f", again and again: perhaps another client uses the client id {self.params.client_id}"
+                least = TAKEN_OVER_PAUSE_MS
+        else:
+            self._kicks = 0
+        self._fail(why, least)
 
     def on_broken(self, error: Exception) -> None:
         """A packet was malformed: it was not told, and counts as received."""

@@ -40,7 +40,7 @@ class Target:
     def context(self) -> ssl.SSLContext:
         """The TLS context; made by the connector's thread, as it reads files. OSError or ValueError when it cannot be."""
         if self._context is None:
-            import ssl  # noqa: PLC0415 - 6 MB, only with TLS
+            import ssl
 
             params = self.params
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -63,7 +63,9 @@ class Target:
 class Connector:
     """One attempt: runs at once, and calls `done(socket, "")` or `done(None, why not)` on the loop, unless aborted."""
 
-    def __init__(self, target: Target, post: Callable[[Callable[[], Any]], Any], done: Callable[[Any, str], Any]) -> None:
+    def __init__(
+        self, target: Target, post: Callable[[Callable[[], Any]], Any], done: Callable[[Any, str], Any]
+    ) -> None:
         self._target = target
         self._post = post
         self._done = done
@@ -118,7 +120,7 @@ class Connector:
                 self._hold(made)
                 made.do_handshake()
             if target.scheme in ("ws", "wss"):
-                from nuclio_edge.sources.mqtt_websocket import WebSocket, upgrade  # noqa: PLC0415 - only for ws and wss
+                from nuclio_edge.sources.mqtt_websocket import WebSocket, upgrade
 
                 rest = upgrade(made, target.host, target.port, target.path, secure=target.tls)
                 made.setblocking(False)
@@ -157,7 +159,7 @@ class TlsSocket:
     """A TLS socket with the manners of a plain one: BlockingIOError where TLS wants to read or write first."""
 
     def __init__(self, inner: ssl.SSLSocket) -> None:
-        import ssl  # noqa: PLC0415 - it is loaded: `inner` is one
+        import ssl
 
         self._inner = inner
         self._wait = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -202,7 +204,7 @@ def _load_pair(context: ssl.SSLContext, cert: str, key: Any) -> None:
     if content is None:
         context.load_cert_chain(cert, key)
         return
-    import os  # noqa: PLC0415 - only here
+    import os
 
     descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from nuclio_edge.core.encode import to_json
 from nuclio_edge.core.mqtt_codec import (
     CONTENT_TYPE,
     CORRELATION_DATA,
@@ -19,7 +20,6 @@ from nuclio_edge.core.mqtt_codec import (
     string,
     variable,
 )
-from nuclio_edge.core.encode import to_json
 from nuclio_edge.core.response import JSON
 from nuclio_edge.sources.mqtt_reasons import REFUSAL
 
@@ -57,7 +57,7 @@ class MqttBinding:
         self._publisher = publisher
         self._context = context
 
-    def publish(  # noqa: PLR0913, PLR0917 - the names of MQTT
+    def publish(
         self,
         topic: str,
         payload: Any = b"",
@@ -102,7 +102,7 @@ class Publisher:
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
-    def publish(  # noqa: PLR0913, PLR0917 - one call a message
+    def publish(
         self,
         topic: str,
         payload: Any,
@@ -151,12 +151,11 @@ class Publisher:
         for _ in range(len(given)):
             self.send(*given.popleft())
 
-    def send(  # noqa: PLR0913, PLR0917 - one call a message
+    def send(
         self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...] = ()
     ) -> None:
         """Send a message now, or keep it, or count why not."""
-        if qos > self.max_qos:
-            qos = self.max_qos
+        qos = min(qos, self.max_qos)
         if retain and not self.may_retain:
             retain = False
         if self.max_packet and len(body) + len(topic) * 4 + 64 > self.max_packet and self._too_big(topic, body, pairs):
@@ -199,7 +198,7 @@ class Publisher:
     def _too_big(self, topic: str, body: bytes, pairs: tuple[tuple[int, Any], ...]) -> bool:
         return 7 + len(self._head(topic, pairs)) + len(body) > self.max_packet
 
-    def _send_by_paho(  # noqa: PLR0913, PLR0917 - one call a message
+    def _send_by_paho(
         self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...]
     ) -> None:
         waiting = len(self._unacknowledged) + len(self._offline)
@@ -248,7 +247,10 @@ class Publisher:
 
     def acknowledged(self, mid: int, reason: int) -> None:
         """The broker has taken (or refused) a message of QoS 1 or 2."""
-        self._unacknowledged_bytes -= self._unacknowledged.pop(mid, 0)
+        size = self._unacknowledged.pop(mid, None)
+        if size is None:
+            return  # of QoS 0, which stock paho tells too, or dropped before
+        self._unacknowledged_bytes -= size
         if reason >= REFUSAL:
             self.drop("refused")
             self.note("the broker refused a message that was published", reason)
@@ -290,8 +292,8 @@ def _pairs(properties: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
 def paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:
     if not pairs:
         return None
-    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - paho is there when a client is
-    from paho.mqtt.properties import Properties  # noqa: PLC0415
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
 
     made = Properties(PacketTypes.PUBLISH)
     for number, value in pairs:

@@ -51,9 +51,9 @@ def upgrade(sock: Any, host: str, port: int, path: str, *, secure: bool) -> byte
 
 def _accept(key: bytes) -> bytes:
     try:
-        from _sha1 import sha1  # noqa: PLC0415 - 3 MB less than hashlib
+        from _sha1 import sha1
     except ImportError:
-        from hashlib import sha1  # noqa: PLC0415
+        from hashlib import sha1
     return binascii.b2a_base64(sha1(key + _GUID).digest(), newline=False)
 
 
