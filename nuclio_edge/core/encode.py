@@ -33,6 +33,8 @@ def to_response(value: "Any") -> Response:
     it may return again, is not changed.
     """
     try:
+        if type(value) is dict:
+            return Response(None, to_json(value), JSON)
         if value is None or type(value) is bytes:
             return Response(None, value or b"")
         if isinstance(value, (Response, ExceptionWithResponse)):

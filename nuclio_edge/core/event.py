@@ -132,11 +132,16 @@ def _make_body(event: Event) -> "Any":
     return raw
 
 
-def _make_fields(event: Event) -> "dict[str, Any]":
-    from .decode import fields
+_DECODER: "list[Any]" = []  # decode.fields, once somebody asks for a field
 
+
+def _make_fields(event: Event) -> "dict[str, Any]":
+    if not _DECODER:
+        from .decode import fields
+
+        _DECODER.append(fields)
     try:
-        return fields(event.content_type, event.raw_body)
+        return _DECODER[0](event.content_type, event.raw_body)  # type: ignore[no-any-return]  # it is decode.fields
     except ValueError as error:
         event.decode_error = str(error)
         return {}

@@ -19,8 +19,13 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
 
     Runs on the loop's thread, once for each call of a handler. `ticks` is the time of the call by `port.clock`.
     """
-    note(trigger, ticks)
-    response: "Response | None" = None
+    buckets = trigger.buckets
+    if buckets and ticks >= 0:  # `note` spelled out: a call less
+        trigger.busy += ticks
+        buckets[port.bucket(ticks)] += 1
+    else:
+        note(trigger, ticks)
+    response: "Any" = None
     status = 200
     function = trigger.function
     token = event._token
@@ -31,7 +36,11 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
         status = response.status_code
     elif result is not None:
         if token is not None or function.outputs:
-            response = _encode(result)
+            if not _ENCODER:
+                from .encode import to_response
+
+                _ENCODER.append(to_response)
+            response = _ENCODER[0](result)
             status = response.status_code
         else:
             status = status_of(result)
@@ -55,14 +64,6 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
 
 
 _ENCODER: "list[Any]" = []  # to_response, once a value has somewhere to go: a board without outputs never loads it
-
-
-def _encode(result: "Any") -> Response:
-    if not _ENCODER:
-        from .encode import to_response
-
-        _ENCODER.append(to_response)
-    return _ENCODER[0](result)  # type: ignore[no-any-return]  # it is to_response
 
 
 def status_of(result: "Any") -> int:
