@@ -27,7 +27,7 @@ def fields(content_type: "str | None", raw: "bytes") -> "dict[str, Any]":
     ValueError, in words for the function's author, when the body is not what its type or its first byte promises, has
     more than 1000 form or CSV fields, or is longer than MAX_BYTES; nothing else is ever raised.
     """
-    if raw[:1] == b"{" and len(raw) <= MAX_BYTES and (not content_type or content_type == "application/json"):
+    if len(raw) <= MAX_BYTES and raw[:1] == b"{" and (not content_type or content_type == "application/json"):
         try:  # what nearly every sensor sends, without the detours: 1.3 us instead of 3.1
             value = port.json_loads(raw)
             if isinstance(value, dict):
