@@ -35,7 +35,7 @@ class Bench:
         return path
 
     def many(self, count: int) -> int:
-        """`count` events, or a fifth where it must be quick: with fewer the first thousands, which cost more, would show."""
+        """`count` events, or a fifth where it must be quick: with fewer the dear first thousands would show."""
         return max(1, count // 5) if self.quick else count
 
     def interleave(self, variants: dict[str, Callable[[], dict[str, float]]], runs: int | None = None) -> Found:
