@@ -57,7 +57,7 @@ class Assembly:
 
     def load(self, function: Function) -> None:
         """Import the code if it is to be there at the start; what goes wrong is told by the function's own start."""
-        if function.spec.load == "start":
+        if function.spec.load == "start" and function.spec.isolation != "process":
             context = Context()
             context.env = _environment(function)  # os.environ while the module is imported
             function.bind(context)

@@ -130,6 +130,9 @@ def format_user_error(error: BaseException, folder: str = "") -> str:
 
     `folder` is taken off the front of file names. Never raises; at most 8192 characters, cut in the middle.
     """
+    shown = getattr(error, "user_text", None)
+    if isinstance(shown, str):
+        return shown  # raised, and shown by this function, in a worker process
     from traceback import TracebackException
 
     try:

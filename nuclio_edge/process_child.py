@@ -1,0 +1,429 @@
+"""The inside of a worker process: reads events, calls the handler, writes what came of it. Started by processes.py.
+
+One event after the other, and the outcome of each is written before the next begins: a process that dies takes the
+event with it that it was handling, and no other. Everything else that leaves (log records, binding calls) is written at
+once as well, for the same reason.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from _thread import allocate_lock, get_ident
+
+from .core import port
+from .core.context import Context
+from .core.encode import to_response
+from .core.event import Event, TriggerInfo
+from .core.log import Logger
+from .core.response import ExceptionWithResponse, Response
+from .core.worker import status_of
+from .frames import (
+    ANSWER,
+    BROKEN,
+    CALL,
+    CHANNEL,
+    DONE,
+    EVENT,
+    FAILED,
+    INIT,
+    LIFELINE,
+    LOG,
+    READY,
+    START,
+    Reader,
+    frame,
+    two,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from .loader import Loaded
+
+_READ = 1 << 18
+
+
+class Channel:
+    """The way to the processor; calls wait for their answer, events that come meanwhile are kept."""
+
+    def __init__(self) -> None:
+        self._reader = Reader()
+        self._frames: list[tuple[int, bytes]] = []
+        self._lock = allocate_lock()
+        self._changed: Any = None  # a Condition, once there are other threads
+        self._reading = False
+        self._open = True
+        self._calls = 0
+        os.register_at_fork(after_in_child=self._forked)
+
+    def send(self, kind: int, *parts: bytes) -> None:
+        """Write one frame; from any thread."""
+        if not self._open:
+            return
+        data = memoryview(frame(kind, *parts))
+        with self._lock:
+            while data:
+                data = data[os.write(CHANNEL, data) :]
+
+    def next(self, wanted: Callable[[int, bytes], bool]) -> bytes:
+        """The content of the next frame that is wanted; ends the process when the processor is gone."""
+        if "threading" in sys.modules:
+            return self._next_of_many(wanted)
+        while True:
+            content = self._kept(wanted)
+            if content is not None:
+                return content
+            self._read()
+
+    def call(self, content: list[Any], answered: bool) -> Any:
+        """Have the processor call a binding's method; from any thread."""
+        from .core.msgpack import pack
+
+        self._calls += 1
+        number = self._calls if answered else 0
+        self.send(CALL, pack([number, *content]))
+        if not answered:
+            return None
+        head = marshal.dumps(number)
+        answer = self.next(lambda kind, got: kind == ANSWER and got.startswith(head))
+        return marshal.loads(answer[len(head) :])  # noqa: S302 - the processor's own
+
+    def _kept(self, wanted: Callable[[int, bytes], bool]) -> bytes | None:
+        for at, (kind, content) in enumerate(self._frames):
+            if wanted(kind, content):
+                del self._frames[at]
+                return content
+        return None
+
+    def _read(self) -> None:
+        data = os.read(CHANNEL, _READ)
+        if not data:
+            if "threading" in sys.modules and sys.modules["threading"].main_thread().ident != get_ident():
+                os._exit(0)
+            sys.exit(0)
+        self._frames += self._reader.feed(data)
+
+    def _next_of_many(self, wanted: Callable[[int, bytes], bool]) -> bytes:
+        """The same where a handler has threads that call bindings: one of them reads for all."""
+        if self._changed is None:
+            self._changed = sys.modules["threading"].Condition()
+        changed = self._changed
+        while True:
+            with changed:
+                content = self._kept(wanted)
+                if content is not None:
+                    return content
+                if self._reading:
+                    changed.wait()
+                    continue
+                self._reading = True
+            try:
+                self._read()
+            finally:
+                with changed:
+                    self._reading = False
+                    changed.notify_all()
+
+    def check(self) -> None:
+        """End the process if it is a fork of a worker: it has no business here."""
+        if not self._open:
+            os._exit(0)
+
+    def _forked(self) -> None:
+        self._open = False
+        for descriptor in (CHANNEL, LIFELINE):
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass
+
+
+class Remote:
+    """A binding of the processor; each method is a call over there. `publish` returns at once."""
+
+    def __init__(self, channel: Channel, name: str) -> None:
+        self._channel = channel
+        self._name = name
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        def call(*args: Any, **named: Any) -> Any:
+            return self._call(method, args, named)
+
+        return call
+
+    def _call(self, method: str, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        try:
+            answer = self._channel.call([self._name, method, list(args), named], method != "publish")
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{self._name}.{method}: this cannot leave a worker process: {error}") from None
+        if answer is None:
+            return None
+        fine, value, text = answer
+        if fine:
+            return value
+        raise _exception(value)(text)
+
+
+class RemoteBindings:
+    """The bindings of the processor by name."""
+
+    def __init__(self, channel: Channel, names: list[str]) -> None:
+        self._names = ", ".join(sorted(names))
+        self._made = {name: Remote(channel, name) for name in names}
+
+    def __getitem__(self, name: str) -> Remote:
+        if name not in self._made:
+            raise KeyError(f"no binding is named '{name}'; there are: {self._names}")
+        return self._made[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The binding of that name, else the default."""
+        return self._made.get(name, default)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+class _Source:
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _Trigger:
+    """As much of a trigger as an event needs to tell where it comes from."""
+
+    __slots__ = ("info", "kind", "source")
+
+    def __init__(self, kind: str, name: str, source: str) -> None:
+        self.kind = kind
+        self.info = TriggerInfo(kind, name)
+        self.source = _Source(source)
+
+
+class Work:
+    """The function in this process."""
+
+    def __init__(self, channel: Channel, about: dict[str, Any]) -> None:
+        self.channel = channel
+        self.path: str = about["path"]
+        self.triggers = [_Trigger(*one) for one in about["triggers"]]
+        self.classes: dict[str, type[Event]] = {}
+        self.aio: Any = None
+        self.context = Context(None, None, about["worker"])
+        self.context.logger = Logger(about["level"], about["name"], self._emit, self.context)
+        self.context.function_name = about["name"]
+        self.context.function_version = about["version"]
+        self.context.labels = about["labels"]
+        self.context.env = os.environ
+        self.context.bindings = RemoteBindings(channel, about["bindings"])
+        self.running = self._surround(about["name"])
+
+    def load(self, about: dict[str, Any]) -> Loaded:
+        """Import the function's code and run init_context."""
+        from . import running
+        from .loader import load
+
+        loaded = load(about["name"], **about["code"])
+        self.running.space = loaded.package
+        running.register(self.running)
+        self.handler = loaded.handler
+        if loaded.init_context is not None:
+            self.channel.send(INIT)
+            self._finish(loaded.init_context(self.context))
+        return loaded
+
+    def handle(self, event: Any, wanted: bool, number: int) -> None:
+        """Call the handler and send what came of it."""
+        context = self.context
+        context._event = event
+        start = port.clock()
+        try:
+            result = self._finish(self.handler(context, event))
+        except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
+            end = port.clock()
+            self.channel.check()
+            self._end_lines()
+            self._send_error(number, end - start, end, error)
+            return
+        end = port.clock()
+        self.channel.check()
+        self._end_lines()
+        about = [number, end - start, end]
+        if type(event) is list and isinstance(result, list):
+            answers = [to_response(one) for one in result if isinstance(one, Response)]
+            bodies = [_whole(one.body) for one in answers]
+            heads = [
+                [one.status_code, one.content_type, one.headers, one.event_id, len(body)]
+                for one, body in zip(answers, bodies, strict=True)
+            ]
+            self.channel.send(DONE, *two(_json([*about, True, *heads]), b"".join(bodies)))
+        elif result is None:
+            self.channel.send(DONE, *two(_json(about), b""))
+        elif not wanted:
+            self.channel.send(DONE, *two(_json([*about, False, [status_of(result), None, {}, None, 0]]), b""))
+        else:
+            try:
+                answer = to_response(result)
+                body = _whole(answer.body)
+            except BaseException as error:  # noqa: BLE001 - a generator of the user's
+                self._send_error(number, end - start, end, error)
+                return
+            head = [answer.status_code, answer.content_type, answer.headers, answer.event_id, len(body)]
+            self.channel.send(DONE, *two(_json([*about, False, head]), body))
+
+    def event(self, class_name: str, trigger: int, state: dict[str, Any]) -> Event:
+        """The event as its source made it, as lazy as there."""
+        made = self.classes.get(class_name)
+        if made is None:
+            module, _, name = class_name.partition(":")
+            __import__(module)
+            made = self.classes[class_name] = getattr(sys.modules[module], name)
+        event: Any = made.__new__(made)
+        event._trigger = self.triggers[trigger]
+        event._token = None
+        for name, value in state.items():
+            setattr(event, name, value)
+        return event  # type: ignore[no-any-return]  # it is of that class
+
+    def _finish(self, value: Any) -> Any:
+        """Wait for what an `async def` returned."""
+        if not hasattr(value, "__await__"):
+            return value
+        if self.aio is None:
+            from asyncio import new_event_loop
+
+            self.aio = new_event_loop()
+        return self.aio.run_until_complete(_awaited(value))
+
+    def _send_error(self, number: int, ticks: int, end: int, error: BaseException) -> None:
+        from .loader import format_user_error
+
+        status: int | None = None
+        content_type: str | None = None
+        body = b""
+        if isinstance(error, ExceptionWithResponse):
+            answer = to_response(error)
+            status, content_type, body = answer.status_code, answer.content_type, _whole(answer.body)
+        try:
+            text = str(error)
+        except Exception:  # noqa: BLE001 - a __str__ of the user's
+            text = ""
+        shown = format_user_error(error, self.path)
+        head = _json([number, ticks, end, type(error).__name__, text, shown, status, content_type])
+        self.channel.send(FAILED, *two(head, body))
+
+    def _end_lines(self) -> None:
+        if self.running.partial:
+            from . import capture
+
+            capture.flush()
+
+    def _emit(self, record: Any) -> None:
+        ms, level, name, message, pairs, _, event_id = record
+        self.channel.send(LOG, _json([ms, level, name, message, list(pairs), event_id]))
+
+    def _surround(self, name: str) -> Any:
+        from . import capture, running
+
+        who = running.Running(name, os.environ, self.context)  # type: ignore[arg-type]  # it is the function's own here
+        running.bind(who)
+        capture.install()
+        return who
+
+
+def main() -> None:
+    """Be a worker process until the processor closes the channel."""
+    os.closerange(LIFELINE + 1, 65536)
+    for descriptor in (CHANNEL, LIFELINE):
+        os.set_inheritable(descriptor, False)
+    _end_with_the_processor()
+    import faulthandler
+
+    faulthandler.enable(2)
+    channel = Channel()
+    about = marshal.loads(channel.next(lambda kind, _: kind == START))  # noqa: S302 - the processor's own
+    if about["data_limit"]:
+        import resource
+        from _thread import stack_size
+
+        resource.setrlimit(resource.RLIMIT_DATA, (about["data_limit"], about["data_limit"]))
+        stack_size(1 << 20)  # the system's 8 MiB would count as used
+    work = Work(channel, about)
+    try:
+        work.load(about)
+    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+        from .loader import format_user_error
+
+        channel.check()
+        channel.send(BROKEN, _json([type(error).__name__, format_user_error(error, work.path)]))
+        os._exit(0)
+    channel.send(READY)
+    while True:
+        number, wanted, what = marshal.loads(channel.next(_is_work))  # noqa: S302 - as above
+        if type(what) is list:
+            work.handle([work.event(*one) for one in what], wanted, number)
+        else:
+            work.handle(work.event(*what), wanted, number)
+
+
+def _end_with_the_processor() -> None:
+    """Have the kernel kill this process when the processor ends, however it ends.
+
+    The processor alone holds the other end of this pipe; SIGKILL comes in the place of SIGIO when it goes away. No
+    thread, and none of the megabyte that prctl by ctypes would cost.
+    """
+    import fcntl
+    import select
+    import signal
+
+    fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(LIFELINE, fcntl.F_SETFL, fcntl.fcntl(LIFELINE, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([LIFELINE], [], [], 0)[0]:
+        os._exit(0)  # it went before the kernel was asked
+
+
+def _is_work(kind: int, _: bytes) -> bool:
+    return kind == EVENT
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _json(value: Any) -> bytes:
+    return port.json_dumps(value).encode("utf-8", "backslashreplace")
+
+
+def _whole(body: Any) -> bytes:
+    """A body that came as a generator, in one piece."""
+    if isinstance(body, bytes):
+        return body
+    if hasattr(body, "__anext__"):
+        raise TypeError("an async generator cannot leave a worker process")
+    return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in body)
+
+
+def _exception(name: str) -> type[Exception]:
+    import builtins
+
+    from . import errors
+    from .core.context import Revoked
+
+    found = Revoked if name == "Revoked" else getattr(errors, name, None) or getattr(builtins, name, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else RuntimeError
