@@ -211,6 +211,7 @@ def test_retained_messages_come_with_a_new_subscription_and_not_with_every_recon
     event = inbox.taken.get(timeout=LIMIT)
     assert (event.body, event.retain) == (b"kept", True)
     one.settle(event)
+    broker.wait_for_log("Received PUBACK from rig")
     broker.restart()
     wait_until(lambda: one.log.count("connected again") == 1)
     pub(broker, "state/b", "new")
