@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
 
 _CACHE = 4096  # topics
-_PAIRS = 100_000  # of filters compared; beyond, every wildcard filter counts as overlapping
 
 
 class Wire:
@@ -117,16 +116,7 @@ class Subscriptions:
         return kept
 
     def _mark_overlaps(self) -> None:
-        wild = [wire for wire in self.wires if "#" in wire.inner or "+" in wire.inner or wire.shared]
-        if len(wild) * len(self.wires) > _PAIRS:
-            for wire in self.wires:
-                wire.overlaps = True
-        else:
-            for one in wild:
-                levels = one.inner.split("/")
-                for other in self.wires:
-                    if other is not one and _overlap(levels, other.inner.split("/")):
-                        one.overlaps = other.overlaps = True
+        _mark([(wire.inner.split("/"), wire) for wire in self.wires], 0)
         overlapping = [wire for wire in self.wires if wire.overlaps]
         for wire in overlapping:
             self._wire_router.add(wire.filter, wire)  # type: ignore[arg-type]  # as above
@@ -213,17 +203,34 @@ def _covers(wide: str, narrow: str) -> bool:
     return len(ours) == len(theirs)
 
 
-def _overlap(one: list[str], other: list[str]) -> bool:
-    """Whether some topic matches both filters."""
-    if (one[0][:1] == "$" and other[0] in ("+", "#")) or (other[0][:1] == "$" and one[0] in ("+", "#")):
-        return False
-    for at in range(max(len(one), len(other))):
-        a = one[at] if at < len(one) else None
-        b = other[at] if at < len(other) else None
-        if a == "#" or b == "#":
-            return True
-        if a is None or b is None:
-            return False
-        if "+" not in (a, b) and a != b:
-            return False
-    return True
+def _mark(group: list[tuple[list[str], Wire]], depth: int) -> None:
+    """Mark the filters of a group, alike so far, that share a topic with another one of it: level by level, not in pairs."""
+    if len(group) < 2:  # noqa: PLR2004 - two overlap
+        return
+    literal: dict[str, list[tuple[list[str], Wire]]] = {}
+    plus, rest, ended = [], [], []
+    for one in group:
+        level = one[0][depth] if depth < len(one[0]) else None
+        if level is None:
+            ended.append(one)
+        elif level == "#":
+            rest.append(one)
+        elif level == "+":
+            plus.append(one)
+        else:
+            literal.setdefault(level, []).append(one)
+    reserved = [literal.pop(level) for level in list(literal) if level[:1] == "$"] if depth == 0 else []
+    for alike in reserved:  # no wildcard of the first level matches them
+        _mark(alike, 1)
+    if rest:
+        others = sum(map(len, literal.values())) + len(plus) + len(ended)
+        if len(rest) + others > 1:
+            for _, wire in (*rest, *plus, *ended, *(one for alike in literal.values() for one in alike)):
+                wire.overlaps = True
+        return
+    if len(ended) > 1:
+        for _, wire in ended:
+            wire.overlaps = True
+    for alike in literal.values():
+        _mark(alike + plus, depth + 1)
+    _mark(plus, depth + 1)
