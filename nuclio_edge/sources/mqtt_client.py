@@ -27,7 +27,7 @@ class _Later:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        import importlib  # noqa: PLC0415 - the rare way
+        import importlib
 
         return getattr(importlib.import_module(self._later_name), name)
 
@@ -60,7 +60,7 @@ def _import_paho() -> Any:
         ours.pop("urllib.parse", None)
     modules.update(ours)
     try:
-        import paho.mqtt.client  # noqa: PLC0415 - that is what this function is for
+        import paho.mqtt.client
 
         return paho.mqtt.client
     finally:
@@ -76,7 +76,16 @@ ALIASES = 16  # topic aliases that the broker may use towards us
 INFLIGHT = 100  # messages sent and not yet acknowledged, at most
 
 # What the fast path uses of paho beyond its documentation.
-PRIVATE = ("_create_socket", "_packet_handle", "_packet_queue", "_in_packet", "_sock", "_sock_close", "_ping_t", "_out_packet")
+PRIVATE = (
+    "_create_socket",
+    "_packet_handle",
+    "_packet_queue",
+    "_in_packet",
+    "_sock",
+    "_sock_close",
+    "_ping_t",
+    "_out_packet",
+)
 _IN_PACKET = {
     "command",
     "have_remaining",
@@ -141,10 +150,14 @@ class FastClient(StockClient):
 
 def make(params: Any, target: Any, v5: bool, fast: bool, write: Callable[[bytes], Any]) -> Any:
     """A client for one broker and version, with will, name and session as the manifest says; not yet connected."""
-    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - with paho
-    from paho.mqtt.properties import Properties  # noqa: PLC0415 - with paho
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
 
-    named: dict[str, Any] = {"client_id": params.client_id, "protocol": paho.MQTTv5 if v5 else paho.MQTTv311, "manual_ack": True}
+    named: dict[str, Any] = {
+        "client_id": params.client_id,
+        "protocol": paho.MQTTv5 if v5 else paho.MQTTv311,
+        "manual_ack": True,
+    }
     if not v5:
         named["clean_session"] = params.clean_start
     kind: Any = FastClient if fast else StockClient
@@ -179,9 +192,9 @@ def subscribe(client: Any, wires: list[Wire], v5: bool, at_once: int) -> list[tu
     Retained messages come with a subscription that is new to the broker, not with a repeated one (retain handling 1);
     3.1.1 cannot tell them apart and sends them each time.
     """
-    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415 - with paho
-    from paho.mqtt.properties import Properties  # noqa: PLC0415 - with paho
-    from paho.mqtt.subscribeoptions import SubscribeOptions  # noqa: PLC0415 - with paho
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+    from paho.mqtt.subscribeoptions import SubscribeOptions
 
     asked = []
     left = list(wires)
@@ -196,7 +209,9 @@ def subscribe(client: Any, wires: list[Wire], v5: bool, at_once: int) -> list[tu
         options: list[tuple[str, Any]] = [
             (
                 wire.filter,
-                SubscribeOptions(wire.options & 3, noLocal=wire.options & 4 != 0, retainHandling=0 if wire.shared else 1)
+                SubscribeOptions(
+                    wire.options & 3, noLocal=wire.options & 4 != 0, retainHandling=0 if wire.shared else 1
+                )
                 if v5
                 else wire.options & 3,
             )

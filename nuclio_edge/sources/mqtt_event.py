@@ -55,7 +55,7 @@ class MqttEvent(Event):
         response_topic: str
         retain: bool
 
-    def __init__(  # noqa: PLR0913, PLR0917 - by position: this is the inner loop
+    def __init__(
         self, trigger: Trigger | None, token: int | None, first: int, topic: bytes, props: bytes, body: bytes, wall: int
     ) -> None:
         self._trigger = trigger

@@ -47,7 +47,11 @@ class SessionMemory:
         """Remember these from now on."""
         self.filters = dict(filters)
         self.trusted = trusted
-        wanted = {"client": self._client, "filters": {name: list(one) for name, one in filters.items()}, "trusted": trusted}
+        wanted = {
+            "client": self._client,
+            "filters": {name: list(one) for name, one in filters.items()},
+            "trusted": trusted,
+        }
         if wanted == self._on_disk:
             return
         beside = self._path + ".new"

@@ -47,6 +47,6 @@ _WORDS = {
 
 def explain(code: int, *, v5: bool) -> str:
     """A reason code in words, with its number; 3.1.1 has one code for every refused subscription."""
-    if not v5 and code == 0x80:  # noqa: PLR2004 - the one code
+    if not v5 and code == 0x80:
         return "refused"
     return f"{_WORDS.get(code, 'unknown')} (0x{code:02x})"

@@ -31,7 +31,7 @@ class Shared:
 
     __slots__ = ("_first", "_token", "_topic", "_trigger", "left", "raw_body")
 
-    def __init__(self, token: int, first: int, topic: bytes, body: bytes, trigger: Trigger, left: int) -> None:  # noqa: PLR0913, PLR0917
+    def __init__(self, token: int, first: int, topic: bytes, body: bytes, trigger: Trigger, left: int) -> None:
         self._token: int | None = token  # None: not to be acknowledged, whoever settles
         self._topic = topic
         self._first = first
