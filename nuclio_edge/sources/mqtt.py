@@ -331,7 +331,7 @@ class MqttSource:
             self._dismissed(rest[0] if rest else 0)
         else:
             if kind == _PUBREC and len(rest) > 2 and rest[2] >= REFUSAL:
-                first = 0x70  # refused: no PUBREL follows (4.3.3), paho's exchange ends here
+                first = 0x40  # refused: no PUBREL follows (4.3.3); to paho it ends like one of QoS 1
             link = self._link
             try:
                 code = self._client.take(first, rest)

@@ -1,0 +1,204 @@
+"""What goes out: from any thread, in order, bounded, and every message that does not is counted."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nuclio_edge.core.context import Context, Revoked
+from nuclio_edge.core.encode import to_response
+from nuclio_edge.sources import mqtt, mqtt_publish
+from nuclio_edge.sources.mqtt_params import OUTPUT
+from tests.fake_broker import FakeBroker
+from tests.mqtt_rig import Rig, checked
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "FIRST_PAUSE_MS", 10)
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    """A broker that the test plays."""
+    with FakeBroker() as made:
+        yield made
+
+
+@pytest.fixture(params=["fast", "stock"])
+def rig(request: pytest.FixtureRequest, broker: FakeBroker, tmp_path: Path) -> Iterator[Rig]:
+    """A rig of either kind."""
+    made = Rig(broker.url, tmp_path, fast=request.param == "fast")
+    yield made
+    made.close()
+
+
+def opened(rig: Rig, broker: FakeBroker, **connack: Any) -> Any:
+    """Open it; the broker's side."""
+    rig.open()
+    peer = broker.accept()
+    peer.handshake(subscribes=False, **connack)
+    rig.wait_open()
+    return peer
+
+
+@pytest.mark.parametrize("payload", [b"\xff\x00", bytearray(b"\xff\x00"), memoryview(b"\xff\x00")])
+def test_bytes_go_as_they_are(rig: Rig, broker: FakeBroker, payload: Any) -> None:
+    peer = opened(rig, broker)
+    rig.source.publisher.publish("a", payload, 0, False, None)
+    assert peer.expect("PUBLISH", topic="a", payload=b"\xff\x00", retain=False).properties == {}
+
+
+@pytest.mark.parametrize(
+    ("payload", "sent", "kind"),
+    [("t\u00e9xt", "t\u00e9xt".encode(), None), (None, b"", None), ({"t": 1.5}, b'{"t":1.5}', 1), ([1], b"[1]", 1), (21, b"21", 1)],
+)
+def test_text_goes_as_utf_8_and_values_as_json(rig: Rig, broker: FakeBroker, payload: Any, sent: bytes, kind: Any) -> None:
+    peer = opened(rig, broker)
+    rig.source.publisher.publish("a", payload, 1, True, None)
+    found = peer.expect("PUBLISH", payload=sent, qos=1, retain=True)
+    assert found.properties == ({"content_type": "application/json"} if kind else {})
+
+
+def test_what_no_broker_would_take_is_said_to_the_caller(rig: Rig) -> None:
+    publish = rig.source.publisher.publish
+    for topic in ("", "a/+", "#", "a\0", "x" * 65_536):
+        with pytest.raises(ValueError, match=r"topic|fit"):
+            publish(topic, b"", 0, False, None)
+    with pytest.raises(ValueError, match="qos is 0, 1 or 2"):
+        publish("a", b"", 3, False, None)
+    with pytest.raises(ValueError, match="knows no property 'expires'"):
+        publish("a", b"", 0, False, None, {"expires": 3})
+    with pytest.raises(ValueError, match="wrong type"):
+        publish("a", b"", 0, False, None, {"message_expiry": "soon"})
+    rig.loop.close()
+
+
+def test_messages_of_one_thread_keep_their_order_and_of_many_threads_none_is_lost(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+
+    def send(name: int) -> None:
+        for number in range(200):
+            rig.source.publisher.publish(f"out/{name}", str(number), 0, False, None)
+
+    threads = [threading.Thread(target=send, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    found: dict[str, list[int]] = {}
+    for _ in range(800):
+        packet = peer.expect("PUBLISH")
+        found.setdefault(packet.topic, []).append(int(packet.payload))
+    for thread in threads:
+        thread.join()
+    assert found == {f"out/{name}": list(range(200)) for name in range(4)}
+    assert rig.source.publisher.sent == 800
+
+
+def test_a_revoked_context_cannot_publish(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    context = Context()
+    binding = rig.source.binding(context)
+    binding.publish("a", b"1", user_properties={"k": "v"})
+    assert peer.expect("PUBLISH", payload=b"1").properties == {"user_property": [("k", "v")]}
+    context.revoke()
+    with pytest.raises(Revoked):
+        binding.publish("a", b"2")
+
+
+def test_an_output_sends_the_responses_body(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    output = checked(OUTPUT, {"topic": "out", "qos": 0, "retain": True})
+    rig.do(lambda: rig.source.send(output, to_response({"on": True}), None))
+    found = peer.expect("PUBLISH", topic="out", payload=b'{"on":true}', retain=True)
+    assert found.properties == {"content_type": "application/json"}
+    rig.do(lambda: rig.source.send(output, to_response("text"), None))
+    assert peer.expect("PUBLISH", payload=b"text").properties == {}
+
+
+def test_qos_0_while_the_broker_is_away_is_counted_and_qos_1_waits(rig: Rig, broker: FakeBroker) -> None:
+    rig.open()
+    rig.source.publisher.publish("a", b"0", 0, False, None)
+    rig.source.publisher.publish("a", b"1", 1, False, None, {"user_properties": {"k": "v"}})
+    wait_until(lambda: rig.source.publisher.shed == {"offline": 1})
+    peer = broker.accept()
+    peer.handshake(subscribes=False)
+    found = peer.expect("PUBLISH", payload=b"1", qos=1)
+    assert found.properties == {"user_property": [("k", "v")]}
+    assert not rig.do(rig.source.sent)
+    peer.close()
+    peer = broker.accept()
+    peer.handshake(session=True, subscribes=False)
+    assert peer.expect("PUBLISH", payload=b"1", mid=found.mid).dup
+    peer.ack("PUBACK", found.mid)
+    wait_until(lambda: rig.source.publisher.sent == 1)
+    assert rig.do(rig.source.sent)
+
+
+def test_the_memory_for_waiting_messages_is_bounded(rig: Rig, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_publish, "LIMIT_COUNT", 10)
+    peer = opened(rig, broker)
+    for number in range(25):
+        rig.do(lambda number=number: rig.source.publisher.send("a", b"%d" % number, 1, False))
+    assert rig.source.publisher.shed == {"outbox-full": 15}
+    for number in range(10):
+        peer.ack("PUBACK", peer.expect("PUBLISH", payload=b"%d" % number).mid)
+    wait_until(lambda: rig.source.publisher.sent == 10)
+    assert rig.source.publisher.waiting == 0
+
+
+def test_a_broker_that_does_not_read_does_not_fill_our_memory(tmp_path: Path, broker: FakeBroker) -> None:
+    with Rig(broker.url, tmp_path) as rig:
+        broker.accept().handshake(subscribes=False)
+        rig.wait_open()
+        wait_until(lambda: [rig.source.publisher.publish("a", b"x" * 100_000, 0, False, None) for _ in range(50)] and rig.source.publisher.shed)
+        assert rig.do(lambda: rig.source._link.queued) < mqtt_publish.LIMIT_BYTES * 2
+        assert list(rig.source.publisher.shed) == ["outbox-full"]
+
+
+def test_the_limits_that_a_broker_announces_are_kept(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker, maximum_qos=1, retain_available=0, maximum_packet_size=1000)
+    publish = rig.source.publisher.publish
+    publish("a", b"x" * 2000, 0, False, None)
+    publish("a", b"1", 2, True, None)
+    assert peer.expect("PUBLISH", payload=b"1", qos=1, retain=False)
+    assert rig.source.publisher.shed == {"too-big": 1}
+
+
+def test_a_message_that_the_broker_refuses_is_counted_and_said_once(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    for qos, kind in ((1, "PUBACK"), (1, "PUBACK"), (2, "PUBREC")):
+        rig.source.publisher.publish("a", b"x", qos, False, None)
+        peer.ack(kind, peer.expect("PUBLISH").mid, 0x87)
+        if qos == 2 and not rig.source.fast:
+            peer.ack("PUBCOMP", peer.expect("PUBREL").mid, 0x92)
+    wait_until(lambda: rig.source.publisher.shed == {"refused": 3})
+    assert rig.log.count("not authorized") == 1
+    assert rig.do(rig.source.sent)
+
+
+def test_what_waits_goes_to_the_client_of_the_older_version(tmp_path: Path) -> None:
+    def older(peer: Any) -> None:
+        connect = peer.expect("CONNECT")
+        if connect.version == 5:
+            peer.connack(connect, code=0x84)
+            peer.expect_closed()
+        else:
+            peer.connack(connect)
+            peer.serve()
+
+    with FakeBroker(older) as broker:
+        broker.refuse()
+        with Rig(broker.url, tmp_path) as rig:
+            rig.source.publisher.publish("a", b"1", 1, True, "text/plain")
+            wait_until(lambda: rig.source.attempts > 1)
+            broker.listen()
+            wait_until(lambda: rig.source.publisher.sent == 1)
+            found = next(one for one in broker.received if one.kind == "PUBLISH")
+            assert (found.payload, found.qos, found.retain) == (b"1", 1, True)
