@@ -28,7 +28,7 @@ def run(bench: Bench) -> None:
         bench.report.missing("all", "there is no mpy-cross for this machine")
         return
     folder = bench.folder()
-    size = sum(compile_to(folder / f"{name}.mpy", CORE / f"{name}.py") for name in budgets.EVENT_CORE)
+    size = sum(compile_to(folder / f"{name}.mpy", CORE / f"{name}.py") for name in budgets.loaded())
     bench.report.value("flash of the event core", [size / 1024], "KiB", bar=budgets.FLASH / 1024)
     stage = lay_out(bench.folder(), compiled=True)
     compile_to(stage / "heap.mpy", stage / "heap.py")

@@ -80,7 +80,7 @@ def router_to(handler: Handler) -> TopicRouter:
     function = Function(handler)
     trigger = Trigger(function, Source(), Loop(), budget=Budget(1 << 20, 1 << 16))
     triggers.append(trigger)
-    InlineRunner(function, Context()).attach(trigger)
+    InlineRunner(function, lambda worker: Context()).attach(trigger)
     router = TopicRouter()
     router.add("sensors/+/temperature", trigger)
     return router
