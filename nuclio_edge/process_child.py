@@ -264,7 +264,7 @@ class Work:
         self.channel.check()
         self._end_lines()
         about = [number, end - start, end]
-        if type(event) is list and isinstance(result, list):
+        if isinstance(event, list) and isinstance(result, list) and any(isinstance(r, Response) for r in result):
             answers = [to_response(one) for one in result if isinstance(one, Response)]
             bodies = [_whole(one.body) for one in answers]
             heads = [
@@ -376,7 +376,11 @@ def main() -> None:
     while True:
         number, wanted, what = marshal.loads(channel.next(_is_work))  # noqa: S302 - as above
         if type(what) is list:
-            work.handle([work.event(*one) for one in what], wanted, number)
+            from .batch import Events
+
+            batch = Events()
+            batch += [work.event(*one) for one in what]
+            work.handle(batch, wanted, number)
         else:
             work.handle(work.event(*what), wanted, number)
 

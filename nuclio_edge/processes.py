@@ -75,8 +75,9 @@ class ProcessRunner:
 
     def attach(self, trigger: Trigger) -> None:
         """Make the trigger's `submit` queue its events here."""
-        self._numbers[id(trigger)] = len(self._triggers)
-        self._triggers.append(trigger)
+        origin = trigger.source.trigger if trigger.kind == "batch" else trigger  # of the events in a batch
+        self._numbers[id(origin)] = len(self._triggers)
+        self._triggers.append(origin)
         self.queue.attach(trigger)
 
     def again(self, event: Event) -> None:

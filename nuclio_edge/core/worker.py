@@ -19,6 +19,9 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
 
     Runs on the loop's thread, once for each call of a handler. `ticks` is the time of the call by `port.clock`.
     """
+    if trigger.kind == "batch":
+        event.conclude(result, error, ticks)  # a list of them: they end one by one
+        return
     buckets = trigger.buckets
     if buckets and ticks >= 0:  # `note` spelled out: a call less
         trigger.busy += ticks
@@ -90,70 +93,101 @@ def note(trigger: "Trigger", ticks: int) -> None:
     trigger.buckets[port.bucket(ticks)] += 1
 
 
+class InlineCall:
+    """What a trigger's `submit` is for a function that runs on the loop: the call, and the quick way through it."""
+
+    # One object with slots, not a closure: with a thousand functions its cells would cost a cache miss each.
+    __slots__ = ("context", "function", "handler", "limit", "quiet", "runner", "trigger")
+
+    def __init__(self, runner: "InlineRunner", trigger: "Trigger") -> None:
+        self.runner = runner
+        self.trigger = trigger
+        self.function = runner.function
+        self.handler: "Any" = None
+        self.context: "Any" = None
+        self.limit = 0
+        self.quiet = False
+
+    def submit(self, event: "Event") -> bool:
+        """Run the handler and bring the event to its end; always taken."""
+        trigger = self.trigger
+        function = self.function
+        if function.suspended:
+            trigger.turn_away(event, "suspended")
+            return True
+        if ACTIVE[0] is not function:
+            self.runner.take()
+        context = self.context
+        if context is None:
+            if not self._prepare():
+                trigger.turn_away(event, "suspended")
+                return True
+            context = self.context
+        trigger.admitted += 1
+        context._event = event
+        start = port.clock()
+        try:
+            result = self.handler(context, event)
+        except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
+            trigger.charge(event)
+            conclude(trigger, event, None, error, port.clock() - start)
+            return True
+        ticks = port.clock() - start
+        if result is None and event._token is None and 0 <= ticks < self.limit:
+            trigger.handled += 1
+            trigger.busy += ticks
+            trigger.buckets[port.bucket(ticks)] += 1
+            return True
+        if ticks > self.limit:
+            trigger.late += 1
+            function.on_late(event, ticks)
+        if result is not None and self.quiet and event._token is None and status_of(result) < 400:
+            trigger.handled += 1
+            note(trigger, ticks)
+            return True
+        trigger.charge(event)
+        conclude(trigger, event, result, None, ticks)
+        return True
+
+    def _prepare(self) -> bool:
+        """Before the first event, and after a start that failed: import what is to be imported."""
+        function = self.function
+        if not self.runner.ready:
+            self.runner.start()
+            if function.suspended:
+                return False
+        self.handler = function.handler
+        self.context = self.runner.context
+        self.limit = function.timeout_ms * port.TICKS_PER_MS
+        self.quiet = not function.outputs
+        self.trigger.buckets = self.trigger.buckets or [0] * 65
+        return True
+
+
 class InlineRunner:
-    """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted."""
+    """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted.
+
+    `make_context(worker)` is called for the first event or init_context. `begin(function)` is called when another
+    function's turn on the loop begins, `end()` once a turn, to give environment and output back to the processor.
+    """
 
     def __init__(
         self,
         function: "Any",
-        context: "Context",
+        make_context: "Callable[[int], Context]",
         begin: "Callable[[Any], Any] | None" = None,
         end: "Callable[[], Any] | None" = None,
     ) -> None:
         self.function = function
-        self.context = context
-        self.begin = begin  # called when another function's turn on the loop begins
-        self.end = end  # gives environment and output back to the processor; called once a turn
+        self.ready = False
+        self.context: "Any" = None
+        self._make = make_context
+        self._begin = begin
+        self._end = end
 
     def attach(self, trigger: "Trigger") -> None:
         """Make the trigger's `submit` run the handler."""
-        function = self.function
-        handler = function.handler
-        if handler is None:
-            trigger.submit = self._first
-            return
-        context = self.context
-        take = self._take
-        active = ACTIVE
-        clock = port.clock
-        bucket = port.bucket
-        limit = function.timeout_ms * port.TICKS_PER_MS
-        buckets = trigger.buckets = trigger.buckets or [0] * 65
-        quiet = not function.outputs
-
-        def submit(event: "Event") -> bool:
-            if function.suspended:
-                trigger.turn_away(event, "suspended")
-                return True
-            trigger.admitted += 1
-            if active[0] is not function:
-                take()
-            context._event = event
-            start = clock()
-            try:
-                result = handler(context, event)
-            except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
-                trigger.charge(event)
-                conclude(trigger, event, None, error, clock() - start)
-                return True
-            ticks = clock() - start
-            if result is None and event._token is None and 0 <= ticks < limit:
-                trigger.handled += 1
-                trigger.busy += ticks
-                buckets[bucket(ticks)] += 1
-                return True
-            if ticks > limit:
-                trigger.late += 1
-                function.on_late(event, ticks)
-            if result is not None and quiet and event._token is None and status_of(result) < 400:
-                trigger.handled += 1
-                note(trigger, ticks)
-                return True
-            trigger.charge(event)
-            conclude(trigger, event, result, None, ticks)
-            return True
-
-        trigger.submit = submit
+        trigger.submit = InlineCall(self, trigger).submit
 
     def again(self, event: "Event") -> None:
         """Run the next attempt of an event that failed; it is counted as pending already."""
@@ -162,7 +196,7 @@ class InlineRunner:
             if trigger is not None:
                 trigger.drop(event, "suspended")
             return
-        self._take()
+        self.take()
         self.context._event = event
         start = port.clock()
         result = error = None
@@ -174,15 +208,14 @@ class InlineRunner:
 
     def start(self) -> None:
         """Import if need be, and run init_context."""
-        self._take()
+        self.take()
         try:
             self.function.prepare(self.context)
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
             self.function.on_start_failed(error)
             return
+        self.ready = True
         self.function.on_started()
-        for trigger in self.function.triggers:
-            self.attach(trigger)
 
     def starting(self) -> bool:
         """Whether it is importing or in init_context: never, between two calls of the loop."""
@@ -198,25 +231,15 @@ class InlineRunner:
     def close(self) -> None:
         """Nothing is held."""
 
-    def _first(self, event: "Event") -> bool:
-        """The first event of a function that is not imported yet."""
-        trigger = event._trigger
-        if trigger is None:
-            return True
-        if not self.function.suspended:
-            self.start()
-        if self.function.suspended:
-            trigger.turn_away(event, "suspended")
-            return True
-        return trigger.submit(event)
-
-    def _take(self) -> None:
+    def take(self) -> None:
         """Make environment and output those of this function, until the turn ends."""
-        if ACTIVE[0] is None and self.end is not None:
-            self.function.loop.at_turn_end(self.end)
+        if self.context is None:
+            self.context = self._make(0)
+        if ACTIVE[0] is None and self._end is not None:
+            self.function.loop.at_turn_end(self._end)
         ACTIVE[0] = self.function
-        if self.begin is not None:
-            self.begin(self.function)
+        if self._begin is not None:
+            self._begin(self.function)
         self.function.bind(self.context)
 
 

@@ -1,0 +1,214 @@
+"""Batches: a handler that is given a list of events, `batch = { size = 10, timeout = "1s" }`.
+
+Events wait in the trigger's own inbox, where its policies hold as ever. When `size` of them wait, or `timeout` after
+the first one that no batch has claimed, a batch is submitted to the function's runner as if it were an event of a
+trigger of its own (the carrier); it is filled at the moment in which a worker claims it. One call handles it, then its
+events are concluded one by one, so counters, retries, outputs and acknowledgements are those of single events.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .core import port
+from .core.inbox import Trigger
+from .core.response import Response
+from .core.worker import InlineRunner, conclude
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .core.event import Event, TriggerInfo
+
+
+class UnansweredError(Exception):
+    """A handler returned Responses for some events of a batch, and none for this one."""
+
+
+class Events(list["Event"]):
+    """The events of one call, oldest first; in log records it goes by its first event."""
+
+    raw_body = b""
+
+    def __init__(self, batcher: Batcher | None = None, count: int = 0) -> None:
+        super().__init__()
+        self._batcher = batcher
+        self._count = count
+        self._trigger: Trigger | None = None if batcher is None else batcher.carrier
+        self._token: Any = self  # a batch always has somebody to tell
+
+    @property
+    def id(self) -> str | None:
+        """The id of the first event."""
+        return self[0].id if self else None
+
+    @property
+    def path(self) -> str | None:
+        """The path of the first event."""
+        return self[0].path if self else None
+
+    @property
+    def trigger(self) -> TriggerInfo | None:
+        """The trigger of all of them."""
+        return self[0].trigger if self else None
+
+    def fill(self) -> bool:
+        """Take the events off their inbox, on whichever thread handles them; False when they were shed meanwhile."""
+        if self._batcher is not None:
+            claim = self._batcher.waiting.popleft
+            try:
+                while len(self) < self._count:
+                    self.append(claim())
+            except IndexError:
+                pass
+        return bool(self)
+
+    def conclude(self, result: Any, error: BaseException | None, ticks: int) -> None:
+        """Conclude each event; called by `core.worker.conclude` for the carrier's events."""
+        batcher = self._batcher
+        if batcher is None:
+            return
+        batcher.carrier.leave(1, 0)
+        share = ticks // (len(self) or 1)
+        for event, (answer, failure) in zip(self, match(self, result, error), strict=True):
+            conclude(batcher.trigger, event, answer, failure, share)
+
+
+class Box(deque["Events"]):
+    """The batches of one trigger that wait for a worker; the inbox of the carrier."""
+
+    def popleft(self) -> Events:
+        """The oldest batch, filled; IndexError when there is none."""
+        while True:
+            batch = super().popleft()
+            if batch.fill():
+                return batch
+            if batch._batcher is not None:
+                batch._batcher.emptied += 1
+
+
+class Batcher:
+    """Between a trigger and the runner of its function: collects events, submits batches. Also the carrier's source."""
+
+    kind = "batch"  # by which `conclude` knows the carrier
+
+    def __init__(self, trigger: Trigger, runner: Any, size: int, timeout_ms: int) -> None:
+        self.trigger = trigger
+        self.runner = runner
+        self.size = size
+        self.timeout_ms = timeout_ms
+        self.name = trigger.name
+        self.waiting: deque[Event] = deque()
+        self.unclaimed = 0  # of those that wait, how many no batch has been submitted for
+        self.emptied = 0  # batches whose events were all shed before a worker came
+        self._timer: Any = None
+        self._inline = isinstance(runner, InlineRunner)
+        trigger.box = self.waiting
+        self.carrier = Trigger(trigger.function, self, trigger.loop, trigger.ledger_id, trigger.name, 1 << 30)
+        self.carrier.info = trigger.info
+        if not self._inline:
+            self.carrier.box = Box()
+            runner.attach(self.carrier)
+        trigger.submit = self.submit
+
+    def submit(self, event: Event) -> bool:
+        """Take an event; the trigger's `submit`."""
+        trigger = self.trigger
+        if trigger.function.suspended:
+            trigger.turn_away(event, "suspended")
+            return True
+        verdict = trigger.enter(event)
+        if verdict == 1:
+            self._wait(event)
+        return verdict != 0
+
+    def again(self, event: Event) -> None:
+        """Collect the next attempt of an event that failed; it is counted as pending already."""
+        if self.trigger.function.suspended:
+            self.trigger.drop(event, "suspended")
+        else:
+            self._wait(event)
+
+    def settle(self, batch: Events, response: Response | None, error: BaseException | None) -> None:
+        """A batch was turned away by the runner: so are its events."""
+        batch.fill()
+        reason = "suspended" if response is None else response.body.decode().removeprefix("shed: ")
+        for event in batch:
+            self.trigger.drop(event, reason)
+
+    def _wait(self, event: Event) -> None:
+        self.waiting.append(event)
+        self.unclaimed += 1
+        if self.unclaimed >= self.size:
+            self._send(self.size)
+        elif self._timer is None:
+            self._timer = self.trigger.loop.call_later(self.timeout_ms, self._late)
+
+    def _late(self) -> None:
+        self._timer = None
+        if self.unclaimed:
+            self._send(self.unclaimed)
+
+    def _send(self, count: int) -> None:
+        self.unclaimed -= count
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        batch = Events(self, count)
+        if self._inline:
+            if batch.fill():
+                self._run(batch)
+        else:
+            self.carrier.pending -= self.emptied  # nobody else will
+            self.emptied = 0
+            self.carrier.submit(batch)  # type: ignore[arg-type]  # to the runner it is one
+
+    def _run(self, batch: Events) -> None:
+        """Call the handler on the loop."""
+        runner = self.runner
+        function = self.trigger.function
+        if function.handler is None:
+            runner.start()
+        if function.suspended:
+            self.settle(batch, None, None)
+            return
+        runner._take()
+        runner.context._event = batch
+        start = port.clock()
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = function.handler(runner.context, batch)
+        except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
+            error = caught
+        ticks = port.clock() - start
+        if ticks > function.timeout_ms * port.TICKS_PER_MS:
+            self.trigger.late += 1
+            function.on_late(batch, ticks)
+        self.carrier.pending += 1
+        batch.conclude(result, error, ticks)
+
+
+def attach(runner: Any, trigger: Trigger, size: int, timeout_ms: int) -> Batcher:
+    """Have a runner handle the events of a trigger in batches, in the place of `runner.attach(trigger)`."""
+    batcher = Batcher(trigger, runner, size, timeout_ms)
+    again = runner.again
+    runner.again = lambda event: batcher.again(event) if event._trigger is trigger else again(event)
+    return batcher
+
+
+def match(events: list[Event], result: Any, error: BaseException | None) -> list[tuple[Any, BaseException | None]]:
+    """What one call of a handler means for each event: (result, error) in the order of the events.
+
+    A list of Responses is matched by event_id, or by position if none has one and there are as many; an event that it
+    does not answer has failed. Any other value, None too, is for all of them.
+    """
+    if error is not None or not (isinstance(result, list) and any(isinstance(one, Response) for one in result)):
+        return [(result, error)] * len(events)
+    answers = [one for one in result if isinstance(one, Response)]
+    if len(answers) == len(events) and not any(one.event_id for one in answers):
+        return [(one, None) for one in answers]
+    by_id = {one.event_id: one for one in answers}
+    missing = UnansweredError("the handler has answered other events of the batch, not this one")
+    return [(by_id[e.id], None) if e.id in by_id else (None, missing) for e in events]
