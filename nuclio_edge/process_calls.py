@@ -5,11 +5,12 @@ from __future__ import annotations
 import marshal
 import threading
 
+from .core.event import Event
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.event import Event
     from .core.loop import Loop
 
 CLOSE_S = 0.5
@@ -20,6 +21,8 @@ _slots_of: dict[type, list[tuple[str, Any]]] = {}
 def state_of(event: Event) -> tuple[str, dict[str, Any]]:
     """An event as it can travel: its class, and the attributes that its source set; the rest is made over there."""
     made = type(event)
+    if made._lazy is Event._lazy and not made.__slots__:
+        made = Event  # so that the source's module is not imported over there
     slots = _slots_of.get(made)
     if slots is None:
         slots = _slots_of[made] = _slots(made)

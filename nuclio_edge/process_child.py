@@ -393,10 +393,10 @@ def _end_with_the_processor() -> None:
     """
     import fcntl
     import select
-    import signal
+    from _signal import SIGKILL
 
     fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, SIGKILL)
     fcntl.fcntl(LIFELINE, fcntl.F_SETFL, fcntl.fcntl(LIFELINE, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([LIFELINE], [], [], 0)[0]:
         os._exit(0)  # it went before the kernel was asked
