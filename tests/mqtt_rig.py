@@ -122,7 +122,7 @@ class Rig:
     def open(self) -> Rig:
         """Start the loop and open the source."""
         self._thread.start()
-        self.do(lambda: self.source.routes(self.inboxes))
+        self.do(lambda: self.source.routes([*self.inboxes]))
         self.do(self.source.open)
         return self
 

@@ -191,8 +191,7 @@ class Reader:
 
     def _tell_part(self, on_publish: "OnPublish", on_packet: "OnPacket") -> "Any":
         """Tell the packet that has been collected, its body copied once."""
-        part = self._part
-        assert part is not None
+        part: "Any" = self._part
         self._part = None
         first = part[0]
         at = 1
@@ -303,7 +302,7 @@ def unpack_properties(raw: bytes) -> "list[tuple[int, Any]]":
         if kind == "b":
             stop = at + 1
             value = raw[at] if at < size else 0
-        elif kind == "h" or kind == "i":
+        elif kind in "hi":
             stop = at + (2 if kind == "h" else 4)
             value = int.from_bytes(raw[at:stop], "big")
         elif kind == "v":

@@ -6,8 +6,8 @@
     mqtt_subscribe  who gets a message                  mqtt_grants     what the broker is asked for
 
 States: "closed" -> open() -> "connecting" -> "open" (the broker granted the subscriptions) -> "connecting" ... A broker
-that is away, refuses or breaks the protocol is tried again for ever, with a pause that doubles up to a minute, of which a
-random part is waited; each outage and each end of one is a line in the log.
+that is away, refuses or breaks the protocol is tried again for ever, with a pause that doubles up to a minute, a random
+part of which is waited; each outage and each end of one is a line in the log.
 """
 
 from __future__ import annotations

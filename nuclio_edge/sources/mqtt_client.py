@@ -42,7 +42,7 @@ def _import_paho() -> Any:
         "base64": {},
         "hashlib": {},
         "logging": {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40},
-        "platform": {"system": lambda: sys.platform.capitalize()},
+        "platform": {"system": sys.platform.capitalize},
         "ssl": {},
         "string": {"digits": "0123456789", "ascii_letters": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"},
         "urllib": {},
@@ -75,6 +75,8 @@ if not TYPE_CHECKING:
 ALIASES = 16  # topic aliases that the broker may use towards us
 INFLIGHT = 100  # messages sent and not yet acknowledged, at most
 
+_VERSION2: Any = paho.CallbackAPIVersion.VERSION2  # type: ignore[attr-defined]
+
 # What the fast path uses of paho beyond its documentation.
 PRIVATE = (
     "_create_socket",
@@ -100,7 +102,7 @@ _IN_PACKET = {
 
 def missing() -> list[str]:
     """The private names that this paho does not have; none means that the fast path works."""
-    probe = paho.Client(paho.CallbackAPIVersion.VERSION2, "probe")
+    probe = paho.Client(_VERSION2, "probe")
     lost = [name for name in PRIVATE if not hasattr(probe, name)]
     if "_in_packet" not in lost:
         lost += [f"_in_packet[{key}]" for key in sorted(_IN_PACKET ^ set(probe._in_packet))]
@@ -163,7 +165,7 @@ def make(params: Any, target: Any, v5: bool, fast: bool, write: Callable[[bytes]
     kind: Any = FastClient if fast else StockClient
     if fast:
         named["write"] = write
-    client = kind(paho.CallbackAPIVersion.VERSION2, reconnect_on_failure=False, **named)
+    client = kind(_VERSION2, reconnect_on_failure=False, **named)
     if params.username is not None or params.password is not None:
         username = params.username
         password = params.password
@@ -176,7 +178,7 @@ def make(params: Any, target: Any, v5: bool, fast: bool, write: Callable[[bytes]
         client.will_set(will.topic, will.payload, will.qos, will.retain)
     more: dict[str, Any] = {}
     if v5:
-        props = Properties(PacketTypes.CONNECT)
+        props = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         props.SessionExpiryInterval = 0 if params.clean_start else params.session_expiry // 1000
         props.ReceiveMaximum = params.receive_maximum
         if fast:
@@ -204,7 +206,7 @@ def subscribe(client: Any, wires: list[Wire], v5: bool, at_once: int) -> list[tu
         left = [wire for wire in left if wire not in group]
         props = None
         if one.identifier:
-            props = Properties(PacketTypes.SUBSCRIBE)
+            props = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
             props.SubscriptionIdentifier = one.identifier
         options: list[tuple[str, Any]] = [
             (

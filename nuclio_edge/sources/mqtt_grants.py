@@ -1,4 +1,4 @@
-"""Making the broker's subscriptions those that are wanted: what to ask for, what was granted, what a session remembers."""
+"""Making the broker's subscriptions those that are wanted: what is asked for, what is granted and remembered."""
 
 from __future__ import annotations
 

@@ -98,8 +98,8 @@ class Intake:
         try:
             return self.plan.resolve(topic) if self.plan is not None else ()
         except ProtocolError as error:
-            # The specification wants the connection closed (4.7.3, 1.5.4, 4.13). Acknowledged first: else a kept session
-            # would send it again after every reconnect, and close every connection.
+            # The specification wants the connection closed (4.7.3, 1.5.4, 4.13). Acknowledged first: else a kept
+            # session would send it again after every reconnect, and close every connection.
             self.reject("bad-topic")
             if packet_id:
                 self.session.acknowledge(self.session.token(first, packet_id))
@@ -107,9 +107,7 @@ class Intake:
             self._break_off(error)
             return None
 
-    def _deliver(
-        self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, targets: Any
-    ) -> Any:
+    def _deliver(self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, targets: Any) -> Any:
         """The same with everything that a PUBLISH can have."""
         if not self.receiving:
             self.reject("stopping")

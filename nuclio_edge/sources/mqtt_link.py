@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     class Sink(Protocol):
         """Who the link tells what arrived; each returns true to stop the drain after this packet."""
 
-        def on_publish(self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, /) -> Any: ...
-        def on_packet(self, first: int, rest: bytes, /) -> Any: ...
-        def on_oversize(self, first: int, topic: bytes, packet_id: int, size: int, /) -> Any: ...
-        def on_lost(self, why: str, /) -> None: ...
-        def on_broken(self, error: Exception, /) -> None: ...
+        def on_publish(self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, /) -> Any:
+            """A PUBLISH."""
+
+        def on_packet(self, first: int, rest: bytes, /) -> Any:
+            """Any other packet."""
+
+        def on_oversize(self, first: int, topic: bytes, packet_id: int, size: int, /) -> Any:
+            """A PUBLISH that was thrown away."""
+
+        def on_lost(self, why: str, /) -> None:
+            """The connection has ended."""
+
+        def on_broken(self, error: Exception, /) -> None:
+            """A packet was malformed."""
 
 
 BUDGET = 512  # packets a turn, about a millisecond: other sources wait no longer

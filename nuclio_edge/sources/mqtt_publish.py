@@ -45,7 +45,7 @@ _PROPERTIES = {
     "correlation_data": (CORRELATION_DATA, "CorrelationData"),
     "user_properties": (USER_PROPERTY, "UserProperty"),
 }
-_PAHO_NAMES = {number: name for number, name in _PROPERTIES.values()} | {CONTENT_TYPE: "ContentType"}
+_PAHO_NAMES: dict[int, str] = dict(_PROPERTIES.values()) | {CONTENT_TYPE: "ContentType"}
 
 
 class MqttBinding:
@@ -151,9 +151,7 @@ class Publisher:
         for _ in range(len(given)):
             self.send(*given.popleft())
 
-    def send(
-        self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...] = ()
-    ) -> None:
+    def send(self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...] = ()) -> None:
         """Send a message now, or keep it, or count why not."""
         qos = min(qos, self.max_qos)
         if retain and not self.may_retain:
@@ -290,12 +288,13 @@ def _pairs(properties: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
 
 
 def paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:
+    """The same properties as paho wants them."""
     if not pairs:
         return None
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
-    made = Properties(PacketTypes.PUBLISH)
+    made: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     for number, value in pairs:
         setattr(made, _PAHO_NAMES[number], value)
     return made

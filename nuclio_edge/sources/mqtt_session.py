@@ -83,10 +83,11 @@ class Session:
         if first & 4 and packet_id in self.received:
             self.acknowledge(self.token(first, packet_id))
             return True
-        old = self.unsettled.get(packet_id)
+        if packet_id not in self.unsettled:
+            return None
+        old = self.unsettled[packet_id]
         if (
-            old is None
-            or old._topic != topic
+            old._topic != topic
             or old.raw_body != body
             or (old._first ^ first) & 6
             or not (first & 8 or old._token < self._first_token)

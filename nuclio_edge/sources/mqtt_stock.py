@@ -1,8 +1,8 @@
 """One connection by stock paho: for a paho whose private names are not those that the fast path knows.
 
-The same to the source as `mqtt_link.Link`, by paho's public calls. What it cannot do as well: a packet above `max_packet`
-is read whole before it is thrown away; QoS 2 is delivered at PUBREL and acknowledged by PUBCOMP; and paho cannot ping
-while reading is paused, so that a pause longer than the keepalive costs the connection.
+The same to the source as `mqtt_link.Link`, by paho's public calls. What it cannot do as well: a packet above
+`max_packet` is read whole before it is thrown away; QoS 2 is delivered at PUBREL and acknowledged by PUBCOMP; and paho
+cannot ping while reading is paused, so that a pause longer than the keepalive costs the connection.
 """
 
 from __future__ import annotations

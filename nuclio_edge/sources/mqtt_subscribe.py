@@ -1,9 +1,9 @@
 """Which filters are asked of the broker, and who gets a message: one Event for each function, however many copies come.
 
-A broker may send a message once for all of a client's matching subscriptions, or once for each (MQTT 5, 3.3.4; mosquitto
-does the latter). Therefore a filter that another one covers is not subscribed to; and where filters still overlap, each
-of them has a subscription identifier, and a copy goes to those functions whose filter it was sent for. Version 3.1.1 has
-no identifiers: there the copies of one message are told by standing next to each other.
+A broker may send a message once for all of a client's matching subscriptions, or once for each (MQTT 5, 3.3.4;
+mosquitto does the latter). Therefore a filter that another one covers is not subscribed to; and where filters still
+overlap, each of them has a subscription identifier, and a copy goes to those functions whose filter it was sent for.
+Version 3.1.1 has no identifiers: there the copies of one message are told by standing next to each other.
 """
 
 from __future__ import annotations
@@ -204,8 +204,8 @@ def _covers(wide: str, narrow: str) -> bool:
 
 
 def _mark(group: list[tuple[list[str], Wire]], depth: int) -> None:
-    """Mark the filters of a group, alike so far, that share a topic with another one of it: level by level, not in pairs."""
-    if len(group) < 2:  # noqa: PLR2004 - two overlap
+    """Mark the filters of a group, alike so far, that share a topic with another one: by level, not in pairs."""
+    if len(group) < 2:
         return
     literal: dict[str, list[tuple[list[str], Wire]]] = {}
     plus, rest, ended = [], [], []

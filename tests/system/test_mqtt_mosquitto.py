@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from nuclio_edge.manifest.schema import Secret, values
 from nuclio_edge.sources import mqtt
@@ -61,9 +62,10 @@ class Other:
     def __init__(self, broker: Mosquitto, *topics: str) -> None:
         self.messages: list[Any] = []
         self._there = threading.Event()
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
         self._client.on_message = lambda _c, _d, message: self.messages.append(message)
-        self._client.on_connect = lambda client, *_: client.subscribe([(topic, 2) for topic in topics]) if topics else self._there.set()
+        wanted = [(topic, 2) for topic in topics]
+        self._client.on_connect = lambda client, *_: client.subscribe(wanted) if wanted else self._there.set()
         self._client.on_subscribe = lambda *_: self._there.set()
         self._client.connect("127.0.0.1", broker.port)
         self._client.loop_start()
@@ -72,6 +74,10 @@ class Other:
     def publish(self, topic: str, payload: bytes | str = b"x", qos: int = 1, **more: Any) -> None:
         """Publish, and wait for the broker to have it."""
         self._client.publish(topic, payload, qos, **more).wait_for_publish(LIMIT)
+
+    def wait_for(self, size: int) -> None:
+        """Wait for a message of so many bytes to be the last."""
+        wait_until(lambda: self.messages and len(self.messages[-1].payload) == size)
 
     def close(self) -> None:
         """Leave."""
@@ -129,7 +135,7 @@ def test_every_transport_carries_messages_both_ways(
                 other.publish("a/b", b"x" * size)
                 assert [len(body) for body in bodies(inbox, 1)] == [size]
             one.source.publisher.publish("out/a", b"y" * size, size % 2, False, None)
-            wait_until(lambda size=size: other.messages and len(other.messages[-1].payload) == size)
+            other.wait_for(size)
         for number in range(300):
             other.publish("a/n", str(number), 0)
         assert bodies(inbox, 300) == [b"%d" % number for number in range(300)]
@@ -235,7 +241,9 @@ def test_the_session_keeps_messages_while_the_source_is_closed(rig: Any, mosquit
 def test_two_processors_with_one_client_id_are_told_so(rig: Any, mosquitto: Mosquitto) -> None:
     first = rig(mosquitto.url, client_id="same").open().wait_open()
     second = rig(mosquitto.url, client_id="same").open()
-    wait_until(lambda: "another client uses the client id same" in first.log + second.log, lambda: first.log + second.log)
+    wait_until(
+        lambda: "another client uses the client id same" in first.log + second.log, lambda: first.log + second.log
+    )
 
 
 @BOTH
@@ -265,7 +273,7 @@ def test_the_will_is_published_for_a_connection_that_breaks_and_by_ourselves_whe
     with Other(mosquitto, "gw/state") as other:
         one = rig(mosquitto.url, will=will, birth=birth).open().wait_open()
         wait_until(lambda: [message.payload for message in other.messages] == [b"online"])
-        one.do(lambda: one.source._link.sock.close())
+        one.do(one.source._link.sock.close)
         one.do(lambda: one.source.on_lost("the test cut the line"))
         wait_until(lambda: [message.payload for message in other.messages] == [b"online", b"offline", b"online"])
         one.close()

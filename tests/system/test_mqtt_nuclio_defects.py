@@ -1,4 +1,4 @@
-"""What Nuclio's MQTT trigger gets wrong (facts of its issue tracker), each done right by a real processor at a real broker."""
+"""What Nuclio's MQTT trigger gets wrong by its issue tracker, each done right by a real processor at a real broker."""
 
 from __future__ import annotations
 

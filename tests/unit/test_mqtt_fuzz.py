@@ -1,7 +1,8 @@
-"""Any bytes, cut in any way: the Reader tells the same, raises nothing else than ProtocolError, and agrees with paho."""
+"""Any bytes, cut in any way: the Reader tells the same, raises nothing but ProtocolError, and agrees with paho."""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
@@ -85,7 +86,8 @@ def packets(draw: st.DrawFn, *, v5: bool) -> bytes:
     topic = draw(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=10))
     body = b"x" * draw(st.sampled_from([0, 1, 100, 126, 127, 128, 1500, 2500, 20_000]))
     mid = draw(st.integers(1, 65_535)) if qos else 0
-    return publish(topic, body, qos, mid, version=5 if v5 else 4, dup=draw(st.booleans()), retain=draw(st.booleans()), **props)
+    flags = {"dup": draw(st.booleans()), "retain": draw(st.booleans())}
+    return publish(topic, body, qos, mid, version=5 if v5 else 4, **flags, **props)
 
 
 @st.composite
@@ -102,7 +104,7 @@ def streams(draw: st.DrawFn) -> tuple[bool, bytes]:
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     """The stream in pieces."""
     at = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
-    return [stream[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [stream[a:b] for a, b in itertools.pairwise(at)]
 
 
 @given(streams(), st.lists(st.integers(0, 100_000), max_size=12), st.integers(1, 3))
@@ -130,12 +132,14 @@ def test_what_paho_reads_of_a_publish_we_read_too(v5: bool, data: st.DataObject)
         return
     _, first, topic, mid, props, body = told[0]
     at = 2 if raw[1] < 128 else 3 if raw[2] < 128 else 4
-    theirs = _packet.decode_publish(raw[0], raw[at:], MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311)
+    version = MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311
+    theirs = _packet.decode_publish(raw[0], raw[at:], version)
     assert (theirs.topic, theirs.mid, bytes(theirs.payload)) == (topic, mid, body)
     assert (theirs.dup, theirs.qos, theirs.retain) == (bool(first & 8), first >> 1 & 3, bool(first & 1))
     if theirs.properties is not None:
-        packed = theirs.properties.pack()
-        assert sorted(codec.unpack_properties(packed[1 if packed[0] < 128 else 2 :])) == sorted(codec.unpack_properties(props))
+        packed: bytes = theirs.properties.pack()  # type: ignore[no-untyped-call]
+        packed = packed[1 if packed[0] < 128 else 2 :]
+        assert sorted(codec.unpack_properties(packed)) == sorted(codec.unpack_properties(props))
 
 
 @given(st.binary(max_size=200))

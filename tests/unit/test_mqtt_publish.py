@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from nuclio_edge.core.context import Context, Revoked
 from nuclio_edge.core.encode import to_response
+from nuclio_edge.core.event import Event
 from nuclio_edge.sources import mqtt, mqtt_publish
 from nuclio_edge.sources.mqtt_params import OUTPUT
 from tests.fake_broker import FakeBroker
@@ -58,9 +60,17 @@ def test_bytes_go_as_they_are(rig: Rig, broker: FakeBroker, payload: Any) -> Non
 
 @pytest.mark.parametrize(
     ("payload", "sent", "kind"),
-    [("t\u00e9xt", "t\u00e9xt".encode(), None), (None, b"", None), ({"t": 1.5}, b'{"t":1.5}', 1), ([1], b"[1]", 1), (21, b"21", 1)],
+    [
+        ("t\u00e9xt", "t\u00e9xt".encode(), None),
+        (None, b"", None),
+        ({"t": 1.5}, b'{"t":1.5}', 1),
+        ([1], b"[1]", 1),
+        (21, b"21", 1),
+    ],
 )
-def test_text_goes_as_utf_8_and_values_as_json(rig: Rig, broker: FakeBroker, payload: Any, sent: bytes, kind: Any) -> None:
+def test_text_goes_as_utf_8_and_values_as_json(
+    rig: Rig, broker: FakeBroker, payload: Any, sent: bytes, kind: Any
+) -> None:
     peer = opened(rig, broker)
     rig.source.publisher.publish("a", payload, 1, True, None)
     found = peer.expect("PUBLISH", payload=sent, qos=1, retain=True)
@@ -115,10 +125,10 @@ def test_a_revoked_context_cannot_publish(rig: Rig, broker: FakeBroker) -> None:
 def test_an_output_sends_the_responses_body(rig: Rig, broker: FakeBroker) -> None:
     peer = opened(rig, broker)
     output = checked(OUTPUT, {"topic": "out", "qos": 0, "retain": True})
-    rig.do(lambda: rig.source.send(output, to_response({"on": True}), None))
+    rig.do(lambda: rig.source.send(output, to_response({"on": True}), Event()))
     found = peer.expect("PUBLISH", topic="out", payload=b'{"on":true}', retain=True)
     assert found.properties == {"content_type": "application/json"}
-    rig.do(lambda: rig.source.send(output, to_response("text"), None))
+    rig.do(lambda: rig.source.send(output, to_response("text"), Event()))
     assert peer.expect("PUBLISH", payload=b"text").properties == {}
 
 
@@ -136,19 +146,21 @@ def test_qos_0_while_the_broker_is_away_is_counted_and_qos_1_waits(rig: Rig, bro
     peer = broker.accept()
     peer.handshake(session=True, subscribes=False)
     assert peer.expect("PUBLISH", payload=b"1", mid=found.mid).dup
-    peer.ack("PUBACK", found.mid)
+    peer.ack("PUBACK", found.mid or 0)
     wait_until(lambda: rig.source.publisher.sent == 1)
     assert rig.do(rig.source.sent)
 
 
-def test_the_memory_for_waiting_messages_is_bounded(rig: Rig, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_for_waiting_messages_is_bounded(
+    rig: Rig, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mqtt_publish, "LIMIT_COUNT", 10)
     peer = opened(rig, broker)
     for number in range(25):
-        rig.do(lambda number=number: rig.source.publisher.send("a", b"%d" % number, 1, False))
+        rig.do(functools.partial(rig.source.publisher.send, "a", b"%d" % number, 1, False))
     assert rig.source.publisher.shed == {"outbox-full": 15}
     for number in range(10):
-        peer.ack("PUBACK", peer.expect("PUBLISH", payload=b"%d" % number).mid)
+        peer.ack("PUBACK", peer.expect("PUBLISH", payload=b"%d" % number).mid or 0)
     wait_until(lambda: rig.source.publisher.sent == 10)
     assert rig.source.publisher.waiting == 0
 
@@ -157,7 +169,13 @@ def test_a_broker_that_does_not_read_does_not_fill_our_memory(tmp_path: Path, br
     with Rig(broker.url, tmp_path) as rig:
         broker.accept().handshake(subscribes=False)
         rig.wait_open()
-        wait_until(lambda: [rig.source.publisher.publish("a", b"x" * 100_000, 0, False, None) for _ in range(50)] and rig.source.publisher.shed)
+
+        def flooded() -> bool:
+            for _ in range(50):
+                rig.source.publisher.publish("a", b"x" * 100_000, 0, False, None)
+            return bool(rig.source.publisher.shed)
+
+        wait_until(flooded)
         assert rig.do(lambda: rig.source._link.queued) < mqtt_publish.LIMIT_BYTES * 2
         assert list(rig.source.publisher.shed) == ["outbox-full"]
 
@@ -175,9 +193,9 @@ def test_a_message_that_the_broker_refuses_is_counted_and_said_once(rig: Rig, br
     peer = opened(rig, broker)
     for qos, kind in ((1, "PUBACK"), (1, "PUBACK"), (2, "PUBREC")):
         rig.source.publisher.publish("a", b"x", qos, False, None)
-        peer.ack(kind, peer.expect("PUBLISH").mid, 0x87)
+        peer.ack(kind, peer.expect("PUBLISH").mid or 0, 0x87)
         if qos == 2 and not rig.source.fast:
-            peer.ack("PUBCOMP", peer.expect("PUBREL").mid, 0x92)
+            peer.ack("PUBCOMP", peer.expect("PUBREL").mid or 0, 0x92)
     wait_until(lambda: rig.source.publisher.shed == {"refused": 3})
     assert rig.log.count("not authorized") == 1
     assert rig.do(rig.source.sent)

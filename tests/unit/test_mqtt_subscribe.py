@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import hypothesis.strategies as st
@@ -143,7 +144,7 @@ FILTERS = st.builds(
     st.lists(LEVELS, min_size=0, max_size=3),
     st.booleans(),
 )
-TOPICS = ["/".join((x, y, z)[:n]) for n in (1, 2, 3) for x in ("a", "b", "") for y in ("a", "b", "") for z in ("a", "b", "")]
+TOPICS = ["/".join(levels) for count in (1, 2, 3) for levels in itertools.product(("a", "b", ""), repeat=count)]
 
 
 def matches(topic_filter: str, topic: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -81,14 +82,16 @@ def read(made: WebSocket) -> bytes:
     st.lists(st.integers(0, 100_000), max_size=8),
 )
 @settings(deadline=None, max_examples=150)
-def test_the_payloads_come_out_whatever_way_frames_are_cut(parts: list[tuple[bytes, bool, bool]], places: list[int]) -> None:
+def test_the_payloads_come_out_whatever_way_frames_are_cut(
+    parts: list[tuple[bytes, bool, bool]], places: list[int]
+) -> None:
     stream = b""
     for at, (payload, ping, masked) in enumerate(parts):
         if ping:
             stream += frame(9, b"ping")
         stream += frame(0 if at else 2, payload, last=at == len(parts) - 1, key=os.urandom(4) if masked else b"")
     cuts = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
-    wire = Wire([stream[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if a < b])
+    wire = Wire([stream[a:b] for a, b in itertools.pairwise(cuts) if a < b])
     made = WebSocket(wire)
     got = b""
     while wire.chunks:
