@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from .core import port
 from .core.inbox import Trigger
 from .core.response import Response
 from .core.worker import InlineRunner, conclude
@@ -70,6 +69,8 @@ class Events(list["Event"]):
         if batcher is None:
             return
         batcher.carrier.leave(1, 0)
+        batcher.trigger.late += batcher.carrier.late
+        batcher.carrier.late = 0
         share = ticks // (len(self) or 1)
         for event, (answer, failure) in zip(self, match(self, result, error), strict=True):
             conclude(batcher.trigger, event, answer, failure, share)
@@ -109,7 +110,7 @@ class Batcher:
         self.carrier.info = trigger.info
         if not self._inline:
             self.carrier.box = Box()
-            runner.attach(self.carrier)
+        runner.attach(self.carrier)
         trigger.submit = self.submit
 
     def submit(self, event: Event) -> bool:
@@ -158,36 +159,11 @@ class Batcher:
         batch = Events(self, count)
         if self._inline:
             if batch.fill():
-                self._run(batch)
+                self.carrier.submit(batch)  # type: ignore[arg-type]  # to the runner it is an event
         else:
             self.carrier.pending -= self.emptied  # nobody else will
             self.emptied = 0
-            self.carrier.submit(batch)  # type: ignore[arg-type]  # to the runner it is one
-
-    def _run(self, batch: Events) -> None:
-        """Call the handler on the loop."""
-        runner = self.runner
-        function = self.trigger.function
-        if function.handler is None:
-            runner.start()
-        if function.suspended:
-            self.settle(batch, None, None)
-            return
-        runner._take()
-        runner.context._event = batch
-        start = port.clock()
-        result: Any = None
-        error: BaseException | None = None
-        try:
-            result = function.handler(runner.context, batch)
-        except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
-            error = caught
-        ticks = port.clock() - start
-        if ticks > function.timeout_ms * port.TICKS_PER_MS:
-            self.trigger.late += 1
-            function.on_late(batch, ticks)
-        self.carrier.pending += 1
-        batch.conclude(result, error, ticks)
+            self.carrier.submit(batch)  # type: ignore[arg-type]  # as above
 
 
 def attach(runner: Any, trigger: Trigger, size: int, timeout_ms: int) -> Batcher:
