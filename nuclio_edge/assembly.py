@@ -42,25 +42,14 @@ class Assembly:
         """A function of a table, with its number as version; nothing is imported yet."""
         number = self._versions[spec.name] = self._versions.get(spec.name, 0) + 1
 
-        def load() -> Loaded:
-            return load_code(
-                spec.name,
-                module=spec.module,
-                callable=spec.callable,
-                folder=spec.path,
-                file=spec.file,
-                code=spec.code,
-            )
-
-        logger = Logger(self.processor.manifest.log.level, spec.name, self.processor.log.emit)
-        return Function(spec, str(number), self.loop, logger, load, _bind)
+        return Function(spec, str(number), self)
 
     def load(self, function: Function) -> None:
         """Import the code if it is to be there at the start; what goes wrong is told by the function's own start."""
         if function.spec.load == "start" and function.spec.isolation != "process":
             context = Context()
             context.env = _environment(function)  # os.environ while the module is imported
-            function.bind(context)
+            self.bind(function, context)
             try:
                 function.load()
                 capture.install_logging()  # the import may have been the first of Python's logging
@@ -72,28 +61,52 @@ class Assembly:
     def equip(self, function: Function) -> None:
         """Give a function its runner, outputs and triggers."""
         spec = function.spec
-        env = _environment(function)
-        makers = self._binding_makers(spec)
-        device = self.processor.manifest.device
-        level = self.processor.manifest.log.level
-
-        def make_context(worker: int) -> Context:
-            context = Context(None, Platform("edge", device.namespace), str(worker))
-            context.logger = FunctionLogger(level, spec.name, self.processor.log.emit, context)
-            context.function_name = spec.name
-            context.function_version = function.version
-            context.labels = dict(spec.labels)
-            context.env = env
-            context.bindings = Bindings(context, makers)
-            return context
-
-        function.runner = self._make_runner(function, make_context)
+        function.runner = self._make_runner(function)
         for output in spec.outputs:
             function.outputs.append(self._make_output(output))
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers.append(trigger)
-            function.runner.attach(trigger)
+            if trigger_spec.batch is None:
+                function.runner.attach(trigger)
+            else:
+                from . import batch
+
+                batch.attach(function.runner, trigger, trigger_spec.batch.size, trigger_spec.batch.timeout_ms)
+
+    def context(self, function: Function, worker: int) -> Context:
+        """The context of one worker of a function."""
+        spec = function.spec
+        manifest = self.processor.manifest
+        context = Context(None, Platform("edge", manifest.device.namespace), str(worker))
+        context.logger = FunctionLogger(manifest.log.level, spec.name, self.processor.log.emit, context)
+        context.function_name = spec.name
+        context.function_version = function.version
+        context.labels = dict(spec.labels)
+        if function.env is None:
+            function.env = _environment(function)
+        context.env = function.env
+        context.bindings = Bindings(context, self._binding_makers(spec))
+        return context
+
+    def logger(self, function: Function) -> Logger:
+        """The logger for what is to be said of a function outside its handler."""
+        return Logger(self.processor.manifest.log.level, function.name, self.processor.log.emit)
+
+    def import_code(self, function: Function) -> Loaded:
+        """Import a function's code; raises LoadError. On whichever thread needs it."""
+        spec = function.spec
+        return load_code(
+            spec.name, module=spec.module, callable=spec.callable, folder=spec.path, file=spec.file, code=spec.code
+        )
+
+    def bind(self, function: Function, context: Context) -> None:
+        """Make the present thread run for this function's worker."""
+        who = context._running
+        if who is None or who.space != function.package:
+            who = context._running = running.Running(function.name, context.env, context, function.package)
+            running.register(who)
+        running.bind(who)
 
     def _make_trigger(self, function: Function, spec: TriggerSpec) -> Trigger:
         return Trigger(
@@ -127,10 +140,11 @@ class Assembly:
             if hasattr(self.processor.sources.get(name), "binding")
         }
 
-    def _make_runner(self, function: Function, context: Callable[[int], Context]) -> Any:
+    def _make_runner(self, function: Function) -> Any:
         spec = function.spec
+        context = function.make_context
         if spec.isolation == "inline":
-            return InlineRunner(function, context(0), self._begin_inline, self._end_inline)
+            return InlineRunner(function, context, self._begin_inline, self._end_inline)
         if spec.isolation == "process":
             from .processes import ProcessRunner
 
@@ -169,15 +183,6 @@ class Assembly:
         running.bind(None)
         if self.processor.watchdog is not None:
             self.processor.watchdog.end(self.row)
-
-
-def _bind(function: Function, context: Context) -> None:
-    """Make the present thread run for this function's worker."""
-    who = context._running
-    if who is None or who.space != function.package:
-        who = context._running = running.Running(function.name, context.env, context, function.package)
-        running.register(who)
-    running.bind(who)
 
 
 def _environment(function: Function) -> environment.Environment:

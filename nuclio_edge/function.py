@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .assembly import Assembly
     from .core.context import Context
     from .core.event import Event
     from .core.inbox import Trigger
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .core.loop import Loop
     from .core.response import Response
     from .errors import LoadError
-    from .loader import Loaded
     from .manifest.model import FunctionSpec
 
 FIRST_PAUSE_MS = 1_000
@@ -28,6 +28,8 @@ LONGEST_PAUSE_MS = 60_000
 # Failures said in full a second; the rest are counted and said in one line. A handler that fails 10,000 times a second
 # must not make the log the load.
 FAILURES_SAID = 5
+
+_LOADING = allocate_lock()  # for the moment in which a function gets its own
 
 
 class Function:
@@ -37,20 +39,19 @@ class Function:
     """
 
     __slots__ = (
-        "_bind",
-        "_load",
+        "_assembly",
         "_loading",
         "_pause_ms",
         "_resume",
         "_said",
         "_said_in",
         "_unsaid",
+        "env",
         "handler",
         "init_context",
         "is_async",
         "labels",
         "load_error",
-        "logger",
         "loop",
         "name",
         "outputs",
@@ -65,23 +66,15 @@ class Function:
         "version",
     )
 
-    def __init__(
-        self,
-        spec: FunctionSpec,
-        version: str,
-        loop: Loop,
-        logger: Logger,
-        load: Callable[[], Loaded],
-        bind: Callable[[Function, Context], Any],
-    ) -> None:
+    def __init__(self, spec: FunctionSpec, version: str, assembly: Assembly) -> None:
         self.spec = spec
         self.name: str = spec.name
         self.version = version
-        self.labels: dict[str, str] = spec.labels
+        self.labels = spec.labels
         self.timeout_ms: int = spec.timeout_ms
         self.trigger_specs = spec.triggers
-        self.loop = loop
-        self.logger = logger
+        self.loop: Loop = assembly.loop
+        self.env: Any = None  # what it sees as os.environ; made with the first context
         self.handler: Any = None
         self.init_context: Any = None
         self.is_async = False
@@ -92,29 +85,41 @@ class Function:
         self.triggers: list[Trigger] = []
         self.outputs: list[Callable[[Response, Event], Any]] = []
         self.suspended: str | None = None
-        self._load = load
-        self._loading = allocate_lock()
-        self._bind = bind
+        self._assembly = assembly
+        self._loading: Any = None
         self._pause_ms = FIRST_PAUSE_MS
         self._resume: Any = None
         self._said = 0
         self._said_in = 0
         self._unsaid = 0
 
+    @property
+    def logger(self) -> Logger:
+        """For what is to be said of the function outside its handler; made anew, as that is rare."""
+        return self._assembly.logger(self)
+
     def load(self) -> None:
         """Import the code; raises LoadError. On whichever thread needs it, one at a time."""
-        with self._loading:
+        with _LOADING:
+            if self._loading is None:
+                self._loading = allocate_lock()
+        with self._loading:  # a lock a function: an import that hangs holds up no other
             if self.handler is None:
-                loaded = self._load()
+                loaded = self._assembly.import_code(self)
                 self.init_context = loaded.init_context
                 self.is_async = loaded.is_async
                 self.package = loaded.package
                 self.unload = loaded.unload
                 self.handler = loaded.handler
+        self._loading = None
+
+    def make_context(self, worker: int) -> Context:
+        """The context of one of its workers, by number."""
+        return self._assembly.context(self, worker)
 
     def bind(self, context: Context) -> None:
         """Make environment and output of the present thread those of this function."""
-        self._bind(self, context)
+        self._assembly.bind(self, context)
 
     def prepare(self, context: Context) -> None:
         """Import if need be and run init_context: once for each worker, on its thread."""

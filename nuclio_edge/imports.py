@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 _SDK = "nuclio_sdk"
 _SETTLED_S = 2  # a source file younger than this is compiled, not cached: its next edit may fall into the same second
 
+_CODES = 4  # files whose code is kept at hand: functions that share a file then share its code, 2 KB each
+
 _import_module = importlib.import_module
+_codes: dict[str, tuple[tuple[int, int, int], CodeType | None]] = {}
 _spaces: dict[str, Space] = {}
 _count = 0
 
@@ -141,9 +144,16 @@ class SourceLoader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType | None:
         """Return the code, from __pycache__ only when the source has been at rest."""
         path = self.get_filename(fullname)
-        if time.time() - os.stat(path).st_mtime < _SETTLED_S:
+        status = os.stat(path)
+        if time.time() - status.st_mtime < _SETTLED_S:
             return self.source_to_code(self.get_data(path), path)
-        return super().get_code(fullname)
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        known = _codes.pop(path, None)
+        code = known[1] if known is not None and known[0] == stamp else super().get_code(fullname)
+        while len(_codes) >= _CODES:
+            _codes.pop(next(iter(_codes)), None)
+        _codes[path] = (stamp, code)
+        return code
 
 
 class InlineLoader(SourceLoader):

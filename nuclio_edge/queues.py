@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from .core.inbox import EVENT_COST
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,62 +19,85 @@ if TYPE_CHECKING:
     from .function import Function
 
 
+class Entry:
+    """The way into a queue for the events of one trigger: its `submit`. The deque is made for the first event."""
+
+    __slots__ = ("_append", "_queue", "_trigger")
+
+    def __init__(self, queue: Queue, trigger: Trigger) -> None:
+        self._queue = queue
+        self._trigger = trigger
+        self._append: Any = None
+
+    def submit(self, event: Event) -> bool:
+        """Admit the event and queue it, or do with it what a full inbox asks for; see Trigger."""
+        queue = self._queue
+        trigger = self._trigger
+        if queue.function.suspended:
+            trigger.turn_away(event, "suspended")
+            return True
+        budget = trigger.budget
+        if trigger.pending < trigger.size and budget is not None and budget.used <= budget.limit:
+            trigger.admitted += 1  # `enter` spelled out: two calls less
+            trigger.pending += 1
+            cost = len(event.raw_body) + EVENT_COST
+            trigger.held += cost
+            budget.used += cost
+        else:
+            verdict = trigger.enter(event)
+            if verdict != 1:
+                return verdict < 0
+        if self._append is None:
+            self._append = queue.open(trigger)
+        self._append(event)
+        if queue.several:
+            queue.turns.append(trigger.box)
+        if not queue.flagged:
+            queue.flagged = True
+            trigger.loop.at_turn_end(queue.end_of_turn)
+        return True
+
+
 class Queue:
     """The queue of one function. `flush()` is called on the loop at the end of a turn that brought something."""
 
-    __slots__ = ("_boxes", "_flagged", "_flush", "_function", "_several", "_turns", "claim")
+    __slots__ = ("_boxes", "_flush", "claim", "flagged", "function", "several", "turns")
 
     def __init__(self, function: Function, flush: Callable[[], Any]) -> None:
-        self._function = function
+        self.function = function
+        self.several = len(function.trigger_specs) > 1
+        self.turns: Any = deque() if self.several else ()
+        self.flagged = False
+        self.claim: Callable[[], Event] = _nothing
         self._flush = flush
         self._boxes: list[Any] = []
-        self._turns: deque[Any] = deque()
-        self._flagged = False
-        self._several = len(function.trigger_specs) > 1
-        self.claim: Callable[[], Event] = _nothing
 
     def attach(self, trigger: Trigger) -> None:
-        """Give the trigger its deque (unless it brings one) and make its `submit` fill it."""
+        """Make the trigger's `submit` fill this queue."""
+        trigger.submit = Entry(self, trigger).submit
+
+    def open(self, trigger: Trigger) -> Callable[[Event], None]:
+        """Give the trigger its deque, unless it brings one, and return how to append to it."""
         box = trigger.box
         if box is None:
             box = trigger.box = deque()
         self._boxes.append(box)
-        self.claim = self._claim_by_turns if self._several else box.popleft
-        append = box.append
-        enter = trigger.enter
-        function = self._function
-        several = self._several
-        turns = self._turns.append
-        at_turn_end = function.loop.at_turn_end
-
-        def submit(event: Event) -> bool:
-            if function.suspended:
-                trigger.turn_away(event, "suspended")
-                return True
-            verdict = enter(event)
-            if verdict != 1:
-                return verdict < 0
-            append(event)
-            if several:
-                turns(box)
-            if not self._flagged:
-                self._flagged = True
-                at_turn_end(self._end_of_turn)
-            return True
-
-        trigger.submit = submit
+        self.claim = self._claim_by_turns if self.several else box.popleft
+        return box.append  # type: ignore[no-any-return]  # a deque of events
 
     def again(self, event: Event) -> None:
         """Queue the next attempt of an event that failed; it is counted as pending already."""
         trigger = event._trigger
         if trigger is None:
             return
-        if self._function.suspended:
+        if self.function.suspended:
             trigger.drop(event, "suspended")
             return
+        if trigger.box is None:
+            self.open(trigger)
         trigger.box.append(event)
-        if self._several:
-            self._turns.append(trigger.box)
+        if self.several:
+            self.turns.append(trigger.box)
         self._flush()
 
     def turn_away(self, reason: str) -> None:
@@ -85,7 +110,8 @@ class Queue:
                         event._trigger.drop(event, reason)
             except IndexError:
                 pass
-        self._turns.clear()
+        if self.several:
+            self.turns.clear()
 
     def __len__(self) -> int:
         return sum(map(len, self._boxes))
@@ -93,12 +119,13 @@ class Queue:
     def __bool__(self) -> bool:
         return any(self._boxes)
 
-    def _end_of_turn(self) -> None:
-        self._flagged = False
+    def end_of_turn(self) -> None:
+        """Hand over what came in this turn."""
+        self.flagged = False
         self._flush()
 
     def _claim_by_turns(self) -> Event:
-        turns = self._turns
+        turns = self.turns
         while True:
             box = turns.popleft()
             try:

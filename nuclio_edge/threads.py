@@ -10,13 +10,11 @@ Laws:
 
 from __future__ import annotations
 
-from collections import deque
-
 from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
-from .core.inbox import EVENT_COST, Budget
 from .core.worker import conclude
+from .queues import Queue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,7 +81,7 @@ class Worker:
         pool = runner.pool
         loop = pool.loop
         done = pool.done
-        claim = runner.claim
+        claim = runner.queue.claim
         clock = port.clock
         carrier = self.carrier
         stamp = carrier.started if carrier is not None else [0]
@@ -168,67 +166,19 @@ class ThreadRunner:
         self.high = high
         self.workers: list[Worker] = []
         self.lost = 0  # abandoned workers whose thread has not ended yet
-        self.claim: Callable[[], Event] = _nothing
-        self._boxes: list[deque[Event]] = []
-        self._turns: deque[deque[Event]] = deque()
+        self.queue = Queue(function, self._flush)
         self._context = context
-        self._flagged = False
         self._deadline: Any = None
         self._numbers = 0
         self._closing = False
 
     def attach(self, trigger: Trigger) -> None:
-        """Give the trigger its queue and make its `submit` fill it."""
-        box: deque[Event] = deque()
-        trigger.box = box
-        self._boxes.append(box)
-        append = box.append
-        enter = trigger.enter
-        size = trigger.size
-        budget = trigger.budget or Budget(1 << 62, 0)
-        trigger.budget = budget
-        function = self.function
-        several = len(function.trigger_specs) > 1
-        turns = self._turns.append
-        self.claim = self._claim_by_turns if several else box.popleft
-        at_turn_end = self.pool.loop.at_turn_end
-
-        def submit(event: Event) -> bool:
-            if function.suspended:
-                trigger.turn_away(event, "suspended")
-                return True
-            if trigger.pending < size and budget.used <= budget.limit:  # `enter` spelled out: a call less
-                trigger.admitted += 1
-                trigger.pending += 1
-                cost = len(event.raw_body) + EVENT_COST
-                trigger.held += cost
-                budget.used += cost
-            else:
-                verdict = enter(event)
-                if verdict != 1:
-                    return verdict < 0
-            append(event)
-            if several:
-                turns(box)
-            if not self._flagged:
-                self._flagged = True
-                at_turn_end(self._flush)
-            return True
-
-        trigger.submit = submit
+        """Make the trigger's `submit` fill the queue."""
+        self.queue.attach(trigger)
 
     def again(self, event: Event) -> None:
         """Queue the next attempt of an event that failed; it is counted as pending already."""
-        trigger = event._trigger
-        if trigger is None:
-            return
-        if self.function.suspended:
-            trigger.drop(event, "suspended")
-            return
-        trigger.box.append(event)
-        if len(self.function.trigger_specs) > 1:
-            self._turns.append(trigger.box)
-        self._flush()
+        self.queue.again(event)
 
     def start(self) -> None:
         """Start the workers that init_context needs before the first event."""
@@ -267,19 +217,11 @@ class ThreadRunner:
 
     def failed_to_start(self, reason: str) -> None:
         """Turn away what is queued: the function was suspended."""
-        for box in self._boxes:
-            try:
-                while True:
-                    event = box.popleft()
-                    if event._trigger is not None:
-                        event._trigger.drop(event, reason)
-            except IndexError:
-                pass
-        self._turns.clear()
+        self.queue.turn_away(reason)
 
     def drain(self) -> bool:
         """Whether nothing is queued or running."""
-        return not any(self._boxes) and not any(worker.busy for worker in self.workers)
+        return not self.queue and not any(worker.busy for worker in self.workers)
 
     def close(self) -> None:
         """Let the workers go; those still busy are abandoned."""
@@ -289,7 +231,7 @@ class ThreadRunner:
             self._deadline = None
         for worker in list(self.workers):
             self.workers.remove(worker)
-            if worker.busy:
+            if worker.busy and not self.pool.withdraw(worker):
                 worker.abandoned = True
                 worker.context.revoke()
                 worker.expired = worker.current[0] if worker.current is not None else None
@@ -300,15 +242,6 @@ class ThreadRunner:
             else:
                 self.pool.end(worker)
 
-    def _claim_by_turns(self) -> Event:
-        turns = self._turns
-        while True:
-            box = turns.popleft()
-            try:
-                return box.popleft()
-            except IndexError:
-                continue  # shed meanwhile: its turn is void
-
     def _new_worker(self) -> Worker:
         worker = Worker(self, self._context(self._numbers))
         self._numbers += 1
@@ -316,8 +249,7 @@ class ThreadRunner:
         return worker
 
     def _flush(self) -> None:
-        self._flagged = False
-        waiting = sum(map(len, self._boxes))
+        waiting = len(self.queue)
         if not waiting or self.function.suspended:
             return
         for worker in self.workers:
@@ -377,7 +309,3 @@ class ThreadRunner:
             conclude(event._trigger, event, None, error, ran)
         self.function.on_abandoned(self.lost, starting=event is None)
         self._flush()
-
-
-def _nothing() -> Event:
-    raise IndexError

@@ -97,7 +97,7 @@ class InlineCall:
     """What a trigger's `submit` is for a function that runs on the loop: the call, and the quick way through it."""
 
     # One object with slots, not a closure: with a thousand functions its cells would cost a cache miss each.
-    __slots__ = ("context", "function", "handler", "limit", "quiet", "runner", "trigger")
+    __slots__ = ("context", "function", "handler", "limit", "runner", "trigger")
 
     def __init__(self, runner: "InlineRunner", trigger: "Trigger") -> None:
         self.runner = runner
@@ -106,7 +106,6 @@ class InlineCall:
         self.handler: "Any" = None
         self.context: "Any" = None
         self.limit = 0
-        self.quiet = False
 
     def submit(self, event: "Event") -> bool:
         """Run the handler and bring the event to its end; always taken."""
@@ -119,7 +118,7 @@ class InlineCall:
             self.runner.take()
         context = self.context
         if context is None:
-            if not self._prepare():
+            if not self.prepare():
                 trigger.turn_away(event, "suspended")
                 return True
             context = self.context
@@ -141,7 +140,7 @@ class InlineCall:
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)
-        if result is not None and self.quiet and event._token is None and status_of(result) < 400:
+        if result is not None and event._token is None and not function.outputs and status_of(result) < 400:
             trigger.handled += 1
             note(trigger, ticks)
             return True
@@ -149,7 +148,7 @@ class InlineCall:
         conclude(trigger, event, result, None, ticks)
         return True
 
-    def _prepare(self) -> bool:
+    def prepare(self) -> bool:
         """Before the first event, and after a start that failed: import what is to be imported."""
         function = self.function
         if not self.runner.ready:
@@ -159,7 +158,6 @@ class InlineCall:
         self.handler = function.handler
         self.context = self.runner.context
         self.limit = function.timeout_ms * port.TICKS_PER_MS
-        self.quiet = not function.outputs
         self.trigger.buckets = self.trigger.buckets or [0] * 65
         return True
 
@@ -167,21 +165,21 @@ class InlineCall:
 class InlineRunner:
     """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted.
 
-    `make_context(worker)` is called for the first event or init_context. `begin(function)` is called when another
+    `context(worker)` is called for the first event or init_context. `begin(function)` is called when another
     function's turn on the loop begins, `end()` once a turn, to give environment and output back to the processor.
     """
 
     def __init__(
         self,
         function: "Any",
-        make_context: "Callable[[int], Context]",
+        context: "Callable[[int], Context]",
         begin: "Callable[[Any], Any] | None" = None,
         end: "Callable[[], Any] | None" = None,
     ) -> None:
         self.function = function
         self.ready = False
         self.context: "Any" = None
-        self._make = make_context
+        self._make = context
         self._begin = begin
         self._end = end
 

@@ -62,6 +62,12 @@ def prepare() -> None:
         def bind(self, context: Context) -> None:
             """There is nothing to bind."""
 
+        def prepare(self, context: Context) -> None:
+            """Nothing to import."""
+
+        def on_started(self) -> None:
+            """Not here."""
+
         def may_retry(self) -> bool:
             """Never."""
             return False
@@ -87,7 +93,7 @@ def prepare() -> None:
     state["source"] = source = Source()
     state["trigger"] = trigger = Trigger(function, source, Loop())
     state["event"] = Received
-    InlineRunner(function, Context()).attach(trigger)
+    InlineRunner(function, lambda worker: Context()).attach(trigger)
 
 
 def run(count: int) -> None:

@@ -33,9 +33,15 @@ class Function:
         self.late = []
         self.retries = []
         self.triggers = []
-        self.runner = InlineRunner(self, Context())
+        self.runner = InlineRunner(self, lambda worker: Context())
 
     def bind(self, context):
+        pass
+
+    def prepare(self, context):
+        pass
+
+    def on_started(self):
         pass
 
     def may_retry(self):

@@ -44,6 +44,12 @@ class Function:
     def bind(self, context: Context) -> None:
         """Nothing."""
 
+    def prepare(self, context: Context) -> None:
+        """Nothing to import."""
+
+    def on_started(self) -> None:
+        """Nothing."""
+
 
 def bare(handler: Handler, context: Context, event: Any, count: int) -> float:
     start = time.thread_time_ns()
