@@ -12,13 +12,16 @@ Laws:
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 
+from .carriers import SWITCH_S
 from .core import port
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
 from .queues import Queue
+from .watchdog import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from .core.inbox import Trigger
     from .core.loop import Loop
     from .function import Function
+    from .watchdog import Watchdog
 
 CONCURRENCY = 100
 # How long a cancelled task may take to clean up, and a thread to come round to cancelling it.
@@ -43,8 +47,10 @@ _TURN = port.TICKS_PER_MS
 class AsyncPool:
     """The deque by which the outcomes of all async functions reach the loop."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, watchdog: Watchdog | None = None) -> None:
         self.loop = loop
+        self.watchdog = watchdog
+        self.workers: list[Worker] = []  # those whose thread has not ended
         # (slot, its `current`, result, error, ticks); without a current event: a slot or a worker has ended.
         self.done: deque[tuple[Any, tuple[Event, int] | None, Any, BaseException | None, int]] = deque()
         loop.add_inlet(self.done, self.collect)
@@ -60,6 +66,28 @@ class AsyncPool:
                 who.settled = current
                 event = current[0]
                 conclude(event._trigger, event, result, error, ticks)  # type: ignore[arg-type]  # a source's event has one
+
+    def busy(self) -> bool:
+        """Whether a handler, an import or an init_context is running."""
+        return any(worker.running or worker.begun for worker in self.workers)
+
+    def begin(self, worker: Worker) -> None:
+        """A thread is about to start; on the loop."""
+        if sys.getswitchinterval() > SWITCH_S:
+            sys.setswitchinterval(SWITCH_S)
+        self.workers.append(worker)
+        if self.watchdog is not None:
+            worker.row = self.watchdog.slots.take()
+            if worker.row is not None:
+                set_name(worker.row, worker.runner.function.name)
+                worker.started = start_of(worker.row)
+            self.watchdog.touch()
+
+    def end(self, worker: Worker) -> None:
+        """A thread has ended; on the loop."""
+        self.workers.remove(worker)
+        if worker.row is not None and self.watchdog is not None:
+            self.watchdog.slots.give_back(worker.row)
 
     def close(self) -> None:
         """Nothing is held: each runner ends its own thread."""
@@ -117,6 +145,7 @@ class Slot:
                 except IndexError:
                     break
                 current = self.current = (event, start)
+                worker.started[0] = start
                 context._event = event
                 worker.another()
                 result: Any = None
@@ -164,6 +193,8 @@ class Worker:
         self.abandoned = False  # by the loop
         self.ending = False  # by the loop
         self.running: dict[Slot, None] = {}
+        self.row: Any = None  # where the watchdog reads since when something runs here
+        self.started: Any = [0]
         self.aio: asyncio.AbstractEventLoop | None = None
         self._free: list[Slot] = []
         self._zombies = 0
@@ -179,6 +210,8 @@ class Worker:
     def start(self) -> None:
         """Start the thread: import, init_context, then whatever is queued."""
         self.begun = port.clock()
+        self.runner.pool.begin(self)
+        self.started[0] = self.begun
         self.thread.start()
 
     def kick(self) -> None:
@@ -240,6 +273,8 @@ class Worker:
         """A slot's task is about to end."""
         slot.task = None
         self.running.pop(slot, None)
+        if not self.running:
+            self.started[0] = 0
         if slot.written_off:
             self._zombies -= 1
         if slot.expired is not None or slot.context._revoked:
@@ -294,7 +329,7 @@ class Worker:
                 if hasattr(value, "__await__"):
                     await self._in_time(value)
             self.ready = True
-            self.begun = 0
+            self.begun = self.started[0] = 0
             self.runner.pool.loop.post(function.on_started)
         finally:
             if not self.ready:
@@ -429,7 +464,9 @@ class AsyncRunner:
             if who in self._zombies:
                 self._zombies.remove(who)
                 self._found_again()
-        elif who.abandoned:
+            return
+        self.pool.end(who)
+        if who.abandoned:
             self._abandoned.remove(who)
             self._found_again()
         else:
@@ -467,6 +504,8 @@ class AsyncRunner:
                 self.start()
             else:
                 self.worker.kick()
+                if self.pool.watchdog is not None:
+                    self.pool.watchdog.touch()
             if self._timer is None:
                 self._watch(self.function.timeout_ms)
 
