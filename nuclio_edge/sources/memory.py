@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from nuclio_edge.core.event import Event
+from nuclio_edge.core.event import Event, TriggerInfo
+from nuclio_edge.core.response import Response
 from nuclio_edge.manifest.schema import Field
 
 TYPE_CHECKING = False
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from nuclio_edge.core.context import Context
     from nuclio_edge.core.inbox import Trigger
-    from nuclio_edge.core.response import Response
     from nuclio_edge.manifest.schema import Fields, Values
 
     Settled = Callable[[Event, "Response | None", "BaseException | None"], Any]
@@ -28,13 +28,31 @@ class MemoryEvent(Event):
 
     __slots__ = ()
 
-    def __init__(self, trigger: Trigger, token: Any, path: str, body: bytes, about: dict[str, Any]) -> None:
+    def __init__(self, trigger: Trigger | None, token: Any, path: str, body: bytes, about: dict[str, Any]) -> None:
         self._trigger = trigger
         self._token = token
         self.path = path
         self.raw_body = body
         for name, value in about.items():
             setattr(self, name, value)
+
+
+class Handed:
+    """What was handed in: it becomes an event for each function that is still `waiting` for its own."""
+
+    __slots__ = ("about", "body", "path", "routed", "settled", "waiting")
+
+    def __init__(self, path: str, body: bytes, settled: Settled | None, about: dict[str, Any]) -> None:
+        self.path = path
+        self.body = body
+        self.settled = settled
+        self.about = about
+        self.waiting: list[Trigger] = []
+        self.routed = False
+
+    def event(self, trigger: Trigger | None) -> MemoryEvent:
+        """The event of one function."""
+        return MemoryEvent(trigger, self.settled, self.path, self.body, self.about)
 
 
 class MemorySource:
@@ -51,35 +69,44 @@ class MemorySource:
     def __init__(self, name: str, params: Values, host: Any) -> None:
         self.name = name
         self.params = params
+        self.host = host
         self.state = "closed"
         self.received = self.routed = self.unrouted = 0
         self.rejected: dict[str, int] = {}
         self.outputs: deque[tuple[str, bytes]] = deque(maxlen=KEPT)
         self._loop = host.loop
         self._triggers: dict[str, list[Trigger]] = {}
-        self._backlog: deque[tuple[Event, Trigger, bool]] = deque()  # with: whether it is the last of its fan-out
-        self._waits = False
+        self._backlog: deque[Handed] = deque()
+        self._waits_for: Trigger | None = None
 
     def routes(self, triggers: list[Trigger]) -> None:
-        """Send events to these triggers, by path; once a function."""
+        """Send events to these triggers, by path; once a function. What found no room yet goes to the new ones, too."""
         table: dict[str, list[Trigger]] = {}
         for trigger in triggers:
-            at = table.setdefault(trigger.address.path, [])
+            address: Any = trigger.address
+            at = table.setdefault(address.path, [])
             if all(other.function is not trigger.function for other in at):
                 at.append(trigger)
         self._triggers = table
+        for handed in self._backlog:
+            here = {trigger.ledger_id: trigger for trigger in table.get(handed.path, ())}
+            handed.waiting = [here[old.ledger_id] for old in handed.waiting if old.ledger_id in here]
+        if self._backlog:
+            self._waits_for = None
+            self._loop.call_soon(self._push)
 
     def open(self) -> None:
         """Begin to take events."""
-        self.state = "open"
+        self._set_state("open")
 
     def deliver(self, path: str, body: bytes = b"", settled: Settled | None = None, **about: Any) -> None:
         """Hand an event in, from any thread; `settled(event, response, error)` is called on the loop at its end.
 
-        `about` sets attributes of the event (content_type, headers, method …). Handlers may call this: the event runs
-        after theirs.
+        Several functions settle it once each. One that becomes no event is settled as well: 404 when no trigger has
+        the path, 503 when the source is closed or holds too many. `about` sets attributes of the event (content_type,
+        headers, method …). Handlers may call this: the event runs after theirs.
         """
-        self._loop.post(lambda: self._receive(path, body, settled, about))
+        self._loop.post(lambda: self._receive(Handed(path, body, settled, about)))
 
     def settle(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """Tell whoever handed the event in what came of it."""
@@ -98,46 +125,74 @@ class MemorySource:
             self.deliver(output.path, response.body, content_type=response.content_type)
 
     def stop_receiving(self) -> None:
-        """Refuse what is handed in from now on."""
-        self.state = "closed"
+        """Refuse what is handed in from now on; what waits for room still gets it."""
+        self._set_state("closed")
 
     def close(self) -> None:
         """Turn away what found no room."""
-        self.state = "closed"
-        left = sum(last for _, _, last in self._backlog)
-        self._backlog.clear()
-        if left:
-            self.received += left
-            self.rejected["closed"] = self.rejected.get("closed", 0) + left
+        self._set_state("closed")
+        left, self._backlog = self._backlog, deque()
+        for handed in left:
+            self._refuse(handed, "closed")
 
-    def _receive(self, path: str, body: bytes, settled: Settled | None, about: dict[str, Any]) -> None:
-        triggers = self._triggers.get(path, [])
-        if self.state != "open" or len(self._backlog) >= BACKLOG:
-            reason = "closed" if self.state != "open" else "backlog"
-            self.received += 1
-            self.rejected[reason] = self.rejected.get(reason, 0) + 1
-        elif not triggers:
-            self.received += 1
-            self.unrouted += 1
+    def _set_state(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self.host.state_changed(self)
+
+    def _receive(self, handed: Handed) -> None:
+        if self.state != "open":
+            self._refuse(handed, "closed")
+        elif len(self._backlog) >= BACKLOG:
+            self._refuse(handed, "backlog")
         else:
-            for trigger in triggers:
-                event = MemoryEvent(trigger, settled, path, body, about)
-                self._backlog.append((event, trigger, trigger is triggers[-1]))
-            if not self._waits:
+            handed.waiting = list(self._triggers.get(handed.path, ()))
+            self._backlog.append(handed)
+            if self._waits_for is None:
                 self._push()
 
     def _push(self) -> None:
-        self._waits = False
+        """Submit what is at hand, in order, up to the first event for which there is no room."""
+        self._waits_for = None
         while self._backlog:
-            event, trigger, last = self._backlog[0]
-            if not trigger.submit(event):
-                self._waits = True
-                trigger.on_room(self._push)
-                return
+            handed = self._backlog[0]
+            while handed.waiting:
+                trigger = handed.waiting[0]
+                if not trigger.submit(handed.event(trigger)):
+                    self._wait(trigger)
+                    return
+                handed.routed = True
+                del handed.waiting[0]
             self._backlog.popleft()
-            if last:
-                self.received += 1
+            self.received += 1
+            if handed.routed:
                 self.routed += 1
+            else:
+                self.unrouted += 1
+                self._answer(handed, 404, "no trigger has this path")
+
+    def _wait(self, trigger: Trigger) -> None:
+        def room() -> None:
+            if self._waits_for is trigger:  # else routes() has found another way meanwhile
+                self._push()
+
+        self._waits_for = trigger
+        trigger.on_room(room)
+
+    def _refuse(self, handed: Handed, reason: str) -> None:
+        self.received += 1
+        if handed.routed:  # a function had it already: as a whole it was no loss, and whoever waits is told the rest
+            self.routed += 1
+        else:
+            self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        self._answer(handed, 503, reason)
+
+    def _answer(self, handed: Handed, status: int, why: str) -> None:
+        """Tell whoever handed it in that it becomes no event (for a function that has not had it)."""
+        if handed.settled is not None:
+            event = handed.event(None)
+            event.trigger = TriggerInfo(self.kind, self.name)
+            handed.settled(event, Response(status_code=status, body=why.encode()), None)
 
 
 class MemoryBinding:

@@ -1,0 +1,12 @@
+"""For tests of functions and of sources: nothing here needs pytest, nothing here is imported by a running processor.
+
+Clock, Recorder, run_handler    tests of handlers and of what waits for a time       docs/testing.md
+check_source, SourceRig         one behaviour suite for every kind of source          docs/writing-a-source.md
+"""
+
+from nuclio_edge.testing.checks import check_source
+from nuclio_edge.testing.clock import Clock
+from nuclio_edge.testing.handlers import Call, Recorder, run_handler
+from nuclio_edge.testing.rig import SourceRig
+
+__all__ = ["Call", "Clock", "Recorder", "SourceRig", "check_source", "run_handler"]
