@@ -119,7 +119,10 @@ class MqttSource:
         self._connect()
 
     def stop_receiving(self) -> None:
-        """Take no more events: what the broker still sends is not acknowledged, so that it can be sent again."""
+        """Take no more events: what the broker still sends is not acknowledged, so that it can be sent again.
+
+        A connection that is lost from now on is not made again.
+        """
         self.intake.stop()
 
     def sent(self) -> bool:
@@ -206,8 +209,13 @@ class MqttSource:
         if sock is None:
             self._fail(f"cannot connect: {why}")
             return
-        if self._client is None or self._client_v5 != self._v5:
-            self._make_client()
+        try:
+            if self._client is None or self._client_v5 != self._v5:
+                self._make_client()
+        except ValueError as error:  # a user name that is not UTF-8, a will that cannot be said
+            sock.close()
+            self._fail(f"cannot connect: {error}")
+            return
         max_packet = self.params.max_packet
         if self.fast:
             aliases = self._paho.ALIASES if self._v5 else 0
@@ -396,6 +404,10 @@ class MqttSource:
             self.attempts = 0
         self._drop_link()
         if not self._opened:
+            return
+        if not self.intake.receiving:
+            # At a stop or a reload: another one may have taken our client id on purpose, and must not be thrown out.
+            self._set_state("closed")
             return
         if self.state == "open":
             self._said.clear()

@@ -198,27 +198,22 @@ def subscribe(client: Any, wires: list[Wire], v5: bool, at_once: int) -> list[tu
     from paho.mqtt.properties import Properties
     from paho.mqtt.subscribeoptions import SubscribeOptions
 
+    plain = [wire for wire in wires if not wire.identifier]
+    groups = [[wire] for wire in wires if wire.identifier]
+    groups += [plain[at : at + at_once] for at in range(0, len(plain), at_once)]
     asked = []
-    left = list(wires)
-    while left:
-        one = left[0]
-        group = [one] if one.identifier else [wire for wire in left if not wire.identifier][:at_once]
-        left = [wire for wire in left if wire not in group]
+    for group in groups:
         props = None
-        if one.identifier:
+        if group[0].identifier:
             props = Properties(PacketTypes.SUBSCRIBE)  # type: ignore[no-untyped-call]
-            props.SubscriptionIdentifier = one.identifier
-        options: list[tuple[str, Any]] = [
-            (
-                wire.filter,
-                SubscribeOptions(
-                    wire.options & 3, noLocal=wire.options & 4 != 0, retainHandling=0 if wire.shared else 1
-                )
-                if v5
-                else wire.options & 3,
-            )
-            for wire in group
-        ]
+            props.SubscriptionIdentifier = group[0].identifier
+        options: list[tuple[str, Any]] = []
+        for wire in group:
+            qos = wire.options & 3
+            local = wire.options & 4 == 0
+            handling = 0 if wire.shared else 1
+            said = SubscribeOptions(qos, noLocal=not local, retainHandling=handling) if v5 else qos
+            options.append((wire.filter, said))
         _, mid = client.subscribe(options, properties=props)
         if mid is not None:
             asked.append((mid, [wire.filter for wire in group]))

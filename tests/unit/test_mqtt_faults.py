@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from nuclio_edge.manifest.schema import Secret
 from nuclio_edge.sources import mqtt, mqtt_connect, mqtt_link
 from tests.fake_broker import FakeBroker, FullBacklog, Peer, black_hole, serve
 from tests.mqtt_packets import packet, publish
@@ -480,6 +481,23 @@ def test_routes_that_change_while_it_is_open_only_ask_for_the_difference(
         peer.suback(subscribe)
         peer.publish("b", b"x")
         assert second.taken.get(timeout=LIMIT).body == b"x"
+
+
+def test_a_source_that_receives_no_more_does_not_throw_its_successor_out(tmp_path: Path, fast: bool) -> None:
+    with FakeBroker(serve) as broker, Rig(broker.url, tmp_path, fast=fast) as rig:
+        rig.wait_open()
+        rig.do(rig.source.stop_receiving)
+        broker.peers[-1].close()
+        wait_until(lambda: rig.source.state == "closed")
+        assert rig.do(rig.source.sent)
+        assert len(broker.peers) == 1
+
+
+def test_a_name_that_is_no_text_is_said_and_costs_no_descriptor(tmp_path: Path) -> None:
+    name = Secret("name", b"\xff")
+    with FakeBroker(serve) as broker, Rig(broker.url, tmp_path, username=name) as rig:
+        wait_until(lambda: rig.source.attempts > 2)
+        assert rig.log.count("cannot connect: 'utf-8' codec can't decode") == 1
 
 
 def test_a_paho_without_the_private_names_is_read_by_its_own_means(
