@@ -16,6 +16,7 @@ from .core.worker import InlineRunner, conclude
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .core.event import Event, TriggerInfo
@@ -76,6 +77,12 @@ class Events(list["Event"]):
             conclude(batcher.trigger, event, answer, failure, share)
 
 
+class Waiting(deque["Event"]):
+    """The events of one trigger that no worker has claimed; the trigger's inbox."""
+
+    again: Callable[[Event], None]  # what a failed event's next attempt begins with
+
+
 class Box(deque["Events"]):
     """The batches of one trigger that wait for a worker; the inbox of the carrier."""
 
@@ -100,7 +107,8 @@ class Batcher:
         self.size = size
         self.timeout_ms = timeout_ms
         self.name = trigger.name
-        self.waiting: deque[Event] = deque()
+        self.waiting = Waiting()
+        self.waiting.again = self.again
         self.unclaimed = 0  # of those that wait, how many no batch has been submitted for
         self.emptied = 0  # batches whose events were all shed before a worker came
         self._timer: Any = None
@@ -168,10 +176,7 @@ class Batcher:
 
 def attach(runner: Any, trigger: Trigger, size: int, timeout_ms: int) -> Batcher:
     """Have a runner handle the events of a trigger in batches, in the place of `runner.attach(trigger)`."""
-    batcher = Batcher(trigger, runner, size, timeout_ms)
-    again = runner.again
-    runner.again = lambda event: batcher.again(event) if event._trigger is trigger else again(event)
-    return batcher
+    return Batcher(trigger, runner, size, timeout_ms)
 
 
 def match(events: list[Event], result: Any, error: BaseException | None) -> list[tuple[Any, BaseException | None]]:

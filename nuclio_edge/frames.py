@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from struct import Struct
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 # The descriptors of a worker process, beside the standard three.
 CHANNEL = 3
 LIFELINE = 4
@@ -54,11 +58,10 @@ class Reader:
     def __init__(self) -> None:
         self._kept = bytearray()
 
-    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """The frames that are complete now: (kind, content) each; FrameError ends it all."""
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The frames that are complete now, (kind, content) each; take them all. FrameError after the last good one."""
         kept = self._kept
         kept += data
-        found = []
         at = 0
         while len(kept) - at >= HEAD.size:
             length, kind = HEAD.unpack_from(kept, at)
@@ -68,7 +71,5 @@ class Reader:
             if len(kept) - start < length:
                 break
             at = start + length
-            found.append((kind, bytes(kept[start:at])))
-        if at:
-            del kept[:at]
-        return found
+            yield kind, bytes(kept[start:at])
+        del kept[:at]

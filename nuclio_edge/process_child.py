@@ -393,7 +393,7 @@ def _end_with_the_processor() -> None:
     """
     import fcntl
     import select
-    from _signal import SIGKILL
+    from _signal import SIGKILL  # type: ignore[import-not-found]  # signal itself needs enum
 
     fcntl.fcntl(LIFELINE, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(LIFELINE, fcntl.F_SETSIG, SIGKILL)

@@ -53,6 +53,7 @@ class Child:
         self.error: BaseException | None = None  # why it could not start
         self.expired = False
         self.reader = Reader()
+        self._outcomes: deque[tuple[Any, Any, BaseException | None, int]] = deque()
         self._out: deque[bytes] = deque()
         self._writing = False
         self._loop: Loop = runner.loop
@@ -104,26 +105,35 @@ class Child:
 
     def read(self, *, whole: bool = False) -> None:
         """Take in what the process has written; the whole of it when it has ended."""
-        while True:
+        while self._read(whole=whole):
+            pass
+        while self._outcomes:
+            event, result, error, ticks = self._outcomes.popleft()
             try:
-                data = self.spawned.channel.recv(_READ)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._loop.remove(self.spawned.channel)
-                self.kill()  # it is ending, or has closed a descriptor that it cannot work without
-                self.spawned.expect_end()
-                return
-            try:
-                for kind, content in self.reader.feed(data):
-                    self._take(kind, content)
-            except (ValueError, TypeError, LookupError, AttributeError) as error:
-                self._spoilt(error)
-                return
-            if len(data) < _READ and not whole:
-                return
+                conclude(event._trigger, event, result, error, ticks)
+            except Exception as caught:  # noqa: BLE001 - a defect of ours or of a source's, not of the worker
+                self._loop.on_error(caught, conclude)
+
+    def _read(self, *, whole: bool) -> bool:
+        """One read; whether there may be more."""
+        try:
+            data = self.spawned.channel.recv(_READ)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove(self.spawned.channel)
+            self.kill()  # it is ending, or has closed a descriptor that it cannot work without
+            self.spawned.expect_end()
+            return False
+        try:
+            for kind, content in self.reader.feed(data):
+                self._take(kind, content)
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            self._spoilt(error)
+            return False
+        return whole or len(data) == _READ
 
     def close(self) -> None:
         """Give back what the processor holds of it; the process has ended."""
@@ -187,7 +197,6 @@ class Child:
     def _done(self, content: bytes) -> None:
         head, bodies = parted(content)
         about = port.json_loads(head)
-        event = self._first(about)
         result: Any = None
         if len(about) > 3:  # else the handler returned None
             answers = []
@@ -196,29 +205,26 @@ class Child:
                 answers.append(Response(headers, bodies[at : at + length], content_type, status, event_id))
                 at += length
             result = answers if about[3] else answers[0]
-        self._conclude(event, result, None, about)
+        self._conclude(about, result, None)
 
     def _failed(self, content: bytes) -> None:
         head, body = parted(content)
         about = port.json_loads(head)
         _, _, _, name, text, shown, status, content_type = about
-        event = self._first(about)
         answered = status is not None
         error = ExceptionWithResponse(status, body, content_type) if answered else _remote(name, text, shown)
-        self._conclude(event, None, error, about)
+        self._conclude(about, None, error)
 
-    def _first(self, about: list[Any]) -> Any:
-        if not self.inflight or self.inflight[0][0] != about[0]:
+    def _conclude(self, about: list[Any], result: Any, error: BaseException | None) -> None:
+        number, ticks, end = about[0], int(about[1]), int(about[2])
+        if not self.inflight or self.inflight[0][0] != number:
             raise FrameError("an outcome of no event")
-        return self.inflight.popleft()[1]
-
-    def _conclude(self, event: Any, result: Any, error: BaseException | None, about: list[Any]) -> None:
-        ticks = int(about[1])
-        self.since = min(int(about[2]), port.clock())
+        event = self.inflight.popleft()[1]
+        self.since = min(end, port.clock())
         self.idle_since = self._loop.now
         self.window = WINDOW if ticks < _SHORT else 1
         self.runner.deaths = 0
-        conclude(event._trigger, event, result, error, ticks)
+        self._outcomes.append((event, result, error, ticks))
 
 
 def _remote(name: str, text: str, shown: str) -> RemoteError:

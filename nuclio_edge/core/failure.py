@@ -37,5 +37,6 @@ def again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> 
     delay = trigger.backoff_ms << (attempt - 1) if attempt < 32 else trigger.max_backoff_ms
     delay = min(delay, trigger.max_backoff_ms)
     trigger.function.on_retry(event, error, delay)
-    trigger.loop.call_later(delay, lambda: trigger.function.runner.again(event))
+    who = trigger.box if hasattr(trigger.box, "again") else trigger.function.runner  # batches are collected anew
+    trigger.loop.call_later(delay, lambda: who.again(event))
     return True
