@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 
+from nuclio_edge.sources.mqtt_lean import import_lean
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,59 +20,23 @@ if TYPE_CHECKING:
     from nuclio_edge.sources.mqtt_subscribe import Wire
 
 
-class _Later:
-    """A module that is imported when something of it is first asked for."""
-
-    def __init__(self, name: str, **known: Any) -> None:
-        self.__dict__.update(known, _later_name=name)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        import importlib
-
-        return getattr(importlib.import_module(self._later_name), name)
-
-
-def _import_paho() -> Any:
-    """Import paho.mqtt.client without what it imports and we do not use.
-
-    urllib.request (for proxies), ssl, logging, hashlib and others cost 10 MB and 24 ms of its 13 MB and 31 ms. It gets
-    stand-ins that import the real module on first use, so that a function with a paho client of its own misses nothing.
-    """
-    known: dict[str, dict[str, Any]] = {
-        "base64": {},
-        "hashlib": {},
-        "logging": {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40},
-        "platform": {"system": sys.platform.capitalize},
-        "ssl": {},
-        "string": {"digits": "0123456789", "ascii_letters": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"},
-        "urllib": {},
-        "urllib.parse": {},
-        "urllib.request": {},
-        "uuid": {},
-    }
-    modules: dict[str, Any] = sys.modules
-    ours = {name: _Later(name, **more) for name, more in known.items() if name not in modules}
-    if "urllib" in ours:
-        urllib = ours["urllib"].__dict__
-        urllib.update(request=ours["urllib.request"], parse=ours["urllib.parse"], __path__=[])
-    else:
-        ours.pop("urllib.request", None)  # it would stay behind as an attribute of the real package
-        ours.pop("urllib.parse", None)
-    modules.update(ours)
-    try:
-        import paho.mqtt.client
-
-        return paho.mqtt.client
-    finally:
-        for name, module in ours.items():
-            if modules.get(name) is module:
-                del modules[name]
-
+# urllib.request (for proxies), ssl, logging, hashlib and others cost 10 MB and 24 ms of paho's 13 MB and 31 ms. A
+# function with a paho client of its own misses nothing: a stand-in becomes the real module on first use.
+_STAND_INS: dict[str, dict[str, Any]] = {
+    "base64": {},
+    "hashlib": {},
+    "logging": {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40},
+    "platform": {"system": sys.platform.capitalize},
+    "ssl": {},
+    "string": {"digits": "0123456789", "ascii_letters": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"},
+    "urllib": {},
+    "urllib.parse": {},
+    "urllib.request": {},
+    "uuid": {},
+}
 
 if not TYPE_CHECKING:
-    paho = sys.modules.get("paho.mqtt.client") or _import_paho()
+    paho = sys.modules.get("paho.mqtt.client") or import_lean("paho.mqtt.client", _STAND_INS)
 
 ALIASES = 16  # topic aliases that the broker may use towards us
 INFLIGHT = 100  # messages sent and not yet acknowledged, at most

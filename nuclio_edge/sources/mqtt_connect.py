@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 import threading
 
+from nuclio_edge.sources.mqtt_lean import import_lean
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
@@ -40,6 +42,7 @@ class Target:
     def context(self) -> ssl.SSLContext:
         """The TLS context; made on the connector's thread, as it reads files. OSError or ValueError if it cannot be."""
         if self._context is None:
+            import_lean("ssl", {"base64": {}})  # which it uses to print certificates; 0.25 MB
             import ssl
 
             params = self.params

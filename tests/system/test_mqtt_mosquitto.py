@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
 from typing import TYPE_CHECKING, Any
@@ -273,8 +274,7 @@ def test_the_will_is_published_for_a_connection_that_breaks_and_by_ourselves_whe
     with Other(mosquitto, "gw/state") as other:
         one = rig(mosquitto.url, will=will, birth=birth).open().wait_open()
         wait_until(lambda: [message.payload for message in other.messages] == [b"online"])
-        one.do(one.source._link.sock.close)
-        one.do(lambda: one.source.on_lost("the test cut the line"))
+        one.do(lambda: one.source._link.sock.shutdown(socket.SHUT_RDWR))
         wait_until(lambda: [message.payload for message in other.messages] == [b"online", b"offline", b"online"])
         one.close()
         wait_until(lambda: [message.payload for message in other.messages][3:] == [b"offline"])

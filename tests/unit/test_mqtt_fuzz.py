@@ -75,7 +75,9 @@ def packets(draw: st.DrawFn, *, v5: bool) -> bytes:
             st.fixed_dictionaries(
                 {},
                 optional={
-                    "content_type": st.text(max_size=200),
+                    "content_type": st.text(
+                        st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200
+                    ),
                     "topic_alias": st.integers(1, 8),
                     "correlation_data": st.binary(max_size=20),
                     "message_expiry": st.integers(0, 1000),
@@ -83,7 +85,7 @@ def packets(draw: st.DrawFn, *, v5: bool) -> bytes:
             )
         )
     qos = draw(st.integers(0, 2))
-    topic = draw(st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=10))
+    topic = draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10))
     body = b"x" * draw(st.sampled_from([0, 1, 100, 126, 127, 128, 1500, 2500, 20_000]))
     mid = draw(st.integers(1, 65_535)) if qos else 0
     flags = {"dup": draw(st.booleans()), "retain": draw(st.booleans())}
