@@ -7,6 +7,7 @@ broker is away is shed("offline"); QoS 1 and 2 wait in memory (paho keeps and re
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections import deque
 
 from nuclio_edge.core.encode import to_json
@@ -95,6 +96,7 @@ class Publisher:
         self._given: deque[tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]] = deque()
         self._given_bytes = 0
         self._posted = False
+        self._ident = 0  # the loop's thread
         self._heads: dict[tuple[str, Any], bytes] = {}
         self._unacknowledged: dict[int, int] = {}  # paho's message id -> bytes
         self._unacknowledged_bytes = 0
@@ -131,6 +133,9 @@ class Publisher:
             pairs += _pairs(properties)
         if len(topic) * 3 > _LONGEST:
             string(topic)  # what is too long is said to the caller
+        if get_ident() == self._ident and not self._given:  # an inline function, an output: no detour by the queue
+            self.send(topic, payload, int(qos), bool(retain), pairs)
+            return
         # A length is read without a lock: a few messages more than the limit do no harm.
         if len(self._given) >= LIMIT_COUNT or self._given_bytes > LIMIT_BYTES:
             self.loop.post(lambda: self.drop("outbox-full"))
@@ -234,6 +239,7 @@ class Publisher:
         self._unacknowledged.clear()
         self._unacknowledged_bytes = 0
         self._heads.clear()
+        self._ident = get_ident()
         self.v5 = v5
         self.client = client
         for message in left:
