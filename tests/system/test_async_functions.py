@@ -383,3 +383,19 @@ def test_a_processor_with_no_async_function_does_not_import_asyncio() -> None:
 
     code = "import sys, nuclio_edge.processor, nuclio_edge.aio; assert 'asyncio' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_events_that_end_at_their_very_deadline_are_settled_once(tmp_path: Path) -> None:
+    code = """
+import asyncio
+async def handler(context, event):
+    await asyncio.sleep(int(event.body) / 1000)
+"""
+    with rig(tmp_path, code, 'timeout = "60ms"', "inbox = { size = 1000 }") as it:
+        settled = Settled()
+        for number in range(300):
+            it.deliver("/f", b"%d" % (40 + number % 40), settled)
+        it.until(lambda: len(settled.outcomes) >= 300 and it.trigger("f").pending == 0)
+        it.turn_for(50)
+        assert len(settled.outcomes) == 300 and len({id(event) for event, _, _ in settled.outcomes}) == 300
+        assert set(settled.statuses()) <= {200, 408} and it.balanced()

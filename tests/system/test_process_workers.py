@@ -445,6 +445,26 @@ def test_at_the_stop_nothing_is_left(tmp_path: Path) -> None:
     assert pids and not any(_alive(pid) for pid in pids)
 
 
+def test_events_among_random_deaths_are_settled_once(tmp_path: Path) -> None:
+    code = """
+    import os, time
+    def handler(context, event):
+        kind = int(event.body) % 13
+        if kind == 5:
+            os._exit(1)
+        if kind == 7:
+            time.sleep(0.001)
+    """
+    with rig(tmp_path, code, "workers = 2", "inbox = { size = 1000 }") as it:
+        settled = Settled()
+        for number in range(130):
+            it.deliver("/f", b"%d" % number, settled)
+        it.until(lambda: len(settled.outcomes) >= 130)
+        assert len({id(event) for event, _, _ in settled.outcomes}) == 130 == len(settled.outcomes)
+        assert settled.statuses().count(500) == 10 and settled.statuses().count(200) == 120
+        assert it.balanced()
+
+
 def _alive(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii") as stat:

@@ -1,0 +1,42 @@
+"""How events cross to a worker process."""
+
+from __future__ import annotations
+
+import marshal
+from datetime import datetime
+from typing import Any
+
+from nuclio_edge.core.event import Event
+from nuclio_edge.process_calls import state_of
+from nuclio_edge.sources.mqtt_event import MqttEvent
+
+
+def crossed(event: Event) -> Any:
+    """The event as process_child makes it again."""
+    name, state = marshal.loads(marshal.dumps(state_of(event)))
+    module, _, made = name.partition(":")
+    twin = getattr(__import__(module, fromlist=[made]), made)
+    again = twin.__new__(twin)
+    for key, value in state.items():
+        setattr(again, key, value)
+    return again
+
+
+def test_an_mqtt_event_crosses_raw_and_is_decoded_over_there() -> None:
+    event = MqttEvent(None, 7, 0x33, b"a/b", b"", b'{"t": 1}', 1_700_000_000_123)
+    assert set(state_of(event)[1]) == {"_first", "_topic", "_props", "raw_body", "timestamp_ms", "id"}
+    twin = crossed(event)
+    assert type(twin) is MqttEvent
+    assert (twin.topic, twin.qos, twin.retain, twin.raw_body) == ("a/b", 1, True, b'{"t": 1}')
+    assert twin.timestamp_ms == 1_700_000_000_123 and twin.id == event.id and twin.get_field("t") == 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+def test_what_cannot_travel_goes_as_what_it_derives_from_or_not_at_all() -> None:
+    event = Event(body=b"x", url=Text("http://here"), timestamp=datetime(2026, 1, 2), headers={"a": object()})  # noqa: DTZ001 - the SDK's
+    twin = crossed(event)
+    assert twin.url == "http://here" and twin.body == b"x"
+    assert twin.headers == {}
