@@ -37,6 +37,7 @@ class Assembly:
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
         self._versions: dict[str, int] = {}
+        self._begin, self._end = self._begin_inline, self._end_inline  # bound once, for all inline runners
 
     def make(self, spec: FunctionSpec) -> Function:
         """A function of a table, with its number as version; nothing is imported yet."""
@@ -62,11 +63,10 @@ class Assembly:
         """Give a function its runner, outputs and triggers."""
         spec = function.spec
         function.runner = self._make_runner(function)
-        for output in spec.outputs:
-            function.outputs.append(self._make_output(output))
+        function.outputs = tuple(self._make_output(output) for output in spec.outputs)
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
-            function.triggers.append(trigger)
+            function.triggers += (trigger,)
             if trigger_spec.batch is None:
                 function.runner.attach(trigger)
             else:
@@ -144,7 +144,7 @@ class Assembly:
         spec = function.spec
         context = function.make_context
         if spec.isolation == "inline":
-            return InlineRunner(function, context, self._begin_inline, self._end_inline)
+            return InlineRunner(function, context, self._begin, self._end)
         if spec.isolation == "process":
             from .processes import ProcessRunner
 
@@ -153,7 +153,7 @@ class Assembly:
             from .aio import AsyncPool, AsyncRunner
 
             if self.asyncs is None:
-                self.asyncs = AsyncPool(self.loop)
+                self.asyncs = AsyncPool(self.loop, self.processor.watchdog)
             return AsyncRunner(function, self.asyncs, context)
         from .carriers import Pool
         from .threads import ThreadRunner
@@ -164,7 +164,9 @@ class Assembly:
 
     def busy(self) -> bool:
         """Whether a handler is running on the loop or on a thread at this moment."""
-        return ACTIVE[0] is not None or (self.threads is not None and self.threads.busy > 0)
+        if ACTIVE[0] is not None or (self.threads is not None and self.threads.busy > 0):
+            return True
+        return self.asyncs is not None and self.asyncs.busy()
 
     def close(self) -> None:
         """End the threads that idle; functions have ended theirs."""

@@ -82,8 +82,8 @@ class Function:
         self.load_error: LoadError | None = None
         self.unload: Callable[[], Any] | None = None
         self.runner: Any = None
-        self.triggers: list[Trigger] = []
-        self.outputs: list[Callable[[Response, Event], Any]] = []
+        self.triggers: tuple[Trigger, ...] = ()
+        self.outputs: tuple[Callable[[Response, Event], Any], ...] = ()
         self.suspended: str | None = None
         self._assembly = assembly
         self._loading: Any = None

@@ -54,16 +54,9 @@ class Space:
         self.package = f"{ROOT}.{''.join(c if c.isalnum() else '_' for c in name)}_{_count}"
         self.folder = folder
         self._finders: dict[str, FileFinder] = {}
-        self._init = os.path.join(folder, "__init__.py")
+        self._init = True
         _install()
-        module = ModuleType(self.package, f"The code of function {name}.")
-        module.__path__ = [folder]
-        module.__package__ = self.package
-        module.__spec__ = ModuleSpec(self.package, None, is_package=True)
-        module.__dict__["__builtins__"] = _builtins
-        sys.modules[self.package] = module
-        setattr(sys.modules[ROOT], self.package.rpartition(".")[2], module)
-        _spaces[self.package] = self
+        _spaces[self.package] = self  # the package itself is made, 0.8 KB, when something else is imported from it
 
     def finder(self, folder: str) -> FileFinder:
         """The finder of one folder; kept here and not in sys.path_importer_cache, so that it goes with the function."""
@@ -104,14 +97,18 @@ class Space:
         except BaseException:
             sys.modules.pop(full, None)
             raise
-        setattr(sys.modules[self.package], name, module)
+        if self.package in sys.modules:
+            setattr(sys.modules[self.package], name, module)
         return module
 
     def run_init(self) -> None:
         """Run the folder's `__init__.py` in the package, once; only a relative import asks for it."""
-        path, self._init = self._init, ""
-        if path and os.path.isfile(path):
+        path = os.path.join(self.folder, "__init__.py")
+        if self._init and os.path.isfile(path):
+            self._init = False
+            builtins.__import__(self.package)
             SourceLoader(self.package, path).exec_module(sys.modules[self.package])
+        self._init = False
 
     def close(self) -> None:
         """Forget the package and all its modules, so that they can be freed; idempotent."""
@@ -182,17 +179,19 @@ class _Finder:
             return None
         space = _spaces.get(package)
         portions: list[str] = []
-        if space is not None and path is not None:
+        if space is not None and fullname == package:
+            portions = [space.folder]
+        elif space is not None and path is not None:
             for folder in path:
                 spec = space.finder(folder).find_spec(fullname)
                 if spec is not None and spec.loader is not None:
                     return spec
                 if spec is not None:
                     portions += spec.submodule_search_locations or ()
-            if portions:
-                spec = ModuleSpec(fullname, None, is_package=True)
-                spec.submodule_search_locations = portions
-                return spec
+        if portions:
+            spec = ModuleSpec(fullname, None, is_package=True)
+            spec.submodule_search_locations = portions
+            return spec
         name = fullname[len(package) + 1 :]
         # `name` stays whole: `from package import missing` asks for it before it says what is missing.
         raise ModuleNotFoundError(f"No module named {name!r}", name=fullname)

@@ -70,7 +70,7 @@ class Queue:
         self.flagged = False
         self.claim: Callable[[], Event] = _nothing
         self._flush = flush
-        self._boxes: list[Any] = []
+        self._boxes: tuple[Any, ...] = ()
 
     def attach(self, trigger: Trigger) -> None:
         """Make the trigger's `submit` fill this queue."""
@@ -81,7 +81,7 @@ class Queue:
         box = trigger.box
         if box is None:
             box = trigger.box = deque()
-        self._boxes.append(box)
+        self._boxes += (box,)
         self.claim = self._claim_by_turns if self.several else box.popleft
         return box.append  # type: ignore[no-any-return]  # a deque of events
 

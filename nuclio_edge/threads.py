@@ -159,6 +159,20 @@ class Worker:
 class ThreadRunner:
     """Runs a function on worker threads; `low` to `high` of them, made when there is work for them."""
 
+    __slots__ = (
+        "_closing",
+        "_context",
+        "_deadline",
+        "_numbers",
+        "function",
+        "high",
+        "lost",
+        "low",
+        "pool",
+        "queue",
+        "workers",
+    )
+
     def __init__(self, function: Function, pool: Pool, low: int, high: int, context: Callable[[int], Context]) -> None:
         self.function = function
         self.pool = pool

@@ -95,7 +95,7 @@ class Trigger:
         self.busy = 0  # clock ticks in the handler; see port.clock
         self.buckets: "list[int]" = []  # calls by the number of bits of their ticks; 64 of them after the first call
         self._grace = -1
-        self._waiting: "list[Callable[[], Any]]" = []
+        self._waiting: "tuple[Callable[[], Any], ...]" = ()
 
     def enter(self, event: "Event") -> int:
         """Admit an event to the queue's count: 1 go on and queue it, 0 no room (refused), -1 taken and shed."""
@@ -144,7 +144,7 @@ class Trigger:
 
     def on_room(self, call: "Callable[[], Any]") -> None:
         """Call once when a refused event may be submitted again."""
-        self._waiting.append(call)
+        self._waiting += (call,)
         if (
             self.when_full != "block" or self.pending <= self.size >> 1
         ):  # the grace ends; or the budget was short: ask again
@@ -163,7 +163,7 @@ class Trigger:
             self.source.settle(event, Response(status_code=status, body=b"shed: " + reason.encode()), None)
 
     def _room(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, ()
         for call in waiting:
             self.loop.call_soon(call)
 

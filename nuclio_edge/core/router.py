@@ -14,27 +14,29 @@ if TYPE_CHECKING:
 
 
 class TopicRouter:
-    """Topics (bytes, as on the wire) to tuples of triggers; a filter's `$share/<group>/` is left out."""
+    """Topics (bytes, as on the wire) to tuples of triggers; a filter is text or bytes, a filter's share is left out.
+
+    Filters of one shape (how many levels, which of them `+`, whether `#` follows) share a table by their other levels,
+    so a topic costs a look-up a shape, and a filter half the memory of its levels in a trie (measured: 250 B, 520 B).
+    """
 
     def __init__(self, cache: int = 4096) -> None:
-        # A level of filters is a list: the levels below (a dict, or None), and the (order, trigger) of those that end
-        # here. A class of its own would cost a board 300 bytes, a dict a level 230.
-        self._root: "list[Any]" = [None, ()]
+        self._shapes: "dict[Any, dict[bytes, Any]]" = {}  # (levels, places of +, with #) -> rest -> (order, trigger)s
         self._sequence = 0
         self._cache_size = cache
         self.known: "dict[bytes, tuple[Trigger, ...]]" = {}  # for a source's inner loop: `known.get(topic)` first
 
     def add(self, topic_filter: "str | bytes", trigger: "Trigger") -> None:
         """Send what matches the filter to the trigger too."""
-        node = self._root
-        for level in inner_filter(topic_filter).split(b"/"):
-            if node[0] is None:
-                node[0] = {}
-            if level not in node[0]:
-                node[0][level] = [None, ()]
-            node = node[0][level]
+        levels = inner_filter(topic_filter).split(b"/")
+        many = levels[-1] == b"#"
+        if many:
+            levels.pop()
+        wild = tuple([at for at in range(len(levels)) if levels[at] == b"+"])
+        table = self._shapes.setdefault((len(levels), wild, many), {})
+        key = _rest(levels, len(levels), wild)
         self._sequence += 1
-        node[1] += ((self._sequence, trigger),)
+        table[key] = table.get(key, ()) + ((self._sequence, trigger),)  # noqa: RUF005 - a syntax error for MicroPython
         self.known.clear()
 
     def match(self, topic: bytes) -> "tuple[Trigger, ...]":
@@ -42,7 +44,12 @@ class TopicRouter:
         found = self.known.get(topic)
         if found is None:
             hits: "list[tuple[int, Trigger]]" = []
-            _walk(self._root, topic.split(b"/"), 0, hits, topic[:1] == b"$")
+            levels = topic.split(b"/")
+            for count, wild, many in self._shapes:
+                if topic[:1] == b"$" and (0 in wild or not count):
+                    continue
+                if len(levels) == count or (many and len(levels) > count):
+                    hits.extend(self._shapes[count, wild, many].get(_rest(levels, count, wild), ()))
             hits.sort(key=lambda hit: hit[0])
             first: "list[Trigger]" = []
             for _, trigger in hits:
@@ -66,16 +73,6 @@ def inner_filter(topic_filter: "str | bytes") -> bytes:
     return raw
 
 
-def _walk(node: "list[Any]", levels: "list[bytes]", at: int, hits: "list[Any]", reserved: bool) -> None:
-    wild = at > 0 or not reserved
-    below = node[0] or {}
-    if wild and b"#" in below:
-        hits.extend(below[b"#"][1])
-    if at == len(levels):
-        hits.extend(node[1])
-        return
-    level = levels[at]
-    if level in below and level not in (b"+", b"#"):
-        _walk(below[level], levels, at + 1, hits, reserved)
-    if wild and b"+" in below:
-        _walk(below[b"+"], levels, at + 1, hits, reserved)
+def _rest(levels: "list[bytes]", count: int, wild: "tuple[int, ...]") -> bytes:
+    """The levels that a filter spells out, of the first `count`."""
+    return b"/".join([levels[at] for at in range(count) if at not in wild])

@@ -169,6 +169,8 @@ class InlineRunner:
     function's turn on the loop begins, `end()` once a turn, to give environment and output back to the processor.
     """
 
+    __slots__ = ("_begin", "_end", "_make", "context", "function", "ready")
+
     def __init__(
         self,
         function: "Any",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os.path
+from sys import intern
 
 from nuclio_edge.manifest.convert import BAD
 from nuclio_edge.manifest.handler import names_of
@@ -167,7 +168,7 @@ class Functions:
             if given is None:
                 folder = os.path.dirname(file)
             module = os.path.relpath(file, folder)[:-3].replace(os.sep, ".")
-            return file, module, folder
+            return intern(file), intern(module), intern(folder)  # often shared: a file of many functions
         base = os.path.join(folder, *where.split("."))
         package = os.path.join(base, "__init__.py")
         return package if os.path.isfile(package) else base + ".py", where, folder
