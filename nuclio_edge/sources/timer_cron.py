@@ -2,9 +2,9 @@
 
 Laws: a wait looks at the clock every minute, so a clock that was set is noticed within one; a jump ahead makes one
 tick of all that it skipped; a clock set back does not make the expression wait for its old future; a minute that has
-run runs again only when the clock was set back by more than CORRECTION_MS before it. Summer time is Debian cron's: a
-fixed time that the clock skips comes at the end of the gap, one that it repeats comes the first time; `*` runs in both
-hours.
+run runs again only after the clock was set back by more than CORRECTION_MS before the last one. Summer time is Debian
+cron's: a fixed time that the clock skips comes at the end of the gap, one that it repeats comes the first time; `*`
+runs in both hours.
 """
 
 from __future__ import annotations
