@@ -135,19 +135,22 @@ class Slot:
         clock = port.clock
         claim = runner.queue.claim
         done = runner.pool.done
+        started = worker.started
+        tainted = getattr(self.task, "cancelling", self.must_cancel)  # asked by somebody to end; Python 3.11
         function.bind(context)
         current: tuple[Event, int] | None = None
         start = turn = clock()
         try:
-            while self.expired is None and worker.going():
+            while self.expired is None and not worker.abandoned and not worker.finishing:
                 try:
                     event = claim()
                 except IndexError:
                     break
                 current = self.current = (event, start)
-                worker.started[0] = start
+                started[0] = start
                 context._event = event
-                worker.another()
+                if not worker.beginning:
+                    worker.another()
                 result: Any = None
                 error: BaseException | None = None
                 try:
@@ -159,7 +162,7 @@ class Slot:
                 end = clock()
                 done.append((self, current, result, error, end - start))
                 current = None
-                if self.tainted():
+                if tainted():
                     break
                 start = end
                 if end - turn > _TURN:
@@ -174,11 +177,9 @@ class Slot:
             context._event = None
             worker.vacate(self)
 
-    def tainted(self) -> bool:
-        """Whether somebody asked this task to end: the handler itself, or what it awaited."""
-        task: Any = self.task
-        cancelling = getattr(task, "cancelling", None)  # Python 3.11
-        return bool(cancelling() if cancelling is not None else getattr(task, "_must_cancel", False))
+    def must_cancel(self) -> bool:
+        """Whether the task is to be cancelled at its next step, as Python 3.10 tells it."""
+        return bool(getattr(self.task, "_must_cancel", False))
 
 
 class Worker:
@@ -199,9 +200,9 @@ class Worker:
         self._free: list[Slot] = []
         self._zombies = 0
         self._kicked = False
-        self._another = False
+        self.beginning = False
         self._handing = False
-        self._finishing = False
+        self.finishing = False
         self._final: asyncio.Task[None] | None = None
         self.thread = threading.Thread(target=self._run, name=f"async-{runner.function.name}", daemon=True)
 
@@ -251,19 +252,15 @@ class Worker:
 
     # -- on the asyncio thread ----------------------------------------------------------------------------------------
 
-    def going(self) -> bool:
-        """Whether more is to be handled here."""
-        return not (self.abandoned or self._finishing)
-
     def another(self) -> None:
         """Let one more slot begin, should the present one suspend while there is more to do."""
-        if not self._another and self.runner.queue:
-            self._another = True
+        if not self.beginning and self.runner.queue:
+            self.beginning = True
             self.aio.call_soon(self._begin)  # type: ignore[union-attr]  # we are running on it
 
     def hand_back(self) -> None:
         """Wake the loop for outcomes, once a turn of this one."""
-        if self._finishing:
+        if self.finishing:
             self.runner.pool.loop.wake()
         elif not self._handing:
             self._handing = True
@@ -299,7 +296,7 @@ class Worker:
             self._finish()
         error: BaseException | None = None
         try:
-            while not self._finishing or self._final is not None:
+            while not self.finishing or self._final is not None:
                 try:
                     aio.run_forever()
                 except BaseException as caught:  # noqa: BLE001 - sys.exit in a background task, or a late HandlerTimeout
@@ -348,12 +345,12 @@ class Worker:
 
     def _pump(self) -> None:
         self._kicked = False
-        if not self._another and self.runner.queue:
+        if not self.beginning and self.runner.queue:
             self._begin()
 
     def _begin(self) -> None:
-        self._another = False
-        if not self.ready or self.abandoned or self._finishing:
+        self.beginning = False
+        if not self.ready or self.abandoned or self.finishing:
             return
         if self.runner.queue and len(self.running) - self._zombies < self.runner.concurrency:
             slot = self._free.pop() if self._free else self._new_slot()
@@ -384,8 +381,8 @@ class Worker:
         self.runner.pool.loop.wake()
 
     def _finish(self) -> None:
-        if not self._finishing and self.aio is not None:
-            self._finishing = True
+        if not self.finishing and self.aio is not None:
+            self.finishing = True
             self._final = self.aio.create_task(self._end())
 
     async def _end(self) -> None:
@@ -406,7 +403,7 @@ class Worker:
         self._say(str(about.get("message")), about.get("exception"))
 
     def _say(self, what: str, error: BaseException | None) -> None:
-        if not self._finishing and not self.abandoned:
+        if not self.finishing and not self.abandoned:
             from .loader import format_user_error
 
             said = "" if error is None else format_user_error(error, self.runner.function.spec.path)
