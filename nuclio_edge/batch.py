@@ -70,6 +70,7 @@ class Events(list["Event"]):
         if batcher is None:
             return
         batcher.carrier.leave(1, 0)
+        batcher.carrier.busy = 0
         batcher.trigger.late += batcher.carrier.late
         batcher.carrier.late = 0
         share = ticks // (len(self) or 1)
@@ -140,11 +141,16 @@ class Batcher:
             self._wait(event)
 
     def settle(self, batch: Events, response: Response | None, error: BaseException | None) -> None:
-        """A batch was turned away by the runner: so are its events."""
+        """The runner's word on a batch that it did not bring to `conclude`: turned away, or None without ado."""
+        carrier = self.carrier
+        if response is None:
+            ticks, carrier.busy = carrier.busy, 0
+            carrier.pending += 1
+            batch.conclude(None, None, ticks)
+            return
         batch.fill()
-        reason = "suspended" if response is None else response.body.decode().removeprefix("shed: ")
         for event in batch:
-            self.trigger.drop(event, reason)
+            self.trigger.drop(event, response.body.decode().removeprefix("shed: "))
 
     def _wait(self, event: Event) -> None:
         self.waiting.append(event)
