@@ -4,6 +4,7 @@
     mqtt_link       reads and writes it on the loop     mqtt_intake     what a PUBLISH becomes
     mqtt_session    what is owed to the broker          mqtt_publish    what goes out
     mqtt_subscribe  who gets a message                  mqtt_grants     what the broker is asked for
+    mqtt_memory     what a kept session knows           mqtt_version    5, or 3.1.1
 
 States: "closed" -> open() -> "connecting" -> "open" (the broker granted the subscriptions) -> "connecting" ... A broker
 that is away, refuses or breaks the protocol is tried again for ever, with a pause that doubles up to a minute, a random
@@ -26,6 +27,7 @@ from nuclio_edge.sources.mqtt_publish import MqttBinding, Publisher
 from nuclio_edge.sources.mqtt_reasons import PROTOCOL_VERSION, REFUSAL, TAKEN_OVER, explain
 from nuclio_edge.sources.mqtt_session import Shared
 from nuclio_edge.sources.mqtt_subscribe import Subscriptions
+from nuclio_edge.sources.mqtt_version import Version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ LONGEST_PAUSE_MS = 60_000
 STABLE_MS = 10_000  # a connection that lasted so long has ended the series of failures
 TAKEN_OVER_PAUSE_MS = 30_000
 KICKS = 2  # closed without a word soon after it was open, so often in a row: then it looks like another client
-EARLY_CLOSES = 2  # closed right after a CONNECT of version 5: then 3.1.1 is tried
 _SAID = 32
 _PUBREC, _PUBREL, _PINGRESP, _DISCONNECT, _CONNACK = 5, 6, 13, 14, 2
 
@@ -73,10 +74,7 @@ class MqttSource:
         self.fast = True  # False: read and write by stock paho
         scheme, hostname, port, path = parse_url(params.url)
         self._target = Target(scheme, hostname, port, path, params)
-        self._v5 = params.version != 3
-        self._v5_works = False
-        self._early_closes = 0
-        self._trying_older = False
+        self._version = Version(v5=params.version != 3)
         self._triggers: list[Trigger] = []
         self._paho: Any = None  # the module mqtt_client
         self._client: Any = None
@@ -156,15 +154,15 @@ class MqttSource:
 
     def send(self, output: Values, response: Response, _event: Event) -> None:
         """An output: the response's body to the output's topic."""
-        said = response.content_type
-        self.publisher.publish(
-            output.topic, _bytes(response.body), output.qos, output.retain, None if said == "text/plain" else said
-        )
+        self.publisher.output(output, response)
 
     def settle(self, event: MqttEvent, response: Response | None, _error: BaseException | None) -> None:
         """Acknowledge a delivery once all its functions have settled, and answer a request."""
-        if event._props and b"\x08" in event._props and event.response_topic:
-            self._reply(event, response)
+        if not event._props and type(event._token) is int:
+            self.intake.session.settle(event)
+            return
+        if b"\x08" in event._props and event.response_topic:
+            self.publisher.reply(event, response, alone=type(event._token) is not Shared)
         self.intake.settle(event)
 
     @property
@@ -210,7 +208,7 @@ class MqttSource:
             self._fail(f"cannot connect: {why}")
             return
         try:
-            if self._client is None or self._client_v5 != self._v5:
+            if self._client is None or self._client_v5 != self._version.v5:
                 self._make_client()
         except ValueError as error:  # a user name that is not UTF-8, a will that cannot be said
             sock.close()
@@ -218,12 +216,12 @@ class MqttSource:
             return
         max_packet = self.params.max_packet
         if self.fast:
-            aliases = self._paho.ALIASES if self._v5 else 0
-            self._link = Link(self.loop, sock, self, v5=self._v5, max_packet=max_packet, alias_max=aliases)
+            aliases = self._paho.ALIASES if self._version.v5 else 0
+            self._link = Link(self.loop, sock, self, v5=self._version.v5, max_packet=max_packet, alias_max=aliases)
         else:
             from nuclio_edge.sources.mqtt_stock import StockLink
 
-            self._link = StockLink(self.loop, sock, self, self._client, v5=self._v5, max_packet=max_packet)
+            self._link = StockLink(self.loop, sock, self, self._client, v5=self._version.v5, max_packet=max_packet)
         self.intake.attach(self._link)
         self._client.handed = sock
         self._timer = self.loop.call_later(ANSWER_MS, lambda: self._fail(f"no answer within {ANSWER_MS // 1000} s"))
@@ -233,14 +231,14 @@ class MqttSource:
             self._fail(f"cannot connect: {error}")
 
     def _make_client(self) -> None:
-        made = self._paho.make(self.params, self._target, self._v5, self.fast, self._write)
+        made = self._paho.make(self.params, self._target, self._version.v5, self.fast, self._write)
         made.on_connect = self._on_connect
         made.on_subscribe = lambda _c, _d, mid, codes, _p: self._answered(mid, [code.value for code in codes])
         made.on_unsubscribe = lambda _c, _d, mid, _codes, _p: self._answered(mid, [])
         made.on_publish = lambda _c, _d, mid, reason, _p: self.publisher.acknowledged(mid, reason.value)
         self._client = made
-        self._client_v5 = self._v5
-        self.publisher.use(made, v5=self._v5)
+        self._client_v5 = self._version.v5
+        self.publisher.use(made, v5=self._version.v5)
 
     def _write(self, data: bytes) -> None:
         if self._link is not None:
@@ -252,9 +250,7 @@ class MqttSource:
             return
         self._cancel_timer()
         self._connected = True
-        self._v5_works = self._v5_works or self._v5
-        if self._trying_older:
-            self._trying_older = False
+        if self._version.connected():
             self.log.warn("the broker hangs up on MQTT 5: going on with 3.1.1")
         self._since = self.loop.now
         present = bool(flags.session_present)
@@ -268,10 +264,10 @@ class MqttSource:
             may_retain=bool(getattr(props, "RetainAvailable", 1)),
             max_packet=getattr(props, "MaximumPacketSize", 0),
         )
-        numbered = self._v5 and bool(getattr(props, "SubscriptionIdentifierAvailable", 1))
+        numbered = self._version.v5 and bool(getattr(props, "SubscriptionIdentifierAvailable", 1))
         plan = self.intake.plan
-        if plan is None or plan.v5 != self._v5 or plan.numbered != numbered:
-            self._make_plan(self._v5, numbered)
+        if plan is None or plan.v5 != self._version.v5 or plan.numbered != numbered:
+            self._make_plan(self._version.v5, numbered)
         self._subscribe(session_present=present)
 
     # -- subscriptions ------------------------------------------------------------------------------------------------
@@ -301,7 +297,7 @@ class MqttSource:
         birth = self.params.birth
         if birth is not None:
             self.publisher.send(birth.topic, birth.payload.encode(), birth.qos, birth.retain)
-        version = "5" if self._v5 else "3.1.1"
+        version = "5" if self._version.v5 else "3.1.1"
         if self._was_open:
             away = round((self.loop.now - self._away_since) / 1000, 1)
             self.log.info_with("connected again", "url", self.url, "after_s", away, "attempts", self.attempts)
@@ -334,8 +330,8 @@ class MqttSource:
             if len(rest) < 2:
                 self._break_off(ProtocolError(0x81, "a PUBREL cut short"))
             else:
-                self.intake.session.released(rest[0] << 8 | rest[1], v5=self._v5)
-        elif kind == _DISCONNECT and self._v5:
+                self.intake.session.released(rest[0] << 8 | rest[1], v5=self._version.v5)
+        elif kind == _DISCONNECT and self._version.v5:
             self._dismissed(rest[0] if rest else 0)
         else:
             if kind == _PUBREC and len(rest) > 2 and rest[2] >= REFUSAL:
@@ -352,8 +348,8 @@ class MqttSource:
 
     def on_lost(self, why: str) -> None:
         """The connection has ended."""
-        if self._v5 and not self._connected and not self._v5_works:
-            self._early_closes += 1
+        if not self._connected:
+            self._version.closed_early()
         least = 0
         if self.state == "open" and self.loop.now - self._since < STABLE_MS:
             self._kicks += 1
@@ -388,9 +384,8 @@ class MqttSource:
 
     def _refused(self, code: int, text: str) -> None:
         """A CONNACK that is a no."""
-        if code == PROTOCOL_VERSION and self._v5 and not self._v5_works:
+        if code == PROTOCOL_VERSION and self._version.refused():
             self.log.warn("the broker does not speak MQTT 5: going on with 3.1.1")
-            self._v5 = False
             self._drop_link()
             self._connect()
             return
@@ -413,21 +408,11 @@ class MqttSource:
             self._said.clear()
             self._away_since = now
         self._say_once(why, "the broker is away, trying again", "url", self.url, "reason", why)
-        self._choose_version()
+        self._version.failed()
         self._set_state("connecting")
         longest = min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << min(max(self.attempts - 1, 0), 16))
         pause = least_ms + int(random.random() * max(least_ms, longest))  # noqa: S311 - spreads load, guards nothing
         self._timer = self.loop.call_later(pause, self._connect)
-
-    def _choose_version(self) -> None:
-        """A peer that hangs up on version 5 may be one that only knows 3.1.1; it is one if that works."""
-        if self._trying_older:
-            self._trying_older = False
-            self._early_closes = 0
-            self._v5 = True
-        elif self._v5 and self._early_closes >= EARLY_CLOSES:
-            self._trying_older = True
-            self._v5 = False
 
     def _drop_link(self) -> None:
         link, self._link = self._link, None
@@ -443,20 +428,6 @@ class MqttSource:
             self._paho.forget_socket(self._client)
 
     # -- small things -------------------------------------------------------------------------------------------------
-
-    def _reply(self, event: MqttEvent, response: Response | None) -> None:
-        """Answer a request (4.10): the handler's response to the response topic, its status as a user property."""
-        body, content_type, said = b"", None, {"status": "200"}
-        if response is not None:
-            body, content_type = _bytes(response.body), response.content_type
-            said = {**response.headers, "status": str(response.status_code)}
-        elif type(event._token) is Shared:
-            return  # one of several functions, which has nothing to say
-        properties = {"correlation_data": event.correlation_data, "user_properties": said}
-        try:
-            self.publisher.publish(event.response_topic, body, min(event.qos, 1), False, content_type, properties)
-        except ValueError as error:
-            self._say_once("reply", "a request cannot be answered", "reason", str(error))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -476,10 +447,3 @@ class MqttSource:
 
     def _note_refusal(self, message: str, code: int) -> None:
         self._say_once(f"puback {code}", message, "reason", explain(code, v5=True))
-
-
-def _bytes(body: Any) -> bytes:
-    """A response's body; one that comes in parts is put together."""
-    if isinstance(body, bytes):
-        return body
-    return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in body)

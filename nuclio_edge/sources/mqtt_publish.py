@@ -21,7 +21,7 @@ from nuclio_edge.core.mqtt_codec import (
     string,
     variable,
 )
-from nuclio_edge.core.response import JSON
+from nuclio_edge.core.response import JSON, TEXT
 from nuclio_edge.sources.mqtt_reasons import REFUSAL
 
 TYPE_CHECKING = False
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from nuclio_edge.core.context import Context
     from nuclio_edge.core.loop import Loop
+    from nuclio_edge.core.response import Response
+    from nuclio_edge.manifest.schema import Values
+    from nuclio_edge.sources.mqtt_event import MqttEvent
     from nuclio_edge.sources.mqtt_link import Link
 
 LIMIT_COUNT = 10_000  # messages that wait, of each of the three kinds: from threads, in the socket, unacknowledged
@@ -183,6 +186,28 @@ class Publisher:
             link.write(bytes((first,)) + variable(size) + head + body)
         self.sent += 1
 
+    def output(self, output: Values, response: Response) -> None:
+        """What a function returned, to the topic of one of its outputs."""
+        said = response.content_type
+        self.publish(output.topic, _bytes(response.body), output.qos, output.retain, None if said == TEXT else said)
+
+    def reply(self, event: MqttEvent, response: Response | None, *, alone: bool) -> None:
+        """Answer a request (4.10): the response to its response topic, the status as a user property.
+
+        One of several functions (not `alone`) that has nothing to say leaves the answer to the others.
+        """
+        body, content_type, said = b"", None, {"status": "200"}
+        if response is not None:
+            body, content_type = _bytes(response.body), response.content_type
+            said = {**response.headers, "status": str(response.status_code)}
+        elif not alone:
+            return
+        properties = {"correlation_data": event.correlation_data, "user_properties": said}
+        try:
+            self.publish(event.response_topic, body, min(event.qos, 1), False, content_type, properties)
+        except ValueError:
+            self.drop("no-topic")  # the requester wants its answer where no message can go
+
     def drop(self, reason: str) -> None:
         """Count a message that is not sent."""
         self.shed[reason] = self.shed.get(reason, 0) + 1
@@ -268,6 +293,13 @@ class Publisher:
 
 
 _QUEUE_SIZE = 15  # paho's MQTT_ERR_QUEUE_SIZE
+
+
+def _bytes(body: Any) -> bytes:
+    """A response's body; one that comes in parts is put together."""
+    if isinstance(body, bytes):
+        return body
+    return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in body)
 
 
 def _pairs(properties: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
