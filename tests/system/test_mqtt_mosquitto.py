@@ -84,6 +84,7 @@ class Other:
         """Leave."""
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # paho leaves its wake-up pair to the garbage collector
 
     def __enter__(self) -> Other:
         return self
