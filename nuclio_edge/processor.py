@@ -236,23 +236,28 @@ class Processor:
 
     def _guard(self) -> list[str]:
         """Begin to watch over frozen handlers; returns the functions that were running when the last process froze."""
-        from .watchdog import Watchdog
+        from .watchdog import Watchdog, culprit, limit_ms
 
-        limits = [spec.timeout_ms for spec in self.manifest.functions.values() if spec.isolation != "process"]
-        self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, min(limits, default=30_000))
+        functions = self.manifest.functions
+        self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, limit_ms(functions.values()))
         self.watchdog.watch(self.assembly.busy)
         self.assembly.row = self.watchdog.slots.take()
         report, running_then = self.watchdog.last()
+        if self.watchdog.trouble is not None:
+            self.logger.warn_with("a frozen handler could not be named", "reason", self.watchdog.trouble)
         if not report:
             return []
+        name, why = culprit(report, running_then, functions)
         self.logger.error_with(
             "the last process was ended because a handler froze it",
+            "culprit",
+            f"{name}: {why}" if name else "unknown",
             "running",
             ", ".join(running_then) or "unknown",
             "report",
             os.path.join(self.manifest.device.state_dir, "crash.last.txt"),
         )
-        return running_then[:1]
+        return [name] if name else []
 
     def share_budget(self) -> None:
         """Share half of the memory budget out as floors, so that a flooded inbox cannot starve the others."""

@@ -1,31 +1,43 @@
 """Ends the process when a handler holds the interpreter's lock in C, and tells the next start whose handler it was.
 
 A catastrophic regular expression never gives the lock back: no thread runs any more, the loop included, and no code in
-Python could notice. faulthandler's timer can, being a thread in C that needs no lock: unless the loop puts it off in
-time, it writes every thread's stack into a preallocated file and ends the process. Who was running stands in a small
-shared mapping (in memory, /dev/shm, where there is one: it changes with every event and must not wear flash out), which
-outlives the process. Of several handlers the one that began last is blamed: the others had let go of the lock before it
-took it. See docs/decisions/0003-watchdog.md.
+Python could notice. Three things that need no lock can:
+- faulthandler's timer, a thread in C: unless the loop puts it off in time, it writes every thread's stack into a
+  preallocated file and ends the process with 1;
+- the kernel's timer of processor time, whose signal comes to the thread that is using it: faulthandler notes that
+  thread's stack each second, which is the evidence of who it was;
+- a small shared mapping (in memory, /dev/shm, where there is one: it changes with every event and must not wear flash
+  out) that outlives the process and says who was running since when.
+All of it only while something runs: idle costs nothing. See docs/decisions/0003-watchdog.md.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` is this one with enums, which cost memory
 import mmap
 import os
+import stat
 import struct
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from .core.loop import Loop
+    from .manifest.model import FunctionSpec
 
 ROWS = 64  # threads whose work is noted; those beyond are watched, not named
 _NAME = 120
 _ROW = struct.Struct(f"=q{_NAME}s")  # start in ns of perf_counter, 0 when idle; function
 _REPORT_SIZE = 16_384
 GRACE_MS = 5_000
+# Put off so many times in the limit: only a loop that stands still for the rest of it is taken for frozen.
+_LOOKS = 4
+_CPU_S = 1.0  # of processor time between two notes of who is using it
+_EVIDENCE = "Stack (most recent call first):\n"  # faulthandler's heading of such a note
+_VERDICT = "Timeout ("  # and of the report of a process that was ended
 
 
 class Slots:
@@ -35,8 +47,10 @@ class Slots:
         self.path = path
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            if os.fstat(descriptor).st_uid != os.geteuid():
-                raise PermissionError(f"{path} belongs to somebody else")
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise PermissionError(f"{path} is not ours alone")
+            os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, ROWS * _ROW.size)
             self._map = mmap.mmap(descriptor, ROWS * _ROW.size)
         finally:
@@ -73,34 +87,53 @@ class Slots:
 
 
 class Watchdog:
-    """The timer that ends a frozen process; `touch` is called when something starts to run, on the loop."""
+    """The timer that ends a frozen process; `touch` is called when something starts to run, on the loop.
+
+    `trouble` is None, or why the next start will not know whose handler it was: the report then goes to stderr.
+    """
 
     def __init__(self, loop: Loop, state_dir: str, limit_ms: int) -> None:
         self.loop = loop
-        self.slots = Slots(slots_path(state_dir))
-        self.limit_ms = limit_ms + GRACE_MS
+        self.limit_ms = limit_ms
+        self.trouble: str | None = None
         self.report_path = os.path.join(state_dir, "crash.txt")
         self._busy: Any = _never
         self._timer: Any = None
         self._touched = False
-        self._file = open(self.report_path, "r+b" if os.path.exists(self.report_path) else "w+b")  # noqa: SIM115 - held open for faulthandler
-        os.posix_fallocate(self._file.fileno(), 0, _REPORT_SIZE)
+        try:
+            self.slots = Slots(slots_path(state_dir))
+        except OSError:  # somebody else's file, or no room: there is another place
+            self.slots = Slots(os.path.join(state_dir, "running"))
+        self._file = -1
+        try:
+            self._file = os.open(self.report_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            os.posix_fallocate(self._file, 0, _REPORT_SIZE)
+        except OSError as error:  # a full disk is no reason not to start
+            self.trouble = f"{self.report_path}: {error.strerror}"
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = os.dup(2)
 
     def last(self) -> tuple[str, list[str]]:
         """What an earlier process left: its report (kept as crash.last.txt), and the functions that were running then.
 
-        Both empty when it ended as it should; a process that was killed leaves no report, but names.
+        The report is empty when it was not the watchdog that ended it; a process that was killed leaves names only.
         """
         running = self.slots.running()
         self.slots.clear()
-        self._file.seek(0)
-        text = self._file.read(_REPORT_SIZE).rstrip(b"\0").decode("utf-8", "replace")
-        if text:
-            with open(os.path.join(os.path.dirname(self.report_path), "crash.last.txt"), "w", encoding="utf-8") as kept:
-                kept.write(text)
-            self._file.seek(0)
-            self._file.write(bytes(_REPORT_SIZE))
-            self._file.flush()
+        if self.trouble is not None:
+            return "", running
+        text = os.pread(self._file, 1 << 20, 0).replace(b"\0", b"").decode("utf-8", "replace")
+        os.lseek(self._file, len(text), os.SEEK_SET)
+        self._empty()
+        if _VERDICT not in text:
+            text = ""
+        else:
+            try:
+                with open(f"{self.report_path[:-4]}.last.txt", "w", encoding="utf-8") as kept:
+                    kept.write(text)
+            except OSError as error:
+                self.trouble = f"{self.report_path[:-4]}.last.txt: {error.strerror}"
         return text, running
 
     def watch(self, busy: Any) -> None:
@@ -130,19 +163,24 @@ class Watchdog:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            _faulthandler().cancel_dump_traceback_later()
-        self._file.close()
+            self._disarm()
+        os.close(self._file)
         self.slots.close()
         try:
             os.unlink(self.report_path)
-        except FileNotFoundError:
+        except OSError:
             pass
 
     def _put_off(self) -> None:
-        """Begin the time anew: a new thread of faulthandler's, so this is done twice in the limit, not per event."""
-        self._file.seek(0)
-        _faulthandler().dump_traceback_later(self.limit_ms / 1000, exit=True, file=self._file)
-        self._timer = self.loop.call_later(self.limit_ms // 2, self._look)
+        """Begin the time anew; a new thread of faulthandler's, hence a few times in the limit and not per event."""
+        import faulthandler
+
+        self._timer = self.loop.call_later(self.limit_ms // _LOOKS, self._look)
+        self._empty()
+        # The file is given each time: it is what an earlier note may have been written to.
+        faulthandler.dump_traceback_later(self.limit_ms / 1000, exit=True, file=self._file)
+        faulthandler.register(_signal.SIGPROF, file=self._file, all_threads=False)
+        _signal.setitimer(_signal.ITIMER_PROF, _CPU_S, _CPU_S)
 
     def _look(self) -> None:
         if self._touched or self._busy():
@@ -150,7 +188,57 @@ class Watchdog:
             self._put_off()
         else:
             self._timer = None
-            _faulthandler().cancel_dump_traceback_later()
+            self._disarm()
+
+    def _disarm(self) -> None:
+        import faulthandler
+
+        faulthandler.cancel_dump_traceback_later()
+        _signal.setitimer(_signal.ITIMER_PROF, 0)
+        # The handler stays until the process ends: SIGPROF that is on its way would end it otherwise.
+
+    def _empty(self) -> None:
+        """Take back what was noted, without touching a file into which nothing was written."""
+        if self.trouble is None and os.lseek(self._file, 0, os.SEEK_CUR):
+            os.ftruncate(self._file, _REPORT_SIZE)
+            os.pwrite(self._file, bytes(_REPORT_SIZE), 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+
+
+def limit_ms(functions: Iterable[FunctionSpec]) -> int:
+    """How long the loop may stand still: no call may hold the lock for longer than the shortest timeout, and then some.
+
+    A function on the loop itself stops it for as long as it runs, and has its own timeout for that.
+    """
+    here = [function for function in functions if function.isolation != "process" and not function.disabled]
+    shortest = min((function.timeout_ms for function in here), default=30_000)
+    return max([shortest, *(f.timeout_ms for f in here if f.isolation == "inline")]) + GRACE_MS
+
+
+def culprit(report: str, running: list[str], functions: Mapping[str, FunctionSpec]) -> tuple[str | None, str]:
+    """Who froze the process, by name, and how that is known.
+
+    The evidence is the last note of who used the processor: the function whose file is in that stack. Without it (a
+    call that waits with the lock held, a process that was stopped) it is the function that began last.
+    """
+    notes = report.split(_EVIDENCE)[1:]
+    evidence = notes[-1].partition(_VERDICT)[0] if notes else ""
+    if not notes:
+        return (running[0] if running else None), "no thread used the processor; it began last"
+    for name in running:
+        function = functions.get(name)
+        if function is not None and f'"{_shown(function.file or "")}"' in evidence:
+            return name, "its code was using the processor"
+    for name in running:
+        function = functions.get(name)
+        if function is not None and f'"{_shown(function.path)}{os.sep}' in evidence:
+            return name, "its folder's code was using the processor"
+    return (running[0] if running else None), "it began last"
+
+
+def _shown(path: str) -> str:
+    """A path as faulthandler writes it."""
+    return path.encode("ascii", "backslashreplace").decode()
 
 
 def slots_path(state_dir: str) -> str:
@@ -172,12 +260,6 @@ def set_name(row: Any, function: str) -> None:
 def start_of(row: Any) -> Any:
     """The start time of a row, as something to assign to: `view[0] = ns`."""
     return row[:8].cast("q")
-
-
-def _faulthandler() -> Any:
-    import faulthandler
-
-    return faulthandler
 
 
 def _never() -> bool:

@@ -1,0 +1,143 @@
+"""A handler that holds the interpreter's lock in C: the process ends by itself, and the next one knows whose it was."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli import Running, write
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(180)
+
+MANIFEST = """
+[function.other]
+handler = "other.py"
+[[function.other.trigger]]
+every = "100ms"
+[function.frozen]
+handler = "frozen.py"
+timeout = "1s"
+isolation = "{isolation}"
+[[function.frozen.trigger]]
+every = "300ms"
+"""
+FROZEN = "import re\ndef handler(context, event):\n    re.match(r'(a+)+$', 'a' * 40 + 'b')\n"
+OTHER = "def handler(context, event):\n    context.logger.info('I work')\n"
+ASYNC = FROZEN.replace("def handler", "async def handler")
+
+
+def state(folder: Path) -> Path:
+    return folder / "state"
+
+
+@pytest.mark.parametrize(("isolation", "code"), [("thread", FROZEN), ("inline", FROZEN), ("thread", ASYNC)])
+def test_a_catastrophic_regular_expression_ends_the_process_and_its_function_begins_suspended(
+    tmp_path: Path, isolation: str, code: str
+) -> None:
+    write(tmp_path, MANIFEST.format(isolation=isolation), frozen=code, other=OTHER)
+    with Running(tmp_path) as run:
+        assert run.wait() == 1
+    assert "Timeout (0:00:06)!" in (state(tmp_path) / "crash.txt").read_text(errors="replace")
+    with Running(tmp_path) as run:
+        told = run.wait_for(message="the last process was ended because a handler froze it")["with"]
+        assert told["culprit"] == "frozen: its code was using the processor"
+        kept = Path(told["report"]).read_text()
+        assert "frozen.py" in kept
+        assert "in match" in kept
+        run.ready().wait_for(3, function="other", message="I work")
+        [suspended] = [record for record in run.records if "function suspended" in record["message"]]
+        assert suspended["logger"] == "frozen"
+        assert run.stop() == 0
+    assert not (state(tmp_path) / "crash.txt").exists()
+    with Running(tmp_path) as run:  # ended as it should: nobody is suspected any more
+        run.ready()
+        assert "was ended" not in run.log
+        run.process.kill()
+        run.process.wait()
+
+
+def test_of_several_busy_threads_the_one_that_uses_the_processor_is_blamed(tmp_path: Path) -> None:
+    manifest = """
+[function.frozen]
+handler = "frozen.py"
+timeout = "1s"
+[[function.frozen.trigger]]
+every = "100ms"
+[function.sleeper]
+handler = "sleeper.py"
+timeout = "60s"
+[[function.sleeper.trigger]]
+every = "400ms"
+"""
+    frozen = FROZEN.replace("    re.match", "    import time; time.sleep(0.7)\n    re.match")
+    write(tmp_path, manifest, frozen=frozen, sleeper="import time\ndef handler(context, event):\n    time.sleep(50)\n")
+    with Running(tmp_path) as run:
+        assert run.wait() == 1
+    with Running(tmp_path) as run:
+        told = run.wait_for(message="the last process was ended because a handler froze it")["with"]
+        assert told["running"] == "sleeper, frozen"  # the one that began last is innocent
+        assert told["culprit"].startswith("frozen:")
+
+
+def test_a_slow_handler_that_lets_the_others_run_is_never_ended(tmp_path: Path) -> None:
+    manifest = """
+[function.quick]
+handler = "quick.py"
+timeout = "1s"
+[[function.quick.trigger]]
+every = "1h"
+[function.thread]
+handler = "slow.py"
+[[function.thread.trigger]]
+every = "100ms"
+[function.loop]
+handler = "slow.py"
+isolation = "inline"
+[[function.loop.trigger]]
+every = "200ms"
+"""
+    slow = (
+        "import time\ndef handler(context, event):\n    time.sleep(8)\n"
+        "    context.logger.info('done with %s', context.function_name)\n"
+    )
+    write(tmp_path, manifest, quick="def handler(context, event):\n    pass\n", slow=slow)
+    with Running(tmp_path) as run:
+        run.wait_for(message="done with loop")  # the loop stood still for longer than the other function's timeout
+        run.wait_for(message="done with thread")
+
+
+def test_an_idle_process_survives_being_stopped_and_continued(tmp_path: Path) -> None:
+    manifest = (
+        '[function.f]\nhandler = "f.py"\nisolation = "inline"\ntimeout = "1s"\n[[function.f.trigger]]\nevery = "1h"\n'
+    )
+    write(tmp_path, manifest, f="def init_context(context):\n    pass\ndef handler(context, event):\n    pass\n")
+    with Running(tmp_path) as run:
+        run.ready()
+        tasks = Path(f"/proc/{run.process.pid}/task")
+        wait_until(lambda: len(list(tasks.iterdir())) == 1, "the watch over init_context to end")
+        run.send(signal.SIGSTOP)
+        time.sleep(8)  # the subject: a stop for longer than the limit of 6 s
+        run.send(signal.SIGCONT)
+        time.sleep(0.5)
+        assert run.stop() == 0
+
+
+def test_a_process_that_was_killed_suspends_nobody(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        '[function.f]\nhandler = "f.py"\n[[function.f.trigger]]\nevery = "100ms"\n',
+        f="import time\ndef handler(context, event):\n    context.logger.info('runs')\n    time.sleep(20)\n",
+    )
+    with Running(tmp_path) as run:
+        run.wait_for(message="runs")
+        run.process.kill()
+        run.process.wait()
+    with Running(tmp_path) as run:
+        run.wait_for(message="runs")
+        assert "was ended" not in run.log
+        run.process.kill()
+        run.process.wait()

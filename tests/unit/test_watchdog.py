@@ -1,0 +1,217 @@
+"""The watchdog's parts: the mapping that outlives the process, the report, the verdict."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nuclio_edge import watchdog
+from nuclio_edge.core.loop import Loop
+from nuclio_edge.watchdog import ROWS, Slots, Watchdog, culprit, limit_ms, set_name, start_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+REPORT = "Timeout (0:00:06)!\nThread 0x1 (most recent call first):\n"
+
+
+def note(*files: str) -> str:
+    return "Stack (most recent call first):\n" + "".join(f'  File "{file}", line 1 in f\n' for file in files)
+
+
+class Spec:
+    """A function's table, as far as the watchdog reads it."""
+
+    def __init__(self, file: str = "/f/a.py", **more: Any) -> None:
+        self.file = file
+        self.path = file.rpartition("/")[0]
+        self.timeout_ms = 30_000
+        self.isolation = "thread"
+        self.disabled = False
+        for key, value in more.items():
+            setattr(self, key, value)
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the mapping shall be, in the place of /dev/shm."""
+    path = tmp_path / "shm" / "slots"
+    path.parent.mkdir()
+    monkeypatch.setattr(watchdog, "slots_path", lambda _state_dir: str(path))
+    return path
+
+
+def test_the_mapping_tells_who_was_running_the_last_to_begin_first(tmp_path: Path) -> None:
+    slots = Slots(str(tmp_path / "slots"))
+    rows = [slots.take() for _ in range(3)]
+    for at, (row, name) in enumerate(zip(rows, ("a", "grün", "x" * 200), strict=True)):
+        set_name(row, name)
+        start_of(row)[0] = 100 + at
+    start_of(rows[0])[0] = 200
+    other = Slots(str(tmp_path / "slots"))
+    assert other.running() == ["a", "x" * 120, "grün"]
+    start_of(rows[1])[0] = 0
+    slots.give_back(rows[2])
+    assert other.running() == ["a"]
+    assert os.stat(slots.path).st_mode & 0o777 == 0o600
+    slots.close()
+    slots.close()
+
+
+def test_there_are_rows_for_so_many_threads_and_no_more(tmp_path: Path) -> None:
+    slots = Slots(str(tmp_path / "slots"))
+    rows = [slots.take() for _ in range(ROWS)]
+    assert None not in rows
+    assert slots.take() is None
+    slots.give_back(rows[5])
+    assert slots.take() is not None
+
+
+@pytest.mark.parametrize("trap", ["symlink", "hardlink", "fifo", "folder", "dangling"])
+def test_a_trap_laid_in_the_shared_folder_is_not_touched_and_holds_nothing_up(
+    tmp_path: Path, shm: Path, loop: Loop, trap: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    if trap == "symlink":
+        shm.symlink_to(victim)
+    elif trap == "hardlink":
+        shm.hardlink_to(victim)
+    elif trap == "fifo":
+        os.mkfifo(shm)
+    elif trap == "folder":
+        shm.mkdir()
+    else:
+        shm.symlink_to(tmp_path / "nowhere")
+    made = Watchdog(loop, str(tmp_path), 6000)
+    assert made.slots.path == str(tmp_path / "running")
+    made.close()
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file that belongs to somebody else")
+def test_a_file_of_another_user_is_left_alone(tmp_path: Path, shm: Path, loop: Loop) -> None:
+    shm.write_text("theirs")
+    os.chown(shm, 12345, 12345)
+    made = Watchdog(loop, str(tmp_path), 6000)
+    assert made.slots.path == str(tmp_path / "running")
+    made.close()
+    assert shm.read_text() == "theirs"
+
+
+def test_without_shared_memory_the_state_directory_holds_the_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "isdir", lambda path: False)
+    assert watchdog.slots_path(str(tmp_path)) == str(tmp_path / "running")
+
+
+def test_two_state_directories_have_two_mappings(tmp_path: Path) -> None:
+    assert watchdog.slots_path(str(tmp_path / "a")) != watchdog.slots_path(str(tmp_path / "b"))
+
+
+def test_a_full_disk_does_not_hold_up_the_start(
+    tmp_path: Path, shm: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    made = Watchdog(loop, str(tmp_path), 6000)
+    assert made.trouble is not None
+    assert "No space left" in made.trouble
+    assert made.last() == ("", [])
+    made.close()
+
+
+def test_a_report_is_kept_once_and_the_names_with_it(tmp_path: Path, shm: Path, loop: Loop) -> None:
+    slots = Slots(str(shm))
+    row = slots.take()
+    set_name(row, "door")
+    start_of(row)[0] = 5
+    (tmp_path / "crash.txt").write_bytes((note("/f/a.py") + REPORT).encode() + bytes(1000))
+    made = Watchdog(loop, str(tmp_path), 6000)
+    assert made.last() == (note("/f/a.py") + REPORT, ["door"])
+    assert (tmp_path / "crash.last.txt").read_text() == note("/f/a.py") + REPORT
+    assert made.last() == ("", [])
+    made.close()
+    assert not (tmp_path / "crash.txt").exists()
+    assert not shm.exists()
+
+
+@pytest.mark.parametrize("left", [b"", bytes(16_384), note("/f/a.py").encode()])
+def test_a_process_that_the_watchdog_did_not_end_leaves_no_report(
+    tmp_path: Path, shm: Path, loop: Loop, left: bytes
+) -> None:
+    (tmp_path / "crash.txt").write_bytes(left)
+    made = Watchdog(loop, str(tmp_path), 6000)
+    assert made.last()[0] == ""
+    assert not (tmp_path / "crash.txt").read_bytes().strip(b"\0")
+    made.close()
+
+
+def test_the_last_one_to_use_the_processor_is_the_culprit() -> None:
+    functions: Any = {"a": Spec("/f/a.py"), "b": Spec("/g/ü.py"), "c": Spec("/h/c.py")}
+    report = (
+        note("/lib/re.py", "/f/a.py") + note("/lib/re.py", "/g/\\xfc.py") + REPORT + '  File "/h/c.py", line 1 in f\n'
+    )
+    assert culprit(report, ["c", "a", "b"], functions) == ("b", "its code was using the processor")
+    assert culprit(note("/g/sub/x.py") + REPORT, ["c", "b"], functions)[0] == "b"
+    assert culprit(note("/elsewhere.py") + REPORT, ["c", "b"], functions) == ("c", "it began last")
+    assert culprit(REPORT, ["c", "b"], functions) == ("c", "no thread used the processor; it began last")
+    assert culprit(REPORT, [], functions)[0] is None
+
+
+def test_the_limit_is_the_shortest_timeout_but_an_inline_function_has_its_own() -> None:
+    def limit(*specs: Spec) -> int:
+        return limit_ms(specs)  # type: ignore[arg-type]
+
+    assert limit() == 35_000
+    assert limit(Spec(timeout_ms=1000), Spec()) == 6_000
+    assert limit(Spec(timeout_ms=1000), Spec(isolation="inline")) == 35_000
+    assert limit(Spec(timeout_ms=1000, isolation="process"), Spec()) == 35_000
+    assert limit(Spec(timeout_ms=1000, disabled=True), Spec()) == 35_000
+
+
+def test_it_watches_while_something_runs_and_costs_nothing_afterwards(tmp_path: Path) -> None:
+    program = """
+import _signal, os, sys, time
+from nuclio_edge.core.loop import Loop
+from nuclio_edge.watchdog import Watchdog
+def armed():
+    return len(os.listdir("/proc/self/task")) > 1, _signal.getitimer(_signal.ITIMER_PROF)[0] > 0
+loop = Loop()
+dog = Watchdog(loop, sys.argv[1], 400)
+busy = [True]
+dog.watch(lambda: busy[0])
+print(armed())
+dog.touch()
+print(armed())
+end = time.monotonic() + 2            # much longer than the limit: the loop puts it off
+while time.monotonic() < end: loop.turn(50)
+print(armed())
+busy[0] = False
+deadline = time.monotonic() + 20
+while armed()[0] and time.monotonic() < deadline: loop.turn(50)
+print(armed(), loop._timers)
+dog.touch()
+dog.close()
+print(armed(), os.listdir(sys.argv[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    off, on = "(False, False)", "(True, True)"
+    assert done.stdout.splitlines() == [off, on, on, f"{off} []", f"{off} []"], done.stderr
