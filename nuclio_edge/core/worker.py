@@ -132,10 +132,12 @@ class InlineCall:
             conclude(trigger, event, None, error, port.clock() - start)
             return True
         ticks = port.clock() - start
-        if result is None and event._token is None and 0 <= ticks < self.limit:
+        if result is None and 0 <= ticks < self.limit:
             trigger.handled += 1
             trigger.busy += ticks
             trigger.buckets[port.bucket(ticks)] += 1
+            if event._token is not None:
+                trigger.source.settle(event, None, None)
             return True
         if ticks > self.limit:
             trigger.late += 1

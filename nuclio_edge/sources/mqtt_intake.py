@@ -76,11 +76,15 @@ class Intake:
             targets = self._resolve(first, topic, packet_id)
             if targets is None:
                 return True
-        if packet_id or props or len(targets) != 1 or not self.receiving:
+        if props or len(targets) != 1 or not self.receiving:
             return self._deliver(first, topic, packet_id, props, body, targets)
-        self.routed += 1
         trigger = targets[0]
         event = MqttEvent(trigger, None, first, topic, props, body, self.loop.wall)
+        if packet_id:  # QoS 1 of an identifier that is free is nearly as short
+            if first & 4 or packet_id in self.session.unsettled:
+                return self._deliver(first, topic, packet_id, props, body, targets)
+            self.session.expect(event, packet_id)
+        self.routed += 1
         if trigger.submit(event):
             return False
         return self._hold(event)

@@ -69,6 +69,12 @@ class Session:
         self._first_token = self._arrivals * _ARRIVAL
         self._acks.clear()
 
+    def expect(self, event: Any, packet_id: int) -> None:
+        """Bind a delivery of QoS 1 that has just come, and is none that we have, to this connection."""
+        self._arrivals += 1
+        event._token = self._arrivals * _ARRIVAL | packet_id
+        self.unsettled[packet_id] = event
+
     def token(self, first: int, packet_id: int) -> int:
         """The token of a delivery of QoS 1 or 2 that has just come."""
         self._arrivals += 1
@@ -104,7 +110,7 @@ class Session:
         """Acknowledge a delivery, if the connection that it is bound to is the present one."""
         token: int = packet._token
         packet_id = token & _ID
-        if packet_id not in self.unsettled or self.unsettled[packet_id] is not packet:
+        if self.unsettled.get(packet_id) is not packet:
             self.stale += 1
         elif token < self._first_token:
             # The broker will send it again on this connection, and is told then that it is done.
@@ -112,7 +118,12 @@ class Session:
             self.stale += 1
         else:
             del self.unsettled[packet_id]
-            self.acknowledge(token)
+            if token & _QOS2:
+                self.received.add(packet_id)
+            acks = self._acks  # `acknowledge` spelled out: a call less
+            acks.append(token)
+            if len(acks) == 1:
+                self._at_end(self.flush)
 
     def acknowledge(self, token: int) -> None:
         """Owe an acknowledgement, written when the turn ends."""
