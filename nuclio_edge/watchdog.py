@@ -8,7 +8,7 @@ Python could notice. Three things that need no lock can:
   thread's stack each second, which is the evidence of who it was;
 - a small shared mapping (in memory, /dev/shm, where there is one: it changes with every event and must not wear flash
   out) that outlives the process and says who was running since when.
-All of it only while something runs: idle costs nothing. See docs/decisions/0003-watchdog.md.
+All of it only while something runs: idle costs nothing. See docs/decisions/0004-watchdog.md.
 """
 
 from __future__ import annotations
