@@ -100,7 +100,7 @@ class MemorySource:
         self._set_state("open")
 
     def deliver(self, path: str, body: bytes = b"", settled: Settled | None = None, **about: Any) -> None:
-        """Hand an event in, from any thread; `settled(event, response, error)` is called on the loop at its end.
+        """Hand an event in, from any thread; `settled(event, response, error)` is called on the loop with its outcome.
 
         Several functions settle it once each. One that becomes no event is settled as well: 404 when no trigger has
         the path, 503 when the source is closed or holds too many. `about` sets attributes of the event (content_type,
@@ -112,7 +112,8 @@ class MemorySource:
         """Tell whoever handed the event in what came of it."""
         settled = event._token
         if settled is not None:
-            settled(event, response, error)
+            # When the turn ends: now the loop's thread may be an inline function's, to which a print would be ascribed.
+            self._loop.at_turn_end(lambda: settled(event, response, error))
 
     def binding(self, context: Context) -> MemoryBinding:
         """What a handler gets as `context.bindings[name]`."""
@@ -192,7 +193,8 @@ class MemorySource:
         if handed.settled is not None:
             event = handed.event(None)
             event.trigger = TriggerInfo(self.kind, self.name)
-            handed.settled(event, Response(status_code=status, body=why.encode()), None)
+            event._token = handed.settled
+            self.settle(event, Response(status_code=status, body=why.encode()), None)
 
 
 class MemoryBinding:

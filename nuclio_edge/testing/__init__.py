@@ -6,7 +6,7 @@ check_source, SourceRig         one behaviour suite for every kind of source    
 
 from nuclio_edge.testing.checks import check_source
 from nuclio_edge.testing.clock import Clock
-from nuclio_edge.testing.handlers import Call, Recorder, run_handler
+from nuclio_edge.testing.handlers import Call, Recorder, make_event, run_handler
 from nuclio_edge.testing.rig import SourceRig
 
-__all__ = ["Call", "Clock", "Recorder", "SourceRig", "check_source", "run_handler"]
+__all__ = ["Call", "Clock", "Recorder", "SourceRig", "check_source", "make_event", "run_handler"]

@@ -85,6 +85,7 @@ def test_what_waits_for_room_at_the_close_is_answered_503(bench: OneBench) -> No
     settled = [bench.deliver() for _ in range(3)]
     bench.until(lambda: function.arrived, "an event")
     bench.source.close()
+    bench.turn()
     assert [one.statuses() for one in settled] == [[], [503], [503]]
     assert bench.source.rejected == {"closed": 2}
 
@@ -120,6 +121,16 @@ def test_what_is_said_about_an_event_are_its_attributes(bench: OneBench) -> None
     bench.until(lambda: settled.outcomes, "an outcome")
     [event] = function.arrived
     assert (event.body, event.method, event.headers, event.path) == ({"a": 1}, "PUT", {"x": "y"}, "/in")
+
+
+def test_whoever_is_told_may_raise_without_harm(bench: OneBench) -> None:
+    function = bench.opened(bench.function())
+    bench.source.deliver("/in", b"", lambda *_: 1 // 0)
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):  # the loop heard of it, and only the loop
+        bench.until(lambda: False, "an error")
+    bench.errors.clear()
+    assert function.triggers[0].handled == 1
+    bench.audit()
 
 
 def test_any_thread_may_hand_events_in(bench: OneBench) -> None:

@@ -1,0 +1,129 @@
+"""Every kind has a page, and what stands on it runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nuclio_edge import registry
+from tests.cli import Running, call, environment
+from tests.docs.pages import DOCS, files, write_out
+from tests.mosquitto import program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.mosquitto import Mosquitto
+
+
+@pytest.mark.parametrize("kind", registry.SOURCES)
+def test_every_kind_has_a_page_that_the_index_names_and_a_manifest_that_is_right(kind: str, tmp_path: Path) -> None:
+    page = f"sources/{kind}.md"
+    assert f"({kind}.md)" in (DOCS / "sources" / "index.md").read_text()
+    write_out(page, tmp_path)
+    checked = call("check", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_no_link_leads_nowhere() -> None:
+    for page in DOCS.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_mqtt_page(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    write_out("sources/mqtt.md", tmp_path)
+    manifest = tmp_path / "edge.toml"
+    manifest.write_text(manifest.read_text().replace("mqtt://192.168.1.10", mosquitto.url))
+    at = ("-h", "127.0.0.1", "-p", str(mosquitto.port))
+    with (
+        subprocess.Popen(
+            [program("mosquitto_sub"), *at, "-i", "page", "-t", "heating/#", "-C", "2", "-v"], stdout=subprocess.PIPE
+        ) as heard,
+        Running(tmp_path) as run,
+    ):
+        mosquitto.wait_for_log("Sending SUBACK to page")
+        run.ready()
+        run.wait_for(message="connected")
+        subprocess.run(
+            [program("mosquitto_pub"), *at, "-t", "sensors/hall/temperature", "-m", '{"temperature": 19.5}', "-q", "1"],
+            check=True,
+        )
+        said = heard.communicate(timeout=30)[0].decode().splitlines()
+        assert sorted(said) == [
+            'heating/command {"room":"hall","heating":true}',
+            'heating/hall/last {"t":19.5}',
+        ]
+        assert run.stop() == 0
+
+
+def test_the_timer_page(tmp_path: Path) -> None:
+    write_out("sources/timer.md", tmp_path)
+    with Running(tmp_path) as run:
+        first, second = (run.wait_for(count, message="tick")["with"] for count in (1, 2))
+        assert (first["name"], first["what"]) == ("often", "pulse")
+        assert (second["due"] - first["due"]) % 500 <= 2 or (second["due"] - first["due"]) % 500 >= 498
+        assert run.stop() == 0
+
+
+def test_the_memory_page(tmp_path: Path) -> None:
+    write_out("sources/memory.md", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "embed.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    promised = re.search(r"```text\n(.*?)```", (DOCS / "sources" / "memory.md").read_text(), re.DOTALL)
+    assert promised is not None
+    assert done.stdout == promised[1], done.stderr
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """The page's source as an installed package: the file, and what pip writes of its entry point."""
+    site = tmp_path / "site"
+    info = site / "udp_source-1.0.dist-info"
+    info.mkdir(parents=True)
+    page = files("writing-a-source.md")
+    (site / "udp_source.py").write_text(page["udp_source.py"])
+    point = re.search(r"\[project.entry-points.\"(.*?)\"\]\n(\w+) = \"(.*?)\"", page["pyproject.toml"])
+    assert point is not None
+    (info / "entry_points.txt").write_text(f"[{point[1]}]\n{point[2]} = {point[3]}\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: udp-source\nVersion: 1.0\n")
+    return site
+
+
+def test_the_source_of_another_package_holds_every_sentence_of_the_contract(package: Path) -> None:
+    (package / "check_udp.py").write_text(files("writing-a-source.md")["check_udp.py"])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "check_udp.py"], cwd=package, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ok: ") == 11
+    assert "pytest" not in done.stderr
+
+
+def test_the_source_of_another_package_works_in_a_manifest(package: Path, tmp_path: Path) -> None:
+    import socket
+
+    page = files("writing-a-source.md")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "edge.toml").write_text(page["edge.toml"].replace("9999", str(port)))
+    (tmp_path / "shout.py").write_text(page["shout.py"])
+    paths = {"PYTHONPATH": os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    assert environment(tmp_path, paths)["PYTHONPATH"] == paths["PYTHONPATH"]
+    with Running(tmp_path, env=paths) as run, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as world:
+        run.ready()
+        world.settimeout(30)
+        world.sendto(b"nothing", ("127.0.0.1", port))
+        world.sendto(b"say hello", ("127.0.0.1", port))
+        assert world.recv(100) == b"SAY HELLO"
+        assert run.stop() == 0
+        [stopped] = [record for record in run.records if record.get("event") == "stopped"]
+        assert "received 2" in stopped["message"]
+        assert "unrouted 1" in stopped["message"]
