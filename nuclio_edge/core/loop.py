@@ -53,6 +53,7 @@ class Loop:
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
         self.wakeups = 0
+        self.several = False  # a source says so when one read brought more than one event
         self.on_error: "Callable[[BaseException, Any], Any]" = _raise
 
     def add(self, descriptor: "Any", call: "Callable[[int], Any]", read: bool = True, write: bool = False) -> None:
@@ -118,8 +119,8 @@ class Loop:
         """One wake-up; returns after at most `longest_ms` with nothing to do."""
         # Said before the queues are looked at: a thread that appends after the look finds the flag and wakes us.
         self._sleeping = True
-        ready = self._poller.wait(self._wait_ms(longest_ms))
-        self._sleeping = False
+        ready = self._poller.wait(self._wait_ms(longest_ms), self.several)
+        self._sleeping = self.several = False
         self.wakeups += 1
         self.now = port.ticks_ms()
         self.wall = port.now_ms()

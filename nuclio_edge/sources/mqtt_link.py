@@ -108,11 +108,15 @@ class Link:
         if self.closed or self.paused:
             return
         sink = self.sink
+        reader = self.reader
+        before = reader.told
         try:
-            more = self.reader.drain(BUDGET, sink.on_publish, sink.on_packet, sink.on_oversize)
+            more = reader.drain(BUDGET, sink.on_publish, sink.on_packet, sink.on_oversize)
         except ProtocolError as error:
             sink.on_broken(error)
             return
+        if reader.told - before > 1:
+            self.loop.several = True
         if self.closed or self.paused:
             return
         if more:

@@ -49,6 +49,7 @@ _PROPERTIES = {
     "correlation_data": (CORRELATION_DATA, "CorrelationData"),
     "user_properties": (USER_PROPERTY, "UserProperty"),
 }
+_JSON_SAID = ((CONTENT_TYPE, JSON),)
 _PAHO_NAMES: dict[int, str] = dict(_PROPERTIES.values()) | {CONTENT_TYPE: "ContentType"}
 
 
@@ -188,8 +189,12 @@ class Publisher:
 
     def output(self, output: Values, response: Response) -> None:
         """What a function returned, to the topic of one of its outputs."""
+        if self._given:
+            self.take()  # what the handler published comes first
         said = response.content_type
-        self.publish(output.topic, _bytes(response.body), output.qos, output.retain, None if said == TEXT else said)
+        pairs = _JSON_SAID if said == JSON else () if said == TEXT else ((CONTENT_TYPE, said),)
+        body = response.body
+        self.send(output.topic, body if type(body) is bytes else _bytes(body), output.qos, output.retain, pairs)
 
     def reply(self, event: MqttEvent, response: Response | None, *, alone: bool) -> None:
         """Answer a request (4.10): the response to its response topic, the status as a user property.

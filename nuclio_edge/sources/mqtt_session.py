@@ -110,7 +110,7 @@ class Session:
         """Acknowledge a delivery, if the connection that it is bound to is the present one."""
         token: int = packet._token
         packet_id = token & _ID
-        if self.unsettled.get(packet_id) is not packet:
+        if packet_id not in self.unsettled or self.unsettled[packet_id] is not packet:
             self.stale += 1
         elif token < self._first_token:
             # The broker will send it again on this connection, and is told then that it is done.
