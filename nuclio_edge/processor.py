@@ -238,8 +238,10 @@ class Processor:
         """Begin to watch over frozen handlers; returns the functions that were running when the last process froze."""
         from .watchdog import Watchdog, culprit, limit_ms
 
-        functions = self.manifest.functions
-        self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, limit_ms(functions.values()))
+        def limit() -> int:
+            return limit_ms(self.manifest.functions.values())
+
+        self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, limit)
         self.watchdog.watch(self.assembly.busy)
         self.assembly.row = self.watchdog.slots.take()
         report, running_then = self.watchdog.last()
@@ -247,7 +249,7 @@ class Processor:
             self.logger.warn_with("a frozen handler could not be named", "reason", self.watchdog.trouble)
         if not report:
             return []
-        name, why = culprit(report, running_then, functions)
+        name, why = culprit(report, running_then, self.manifest.functions)
         self.logger.error_with(
             "the last process was ended because a handler froze it",
             "culprit",

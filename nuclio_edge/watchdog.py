@@ -22,7 +22,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
     from .core.loop import Loop
@@ -89,12 +89,13 @@ class Slots:
 class Watchdog:
     """The timer that ends a frozen process; `touch` is called when something starts to run, on the loop.
 
+    `limit()` says in ms how long the loop may stand still, by the manifest of the moment.
     `trouble` is None, or why the next start will not know whose handler it was: the report then goes to stderr.
     """
 
-    def __init__(self, loop: Loop, state_dir: str, limit_ms: int) -> None:
+    def __init__(self, loop: Loop, state_dir: str, limit: Callable[[], int]) -> None:
         self.loop = loop
-        self.limit_ms = limit_ms
+        self._limit = limit
         self.trouble: str | None = None
         self.report_path = os.path.join(state_dir, "crash.txt")
         self._busy: Any = _never
@@ -159,12 +160,15 @@ class Watchdog:
             start_of(row)[0] = 0
 
     def close(self) -> None:
-        """Watch no more; the empty report goes."""
+        """Watch no more; the empty report goes. Idempotent."""
+        if self._file < 0:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
             self._disarm()
         os.close(self._file)
+        self._file = -1
         self.slots.close()
         try:
             os.unlink(self.report_path)
@@ -175,10 +179,11 @@ class Watchdog:
         """Begin the time anew; a new thread of faulthandler's, hence a few times in the limit and not per event."""
         import faulthandler
 
-        self._timer = self.loop.call_later(self.limit_ms // _LOOKS, self._look)
+        limit = self._limit()
+        self._timer = self.loop.call_later(limit // _LOOKS, self._look)
         self._empty()
         # The file is given each time: it is what an earlier note may have been written to.
-        faulthandler.dump_traceback_later(self.limit_ms / 1000, exit=True, file=self._file)
+        faulthandler.dump_traceback_later(limit / 1000, exit=True, file=self._file)
         faulthandler.register(_signal.SIGPROF, file=self._file, all_threads=False)
         _signal.setitimer(_signal.ITIMER_PROF, _CPU_S, _CPU_S)
 

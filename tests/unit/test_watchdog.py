@@ -96,7 +96,7 @@ def test_a_trap_laid_in_the_shared_folder_is_not_touched_and_holds_nothing_up(
         shm.mkdir()
     else:
         shm.symlink_to(tmp_path / "nowhere")
-    made = Watchdog(loop, str(tmp_path), 6000)
+    made = Watchdog(loop, str(tmp_path), lambda: 6000)
     assert made.slots.path == str(tmp_path / "running")
     made.close()
     assert victim.read_text() == "precious"
@@ -107,7 +107,7 @@ def test_a_trap_laid_in_the_shared_folder_is_not_touched_and_holds_nothing_up(
 def test_a_file_of_another_user_is_left_alone(tmp_path: Path, shm: Path, loop: Loop) -> None:
     shm.write_text("theirs")
     os.chown(shm, 12345, 12345)
-    made = Watchdog(loop, str(tmp_path), 6000)
+    made = Watchdog(loop, str(tmp_path), lambda: 6000)
     assert made.slots.path == str(tmp_path / "running")
     made.close()
     assert shm.read_text() == "theirs"
@@ -131,7 +131,7 @@ def test_a_full_disk_does_not_hold_up_the_start(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    made = Watchdog(loop, str(tmp_path), 6000)
+    made = Watchdog(loop, str(tmp_path), lambda: 6000)
     assert made.trouble is not None
     assert "No space left" in made.trouble
     assert made.last() == ("", [])
@@ -144,7 +144,7 @@ def test_a_report_is_kept_once_and_the_names_with_it(tmp_path: Path, shm: Path, 
     set_name(row, "door")
     start_of(row)[0] = 5
     (tmp_path / "crash.txt").write_bytes((note("/f/a.py") + REPORT).encode() + bytes(1000))
-    made = Watchdog(loop, str(tmp_path), 6000)
+    made = Watchdog(loop, str(tmp_path), lambda: 6000)
     assert made.last() == (note("/f/a.py") + REPORT, ["door"])
     assert (tmp_path / "crash.last.txt").read_text() == note("/f/a.py") + REPORT
     assert made.last() == ("", [])
@@ -158,7 +158,7 @@ def test_a_process_that_the_watchdog_did_not_end_leaves_no_report(
     tmp_path: Path, shm: Path, loop: Loop, left: bytes
 ) -> None:
     (tmp_path / "crash.txt").write_bytes(left)
-    made = Watchdog(loop, str(tmp_path), 6000)
+    made = Watchdog(loop, str(tmp_path), lambda: 6000)
     assert made.last()[0] == ""
     assert not (tmp_path / "crash.txt").read_bytes().strip(b"\0")
     made.close()
@@ -195,7 +195,7 @@ from nuclio_edge.watchdog import Watchdog
 def armed():
     return len(os.listdir("/proc/self/task")) > 1, _signal.getitimer(_signal.ITIMER_PROF)[0] > 0
 loop = Loop()
-dog = Watchdog(loop, sys.argv[1], 400)
+dog = Watchdog(loop, sys.argv[1], lambda: 400)
 busy = [True]
 dog.watch(lambda: busy[0])
 print(armed())
@@ -209,6 +209,7 @@ deadline = time.monotonic() + 20
 while armed()[0] and time.monotonic() < deadline: loop.turn(50)
 print(armed(), loop._timers)
 dog.touch()
+dog.close()
 dog.close()
 print(armed(), os.listdir(sys.argv[1]))
 """
