@@ -41,10 +41,20 @@ _VERDICT = "Timeout ("  # and of the report of a process that was ended
 
 
 class Slots:
-    """Who is running what, in a mapping that outlives the process; each row has one writer at a time."""
+    """Who is running what, in a mapping that outlives the process (without a path: that does not).
+
+    Each row has one writer at a time.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._map = self._open() if path else mmap.mmap(-1, ROWS * _ROW.size)
+        view = memoryview(self._map)
+        self._rows = [view[row * _ROW.size : (row + 1) * _ROW.size] for row in range(ROWS)]
+        self._free = self._rows[::-1]
+
+    def _open(self) -> mmap.mmap:
+        path = self.path
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             found = os.fstat(descriptor)
@@ -52,12 +62,10 @@ class Slots:
                 raise PermissionError(f"{path} is not ours alone")
             os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, ROWS * _ROW.size)
-            self._map = mmap.mmap(descriptor, ROWS * _ROW.size)
+            os.posix_fallocate(descriptor, 0, ROWS * _ROW.size)  # else a full memory shows as SIGBUS at the first write
+            return mmap.mmap(descriptor, ROWS * _ROW.size)
         finally:
             os.close(descriptor)
-        view = memoryview(self._map)
-        self._rows = [view[row * _ROW.size : (row + 1) * _ROW.size] for row in range(ROWS)]
-        self._free = self._rows[::-1]
 
     def running(self) -> list[str]:
         """The functions that were running, the one that began last first."""
@@ -82,7 +90,7 @@ class Slots:
         """Remove the mapping: the process ends as it should (the memory goes with it)."""
         try:
             os.unlink(self.path)
-        except FileNotFoundError:
+        except OSError:
             pass
 
 
@@ -90,7 +98,8 @@ class Watchdog:
     """The timer that ends a frozen process; `touch` is called when something starts to run, on the loop.
 
     `limit()` says in ms how long the loop may stand still, by the manifest of the moment.
-    `trouble` is None, or why the next start will not know whose handler it was: the report then goes to stderr.
+    `trouble` is None, or why the next start will not know whose handler it was: the disk is full, say. The process is
+    ended all the same, and the report goes to stderr if there is no file for it.
     """
 
     def __init__(self, loop: Loop, state_dir: str, limit: Callable[[], int]) -> None:
@@ -101,16 +110,22 @@ class Watchdog:
         self._busy: Any = _never
         self._timer: Any = None
         self._touched = False
-        try:
-            self.slots = Slots(slots_path(state_dir))
-        except OSError:  # somebody else's file, or no room: there is another place
-            self.slots = Slots(os.path.join(state_dir, "running"))
+        for path in (slots_path(state_dir), os.path.join(state_dir, "running"), ""):
+            try:
+                self.slots = Slots(path)
+                break
+            except OSError as error:  # somebody else's file, or no room: there is another place
+                trouble = f"{path}: {error.strerror}"
+        if not self.slots.path:
+            self.trouble = trouble
         self._file = -1
+        self._in_file = True
         try:
             self._file = os.open(self.report_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.posix_fallocate(self._file, 0, _REPORT_SIZE)
         except OSError as error:  # a full disk is no reason not to start
             self.trouble = f"{self.report_path}: {error.strerror}"
+            self._in_file = False
             if self._file >= 0:
                 os.close(self._file)
             self._file = os.dup(2)
@@ -122,7 +137,7 @@ class Watchdog:
         """
         running = self.slots.running()
         self.slots.clear()
-        if self.trouble is not None:
+        if not self._in_file:
             return "", running
         text = os.pread(self._file, 1 << 20, 0).replace(b"\0", b"").decode("utf-8", "replace")
         os.lseek(self._file, len(text), os.SEEK_SET)
@@ -204,7 +219,7 @@ class Watchdog:
 
     def _empty(self) -> None:
         """Take back what was noted, without touching a file into which nothing was written."""
-        if self.trouble is None and os.lseek(self._file, 0, os.SEEK_CUR):
+        if self._in_file and os.lseek(self._file, 0, os.SEEK_CUR):
             os.ftruncate(self._file, _REPORT_SIZE)
             os.pwrite(self._file, bytes(_REPORT_SIZE), 0)
             os.lseek(self._file, 0, os.SEEK_SET)

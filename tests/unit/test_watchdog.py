@@ -124,17 +124,23 @@ def test_two_state_directories_have_two_mappings(tmp_path: Path) -> None:
     assert watchdog.slots_path(str(tmp_path / "a")) != watchdog.slots_path(str(tmp_path / "b"))
 
 
-def test_a_full_disk_does_not_hold_up_the_start(
-    tmp_path: Path, shm: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("full", ["memory", "disk", "both"])
+def test_a_full_disk_or_memory_does_not_hold_up_the_start(
+    tmp_path: Path, shm: Path, loop: Loop, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def allocate(descriptor: int, *_: int) -> None:
+        shared = str(shm.parent) in os.readlink(f"/proc/self/fd/{descriptor}")
+        if full == "both" or shared == (full == "memory"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
     made = Watchdog(loop, str(tmp_path), lambda: 6000)
-    assert made.trouble is not None
-    assert "No space left" in made.trouble
+    where = {"memory": str(tmp_path / "running"), "disk": str(shm), "both": ""}
+    assert made.slots.path == where[full]
+    assert made.slots.take() is not None
     assert made.last() == ("", [])
+    assert (made.trouble is None) == (full == "memory")
+    assert full == "memory" or "No space left" in str(made.trouble)
     made.close()
 
 
