@@ -247,7 +247,7 @@ def make_event(call: Call, trigger: Trigger) -> Event:
     spec: Any = trigger.spec
     if trigger.kind == "mqtt":
         from nuclio_edge.cli.addresses import a_topic
-        from nuclio_edge.core.mqtt_codec import CONTENT_TYPE, USER_PROPERTY, pack_properties
+        from nuclio_edge.core.mqtt_properties import CONTENT_TYPE, USER_PROPERTY, pack_properties
         from nuclio_edge.sources.mqtt_event import MqttEvent
 
         pairs: list[tuple[int, Any]] = [(CONTENT_TYPE, call.content_type)] if call.content_type else []

@@ -118,9 +118,6 @@ class Event:
         """The field of that name decoded from query and body, or `default`."""
         return self.fields.get(key, default)
 
-    def __repr__(self) -> str:
-        return self.to_json()
-
 
 def _make_body(event: Event) -> "Any":
     raw = event.raw_body

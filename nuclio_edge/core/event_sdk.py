@@ -255,6 +255,7 @@ _METHODS: "dict[str, Any]" = {
 }
 for _name in _METHODS:
     setattr(Event, _name, _METHODS[_name])
+setattr(Event, "__repr__", to_json)  # noqa: B010 - as below
 # By setattr, as the class does not declare what it has only from here on.
 setattr(Event, "from_json", staticmethod(lambda data: deserialize(data, "json")))  # noqa: B010
 setattr(Event, "from_msgpack", staticmethod(lambda data: deserialize(data, "msgpack")))  # noqa: B010

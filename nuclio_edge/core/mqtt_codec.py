@@ -1,4 +1,4 @@
-"""MQTT 3.1.1 and 5 packets as bytes, sans-IO: a Reader cuts a stream into packets, the functions below build them.
+"""MQTT 3.1.1 and 5 packets out of a byte stream, sans-IO; mqtt_compose.py makes the other way's.
 
 Law: however a stream is cut into chunks, the Reader tells the same packets in the same order. Nothing is allocated
 because a header announces it: memory follows the bytes that arrived. Section numbers are those of MQTT 5.
@@ -8,27 +8,15 @@ from .port import const
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
     OnPublish = Callable[[int, bytes, int, bytes, bytes], Any]
     OnPacket = Callable[[int, bytes], Any]
     OnOversize = Callable[[int, bytes, int, int], Any]
 
-# Properties that a PUBLISH may have (3.3.2.3), by identifier.
-MESSAGE_EXPIRY = 2
-CONTENT_TYPE = 3
-RESPONSE_TOPIC = 8
-CORRELATION_DATA = 9
-SUBSCRIPTION_ID = 11
-TOPIC_ALIAS = 35
-USER_PROPERTY = 38
-
-# 2.2.2.2, by identifier: b one byte, h two, i four, v variable, d binary, s text, p pair of texts; "-" is none.
-_TYPES = "-bis----sd-v-----ish-sdbibs-s--s-hhhbbpibbb"
-
 _JOIN = 65536  # a part of a packet up to this size is joined to the next chunk; of a longer one, bytes are collected
-_HEADER = 131072  # topic and properties of a packet above max_packet; a peer that sends more has gone mad
+_HEADER = const(131072)  # topic and properties of a packet above max_packet; a peer that sends more has gone mad
 
 
 class ProtocolError(Exception):
@@ -167,7 +155,7 @@ class Reader:
                     body += 1
                     if length:
                         if length > 127:
-                            length, body = _variable(buf, body - 1, stop)
+                            length, body = read_variable(buf, body - 1, stop)
                         at_props = body
                         body += length
                         props = buf[at_props:body]
@@ -225,15 +213,10 @@ class Reader:
 
     def _alias(self, topic: bytes, props: bytes) -> bytes:
         """The topic of a PUBLISH that may use or set an alias."""
-        for identifier, value in unpack_properties(props) if self.v5 else ():
-            if identifier == TOPIC_ALIAS:
-                if not 0 < value <= self.alias_max:
-                    raise ProtocolError(0x94, "topic alias %d" % value)
-                if not topic:
-                    if value not in self._aliases:
-                        raise ProtocolError(0x82, "topic alias %d stands for nothing" % value)
-                    return self._aliases[value]
-                self._aliases[value] = topic
+        if self.v5:
+            from .mqtt_properties import resolve_alias
+
+            topic = resolve_alias(topic, props, self._aliases, self.alias_max)
         if not topic:
             raise ProtocolError(0x82, "a PUBLISH without a topic")
         return topic
@@ -258,13 +241,13 @@ def _publish(rest: "Any", first: int, v5: bool) -> "tuple[bytes, int, bytes, int
             if at <= size:
                 return bytes(rest[2:topic_end]), packet_id, props, at
         elif at < size:
-            length, at = _variable(rest, at, size)
+            length, at = read_variable(rest, at, size)
             if at + length <= size:
                 return bytes(rest[2:topic_end]), packet_id, bytes(rest[at : at + length]), at + length
     raise ProtocolError(0x81, "a PUBLISH cut short")
 
 
-def _variable(buf: "Any", at: int, stop: int) -> "tuple[int, int]":
+def read_variable(buf: "Any", at: int, stop: int) -> "tuple[int, int]":
     """A variable byte integer (1.5.5) and where it ends."""
     value = shift = 0
     while at < stop and shift < 28:
@@ -275,130 +258,3 @@ def _variable(buf: "Any", at: int, stop: int) -> "tuple[int, int]":
             return value, at
         shift += 7
     raise ProtocolError(0x81, "a broken variable length")
-
-
-def check_topic(topic: bytes) -> str:
-    """The text of a topic name (4.7.3, 1.5.4); ProtocolError when it is no valid one."""
-    if b"\0" in topic:
-        raise ProtocolError(0x81, "a topic with NUL")
-    if b"+" in topic or b"#" in topic:
-        raise ProtocolError(0x90, "a topic with a wildcard")
-    try:
-        return str(topic, "utf-8")
-    except ValueError:
-        raise ProtocolError(0x81, "a topic that is not UTF-8")  # noqa: B904 - `from` only warns on MicroPython
-
-
-def unpack_properties(raw: bytes) -> "list[tuple[int, Any]]":
-    """The properties of a packet, in order, as (identifier, value); ProtocolError when they are broken."""
-    found = []
-    at = 0
-    size = len(raw)
-    while at < size:
-        identifier = raw[at]
-        at += 1
-        kind = _TYPES[identifier] if identifier < len(_TYPES) else "-"
-        value: "Any"
-        if kind == "b":
-            stop = at + 1
-            value = raw[at] if at < size else 0
-        elif kind in "hi":
-            stop = at + (2 if kind == "h" else 4)
-            value = int.from_bytes(raw[at:stop], "big")
-        elif kind == "v":
-            value, stop = _variable(raw, at, size)
-        elif kind == "-":
-            raise ProtocolError(0x81, "property %d" % identifier)
-        else:
-            value, stop = _field(raw, at, kind)
-            if kind == "p":
-                second, stop = _field(raw, stop, kind)
-                value = (value, second)
-        if stop > size:
-            raise ProtocolError(0x81, "a property cut short")
-        at = stop
-        found.append((identifier, value))
-    return found
-
-
-def _field(raw: bytes, at: int, kind: str) -> "tuple[Any, int]":
-    stop = at + 2 + int.from_bytes(raw[at : at + 2], "big")
-    if at + 2 > len(raw) or stop > len(raw):
-        raise ProtocolError(0x81, "a property cut short")
-    value = raw[at + 2 : stop]
-    try:
-        return value if kind == "d" else str(value, "utf-8"), stop
-    except ValueError:
-        raise ProtocolError(0x81, "a property that is not UTF-8")  # noqa: B904 - `from` only warns on MicroPython
-
-
-def pack_properties(pairs: "Iterable[tuple[int, Any]]") -> bytes:
-    """Properties as bytes, without the length that goes before them; ValueError for one that cannot be said."""
-    out = bytearray()
-    for identifier, value in pairs:
-        kind = _TYPES[identifier]
-        out.append(identifier)
-        if kind == "b":
-            out.append(value)
-        elif kind == "h":
-            out.extend(value.to_bytes(2, "big"))
-        elif kind == "i":
-            out.extend(value.to_bytes(4, "big"))
-        elif kind == "v":
-            out.extend(variable(value))
-        elif kind == "p":
-            out.extend(string(value[0]) + string(value[1]))
-        else:
-            out.extend(string(value))
-    return bytes(out)
-
-
-def variable(value: int) -> bytes:
-    """A variable byte integer (1.5.5): 1 to 4 bytes."""
-    if value < 128:
-        return bytes([value])
-    if not value < 268_435_456:
-        raise ValueError("%d does not fit in 4 bytes" % value)
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def string(value: "str | bytes") -> bytes:
-    """Text or binary data with its length before it (1.5.4, 1.5.6)."""
-    raw = value.encode() if isinstance(value, str) else value
-    if len(raw) > 65535:
-        raise ValueError("%d bytes of text; 65535 fit" % len(raw))
-    return len(raw).to_bytes(2, "big") + raw
-
-
-def packet(first: int, body: bytes) -> bytes:
-    """A packet of that first byte."""
-    return bytes([first]) + variable(len(body)) + body
-
-
-def publish(
-    topic: "str | bytes", body: bytes, flags: int = 0, packet_id: int = 0, props: "bytes | None" = None
-) -> bytes:
-    """A PUBLISH. flags: QoS times 2, plus 1 for retain, plus 8 for a duplicate; props: raw, None before version 5."""
-    head = string(topic)
-    if flags & 6:
-        head += packet_id.to_bytes(2, "big")
-    if props is not None:
-        head += variable(len(props)) + props
-    return bytes([0x30 | flags]) + variable(len(head) + len(body)) + head + body
-
-
-def answer(first: int, packet_id: int, reason: int = 0) -> bytes:
-    """A PUBACK (0x40), PUBREC (0x50), PUBREL (0x62) or PUBCOMP (0x70); a reason only in version 5."""
-    if reason:
-        return bytes([first, 3, packet_id >> 8, packet_id & 255, reason])
-    return bytes([first, 2, packet_id >> 8, packet_id & 255])
-
-
-def disconnect(v5: bool, reason: int = 0) -> bytes:
-    """A DISCONNECT; before version 5 it can say no reason."""
-    return bytes([0xE0, 1, reason]) if v5 and reason else b"\xe0\x00"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from nuclio_edge.core.event import Event
-from nuclio_edge.core.mqtt_codec import (
+from nuclio_edge.core.mqtt_codec import ProtocolError
+from nuclio_edge.core.mqtt_properties import (
     CONTENT_TYPE,
     CORRELATION_DATA,
     MESSAGE_EXPIRY,
     RESPONSE_TOPIC,
     USER_PROPERTY,
-    ProtocolError,
     unpack_properties,
 )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nuclio_edge.core.mqtt_codec import ProtocolError, Reader, disconnect
+from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
+from nuclio_edge.core.mqtt_compose import disconnect
 from nuclio_edge.core.port import IN, OUT
 
 TYPE_CHECKING = False

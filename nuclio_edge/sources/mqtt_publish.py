@@ -11,15 +11,14 @@ from _thread import get_ident
 from collections import deque
 
 from nuclio_edge.core.encode import to_json
-from nuclio_edge.core.mqtt_codec import (
+from nuclio_edge.core.mqtt_compose import string, variable
+from nuclio_edge.core.mqtt_properties import (
     CONTENT_TYPE,
     CORRELATION_DATA,
     MESSAGE_EXPIRY,
     RESPONSE_TOPIC,
     USER_PROPERTY,
     pack_properties,
-    string,
-    variable,
 )
 from nuclio_edge.core.response import JSON, TEXT
 from nuclio_edge.sources.mqtt_reasons import REFUSAL

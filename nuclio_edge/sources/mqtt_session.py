@@ -7,7 +7,7 @@ are written in the order of arrival (MQTT 5, 4.6), and none waits for a slower o
 
 from __future__ import annotations
 
-from nuclio_edge.core.mqtt_codec import answer
+from nuclio_edge.core.mqtt_compose import answer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

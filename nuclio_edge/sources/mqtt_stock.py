@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from nuclio_edge.core.mqtt_codec import ProtocolError, Reader, check_topic
+from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
+from nuclio_edge.core.mqtt_properties import check_topic
 from nuclio_edge.core.port import IN, OUT
 
 TYPE_CHECKING = False
@@ -150,7 +151,7 @@ class StockLink:
             packets.drain(len(data), self._say_publish, self._say_packet, self.sink.on_oversize)
 
     def _say_publish(self, first: int, topic: bytes, _packet_id: int, props: bytes, body: bytes) -> bool:
-        from nuclio_edge.core.mqtt_codec import unpack_properties
+        from nuclio_edge.core.mqtt_properties import unpack_properties
         from nuclio_edge.sources.mqtt_publish import paho_properties
 
         pairs = tuple(unpack_properties(props))

@@ -8,7 +8,8 @@ Version 3.1.1 has no identifiers: there the copies of one message are told by st
 
 from __future__ import annotations
 
-from nuclio_edge.core.mqtt_codec import SUBSCRIPTION_ID, ProtocolError, check_topic, unpack_properties
+from nuclio_edge.core.mqtt_codec import ProtocolError
+from nuclio_edge.core.mqtt_properties import SUBSCRIPTION_ID, check_topic, unpack_properties
 from nuclio_edge.core.router import TopicRouter, inner_filter
 
 TYPE_CHECKING = False

@@ -1,6 +1,8 @@
 """The MQTT codec: what the Reader makes of bytes, whatever way they are cut, and what the builders write."""
 
 from nuclio_edge.core import mqtt_codec as codec
+from nuclio_edge.core import mqtt_compose as compose
+from nuclio_edge.core import mqtt_properties as properties
 
 
 class Told:
@@ -45,14 +47,14 @@ def fails(reason, stream, v5=True):
 
 
 def test_a_publish_is_told_with_topic_identifier_properties_and_body():
-    props = codec.pack_properties([(codec.CONTENT_TYPE, "text/plain")])
-    assert read(codec.publish("a/b", b"hello", 0x02, 513, props)) == [("publish", 0x32, b"a/b", 513, props, b"hello")]
-    assert read(codec.publish("a/b", b"", 0x0D, 1), False) == [("publish", 0x3D, b"a/b", 1, b"", b"")]
-    assert read(codec.publish("a/b", b"x", 1, 0, b"")) == [("publish", 0x31, b"a/b", 0, b"", b"x")]
+    props = properties.pack_properties([(properties.CONTENT_TYPE, "text/plain")])
+    assert read(compose.publish("a/b", b"hello", 0x02, 513, props)) == [("publish", 0x32, b"a/b", 513, props, b"hello")]
+    assert read(compose.publish("a/b", b"", 0x0D, 1), False) == [("publish", 0x3D, b"a/b", 1, b"", b"")]
+    assert read(compose.publish("a/b", b"x", 1, 0, b"")) == [("publish", 0x31, b"a/b", 0, b"", b"x")]
 
 
 def test_every_other_packet_is_told_whole():
-    stream = codec.packet(0x20, b"\x01\x00\x00") + codec.packet(0xD0, b"") + codec.answer(0x40, 258)
+    stream = compose.packet(0x20, b"\x01\x00\x00") + compose.packet(0xD0, b"") + compose.answer(0x40, 258)
     assert read(stream) == [("packet", 0x20, b"\x01\x00\x00"), ("packet", 0xD0, b""), ("packet", 0x40, b"\x01\x02")]
 
 
@@ -66,17 +68,23 @@ def test_chunks_make_no_difference():
 
 
 def _check_chunks():
-    too_big = codec.publish("too/big", b"4" * 3000, 2, 9, codec.pack_properties([(codec.CONTENT_TYPE, "x" * 200)]))
+    too_big = compose.publish(
+        "too/big", b"4" * 3000, 2, 9, properties.pack_properties([(properties.CONTENT_TYPE, "x" * 200)])
+    )
     stream = b"".join(
         [
-            codec.publish("t", b"1" * 5, 0, 0, b""),
-            codec.publish(
-                "topic/long" * 20, b"2" * 300, 2, 7, codec.pack_properties([(codec.USER_PROPERTY, ("k", "v" * 200))])
+            compose.publish("t", b"1" * 5, 0, 0, b""),
+            compose.publish(
+                "topic/long" * 20,
+                b"2" * 300,
+                2,
+                7,
+                properties.pack_properties([(properties.USER_PROPERTY, ("k", "v" * 200))]),
             ),
-            codec.packet(0xD0, b""),
-            codec.publish("big", b"3" * 900, 4, 8, b""),
+            compose.packet(0xD0, b""),
+            compose.publish("big", b"3" * 900, 4, 8, b""),
             too_big,
-            codec.publish("t", b"5", 0, 0, b""),
+            compose.publish("t", b"5", 0, 0, b""),
         ]
     )
     whole = read(stream)
@@ -91,7 +99,7 @@ def _check_chunks():
 def test_a_drain_ends_with_its_budget_and_goes_on_where_it_was():
     reader = codec.Reader(False)
     told = Told()
-    reader.feed(codec.publish("t", b"x") * 5)
+    reader.feed(compose.publish("t", b"x") * 5)
     assert reader.drain(2, told.publish, told.packet, told.oversize) is True
     assert len(told.packets) == 2
     assert reader.drain(3, told.publish, told.packet, told.oversize) is False
@@ -111,8 +119,8 @@ def test_a_length_of_five_bytes_is_malformed():
 
 
 def test_qos_3_and_identifier_0_are_malformed():
-    fails(0x81, b"\x36" + codec.publish("t", b"x", 4, 1)[1:], False)
-    fails(0x82, codec.publish("t", b"x", 2, 0), False)
+    fails(0x81, b"\x36" + compose.publish("t", b"x", 4, 1)[1:], False)
+    fails(0x82, compose.publish("t", b"x", 2, 0), False)
 
 
 def test_a_publish_cut_short_is_malformed():
@@ -126,36 +134,36 @@ def test_a_publish_cut_short_is_malformed():
 
 
 def test_an_empty_topic_needs_an_alias():
-    fails(0x82, codec.publish("", b"x"), False)
-    fails(0x82, codec.publish("", b"x", 0, 0, b""))
-    fails(0x82, codec.publish("", b"x", 0, 0, codec.pack_properties([(codec.TOPIC_ALIAS, 3)])))
-    fails(0x94, codec.publish("t", b"x", 0, 0, codec.pack_properties([(codec.TOPIC_ALIAS, 5)])))
-    fails(0x94, codec.publish("t", b"x", 0, 0, codec.pack_properties([(codec.TOPIC_ALIAS, 0)])))
+    fails(0x82, compose.publish("", b"x"), False)
+    fails(0x82, compose.publish("", b"x", 0, 0, b""))
+    fails(0x82, compose.publish("", b"x", 0, 0, properties.pack_properties([(properties.TOPIC_ALIAS, 3)])))
+    fails(0x94, compose.publish("t", b"x", 0, 0, properties.pack_properties([(properties.TOPIC_ALIAS, 5)])))
+    fails(0x94, compose.publish("t", b"x", 0, 0, properties.pack_properties([(properties.TOPIC_ALIAS, 0)])))
 
 
 def test_an_alias_stands_for_its_topic_also_one_of_an_oversize_packet():
-    three = codec.pack_properties([(codec.TOPIC_ALIAS, 3)])
-    four = codec.pack_properties([(codec.TOPIC_ALIAS, 4)])
-    stream = codec.publish("a/b", b"1", 0, 0, three) + codec.publish("big", b"x" * 2001, 0, 0, four)
+    three = properties.pack_properties([(properties.TOPIC_ALIAS, 3)])
+    four = properties.pack_properties([(properties.TOPIC_ALIAS, 4)])
+    stream = compose.publish("a/b", b"1", 0, 0, three) + compose.publish("big", b"x" * 2001, 0, 0, four)
     stream += (
-        codec.publish("", b"2", 0, 0, three)
-        + codec.publish("", b"3", 0, 0, four)
-        + codec.publish("c", b"4", 0, 0, three)
+        compose.publish("", b"2", 0, 0, three)
+        + compose.publish("", b"3", 0, 0, four)
+        + compose.publish("c", b"4", 0, 0, three)
     )
-    stream += codec.publish("", b"5", 0, 0, three)
+    stream += compose.publish("", b"5", 0, 0, three)
     for chunk in (0, 11):
         assert [one[2] for one in read(stream, chunk=chunk)] == [b"a/b", b"big", b"a/b", b"big", b"c", b"c"]
 
 
 def test_an_oversize_packet_that_is_no_publish_is_refused():
-    fails(0x95, codec.packet(0x90, b"x" * 2001))
+    fails(0x95, compose.packet(0x90, b"x" * 2001))
 
 
 def test_topics_are_checked():
-    assert codec.check_topic("haus/\U0001f525".encode()) == "haus/\U0001f525"
+    assert properties.check_topic("haus/\U0001f525".encode()) == "haus/\U0001f525"
     for topic, reason in ((b"a\0b", 0x81), (b"a/+", 0x90), (b"#", 0x90), (b"\xff/a", 0x81)):
         try:
-            codec.check_topic(topic)
+            properties.check_topic(topic)
         except codec.ProtocolError as error:
             assert error.reason == reason, topic
         else:
@@ -173,7 +181,7 @@ def test_properties_come_back_as_they_were_packed():
         (38, ("k", "v")),
         (38, ("k", "")),
     ]
-    assert codec.unpack_properties(codec.pack_properties(pairs)) == pairs
+    assert properties.unpack_properties(properties.pack_properties(pairs)) == pairs
 
 
 def test_broken_properties_are_refused():
@@ -190,7 +198,7 @@ def test_broken_properties_are_refused():
         b"\x26\x00\x01a\x00\x02b",
     ):
         try:
-            codec.unpack_properties(raw)
+            properties.unpack_properties(raw)
         except codec.ProtocolError as error:
             assert error.reason == 0x81
         else:
@@ -206,9 +214,9 @@ def test_variable_lengths_are_as_in_the_specification():
         (16_384, b"\x80\x80\x01"),
         (268_435_455, b"\xff\xff\xff\x7f"),
     ):
-        assert codec.variable(value) == raw
+        assert compose.variable(value) == raw
     try:
-        codec.variable(268_435_456)
+        compose.variable(268_435_456)
     except ValueError:
         pass
     else:
@@ -216,7 +224,7 @@ def test_variable_lengths_are_as_in_the_specification():
 
 
 def test_answers_and_disconnects_are_as_in_the_specification():
-    assert codec.answer(0x40, 258) == b"\x40\x02\x01\x02"
-    assert codec.answer(0x70, 258, 0x92) == b"\x70\x03\x01\x02\x92"
-    assert codec.disconnect(True, 0x81) == b"\xe0\x01\x81"
-    assert codec.disconnect(False, 0x81) == b"\xe0\x00"
+    assert compose.answer(0x40, 258) == b"\x40\x02\x01\x02"
+    assert compose.answer(0x70, 258, 0x92) == b"\x70\x03\x01\x02\x92"
+    assert compose.disconnect(True, 0x81) == b"\xe0\x01\x81"
+    assert compose.disconnect(False, 0x81) == b"\xe0\x00"

@@ -11,6 +11,8 @@ from paho.mqtt import _packet
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from nuclio_edge.core import mqtt_codec as codec
+from nuclio_edge.core import mqtt_compose as compose
+from nuclio_edge.core import mqtt_properties as properties
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.sources.mqtt_link import Link
 from tests.mqtt_packets import packet, publish
@@ -141,17 +143,17 @@ def test_what_paho_reads_of_a_publish_we_read_too(v5: bool, data: st.DataObject)
     if theirs.properties is not None:
         packed: bytes = theirs.properties.pack()  # type: ignore[no-untyped-call]
         packed = packed[1 if packed[0] < 128 else 2 :]
-        assert sorted(codec.unpack_properties(packed)) == sorted(codec.unpack_properties(props))
+        assert sorted(properties.unpack_properties(packed)) == sorted(properties.unpack_properties(props))
 
 
 @given(st.binary(max_size=200))
 @settings(deadline=None, max_examples=300)
 def test_properties_are_read_or_refused(raw: bytes) -> None:
     try:
-        pairs = codec.unpack_properties(raw)
+        pairs = properties.unpack_properties(raw)
     except codec.ProtocolError:
         return
-    assert codec.unpack_properties(codec.pack_properties(pairs)) == pairs
+    assert properties.unpack_properties(properties.pack_properties(pairs)) == pairs
 
 
 class Pipe:

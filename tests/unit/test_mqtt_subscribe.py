@@ -9,7 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from nuclio_edge.core.mqtt_codec import ProtocolError, pack_properties
+from nuclio_edge.core.mqtt_codec import ProtocolError
+from nuclio_edge.core.mqtt_properties import pack_properties
 from nuclio_edge.sources import mqtt_subscribe
 from nuclio_edge.sources.mqtt_subscribe import Split, Subscriptions
 
