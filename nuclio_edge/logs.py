@@ -15,7 +15,7 @@ from collections import deque
 from threading import get_ident
 
 from nuclio_edge.core import port
-from nuclio_edge.core.log import INFO, Logger, level_name, level_number
+from nuclio_edge.core.log import ERROR, INFO, WARNING, Logger, level_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -301,6 +301,11 @@ class File(_Queue):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def level_name(level: int) -> str:
+    """debug, info, warning or error."""
+    return "debug" if level < INFO else "info" if level < WARNING else "warning" if level < ERROR else "error"
 
 
 def as_json(record: Record, mask: Callable[[str], str]) -> str:

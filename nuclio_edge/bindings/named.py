@@ -25,11 +25,12 @@ class Bindings:
         made = self._made
         if name not in made:
             if name not in self._makers:
-                raise KeyError("no binding is named '%s'; there are: %s" % (name, ", ".join(sorted(self._makers))))
+                raise KeyError(f"no binding is named {name!r}; there are: {', '.join(sorted(self._makers))}")
             made[name] = self._makers[name](self._context)
         return made[name]
 
     def get(self, name: str, default: Any = None) -> Any:
+        """The binding of that name, or `default`."""
         return self[name] if name in self._makers else default
 
     def __contains__(self, name: object) -> bool:

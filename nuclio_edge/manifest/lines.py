@@ -38,7 +38,7 @@ class Lines:
         self._line, self._counted = 1, 0
         self._arrays: dict[KeyPath, int] = {}  # arrays of tables: how many elements so far
         self._explicit: set[KeyPath] = set()  # what a header or a value has defined, not only mentioned
-        try:  # noqa: SIM105 - a warning is told on the start path, where contextlib would be one import more
+        try:
             self._document()
         except (_BrokenError, RecursionError):
             pass

@@ -137,7 +137,7 @@ def test_an_exception_with_response_is_the_answer():
 
 def test_a_status_of_400_and_above_is_a_failure_and_goes_to_no_output():
     sent = []
-    loop, source, _, trigger = _rig(
+    loop, _, _, trigger = _rig(
         lambda context, event: Response(status_code=404), outputs=[lambda response, event: sent.append(response)]
     )
     trigger.submit(Made(trigger, b"1", 7))
@@ -185,7 +185,7 @@ def test_when_the_attempts_have_ended_the_event_has_failed():
     def handler(context, event):
         return 503, "busy"
 
-    loop, source, function, trigger = _rig(handler, attempts=2, backoff_ms=1)
+    loop, source, _, trigger = _rig(handler, attempts=2, backoff_ms=1)
     trigger.submit(Made(trigger, b"1", 7))
     while not source.settled:
         loop.turn(20)
@@ -294,7 +294,7 @@ def test_drop_oldest_makes_its_source_wait_once_and_then_drops_the_oldest():
 
 
 def test_thin_takes_every_second_event_of_the_busiest_address_and_keeps_the_order():
-    loop, source, trigger = _queued("thin", 5)
+    loop, _, trigger = _queued("thin", 5)
     for body, path in ((b"0", "a"), (b"1", "b"), (b"2", "a"), (b"3", "a"), (b"4", "a")):
         event = Made(trigger, body, 1)
         event.path = path

@@ -11,7 +11,6 @@ from paho.mqtt import _packet
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from nuclio_edge.core import mqtt_codec as codec
-from nuclio_edge.core import mqtt_compose as compose
 from nuclio_edge.core import mqtt_properties as properties
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.sources.mqtt_link import Link

@@ -10,6 +10,8 @@ from tests.rig import MEMORY, Rig, Settled
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
+
 
 def manifest(function: str = "", trigger: str = "", *, name: str = "f") -> str:
     return f"""
@@ -72,7 +74,8 @@ def test_several_workers_run_side_by_side_each_with_a_context_of_its_own(tmp_pat
 def test_init_context_runs_once_for_each_worker_on_the_workers_thread(tmp_path: Path) -> None:
     code = (
         "import threading\n"
-        "def init_context(context):\n    context.user_data.thread = threading.get_ident()\n    context.user_data.calls = 0\n"
+        "def init_context(context):\n"
+        "    context.user_data.thread = threading.get_ident()\n    context.user_data.calls = 0\n"
         "def handler(context, event):\n"
         "    context.user_data.calls += 1\n"
         "    return f'{context.user_data.thread == threading.get_ident()} {context.user_data.calls}'\n"
@@ -103,7 +106,7 @@ def test_a_worker_that_holds_state_keeps_its_thread_while_others_share_theirs(tm
         assert rig.processor.assembly.threads.carriers == 2
 
 
-def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch) -> None:
+def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nuclio_edge.carriers.IDLE_MS", 20)
     with Rig(tmp_path, MEMORY + manifest(), f="def handler(context, event):\n    return 'x'\n") as rig:
         rig.ask("/f")
@@ -133,7 +136,10 @@ def test_past_its_timeout_a_waiting_handler_fails_with_408_and_the_worker_is_rep
 
 
 def test_a_handler_that_spins_in_python_is_stopped_at_its_timeout(tmp_path: Path) -> None:
-    code = "def handler(context, event):\n    while True:\n        try:\n            len('')\n        except Exception:\n            pass\n"
+    code = (
+        "def handler(context, event):\n"
+        "    while True:\n        try:\n            len('')\n        except Exception:\n            pass\n"
+    )
     with Rig(tmp_path, MEMORY + manifest('timeout = "100ms"'), f=code) as rig:
         assert rig.ask("/f")[0] == 408
         rig.until(lambda: rig.processor.functions["f"].runner.lost == 0, "the spinning thread to end")
@@ -182,11 +188,14 @@ def test_a_handler_that_calls_sys_exit_fails_and_the_worker_goes_on(tmp_path: Pa
         assert rig.ask("/f") == (200, b"ok")
 
 
-def test_an_init_context_that_raises_suspends_the_function_and_is_tried_again(tmp_path: Path, monkeypatch) -> None:
+def test_an_init_context_that_raises_suspends_the_function_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("nuclio_edge.function.FIRST_PAUSE_MS", 30)
     code = (
         "calls = []\n"
-        "def init_context(context):\n    calls.append(1)\n    if len(calls) == 1:\n        raise RuntimeError('no sensor')\n"
+        "def init_context(context):\n"
+        "    calls.append(1)\n    if len(calls) == 1:\n        raise RuntimeError('no sensor')\n"
         "def handler(context, event):\n    return 'ok'\n"
     )
     with Rig(
