@@ -101,9 +101,8 @@ class Function:
     def load(self) -> None:
         """Import the code; raises LoadError. On whichever thread needs it, one at a time."""
         with _LOADING:
-            if self._loading is None:
-                self._loading = allocate_lock()
-        with self._loading:  # a lock a function: an import that hangs holds up no other
+            lock = self._loading = self._loading or allocate_lock()
+        with lock:  # one for each function: an import that hangs holds up no other
             if self.handler is None:
                 loaded = self._assembly.import_code(self)
                 self.init_context = loaded.init_context
@@ -112,6 +111,13 @@ class Function:
                 self.unload = loaded.unload
                 self.handler = loaded.handler
         self._loading = None
+
+    def forget(self) -> None:
+        """Give the code back, to be imported again by the next event; no worker is left that could run it."""
+        if self.unload is not None:
+            self.unload()
+        self.handler = self.init_context = self.unload = None
+        self.package = ""
 
     def make_context(self, worker: int) -> Context:
         """The context of one of its workers, by number."""

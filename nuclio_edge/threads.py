@@ -10,6 +10,7 @@ Laws:
 
 from __future__ import annotations
 
+from .carriers import IDLE_MS
 from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
@@ -163,6 +164,7 @@ class ThreadRunner:
         "_closing",
         "_context",
         "_deadline",
+        "_idle",
         "_numbers",
         "function",
         "high",
@@ -184,6 +186,7 @@ class ThreadRunner:
         self._context = context
         self._deadline: Any = None
         self._numbers = 0
+        self._idle: Any = None  # the timer that unloads a function without a least number of workers
         self._closing = False
 
     def attach(self, trigger: Trigger) -> None:
@@ -228,6 +231,8 @@ class ThreadRunner:
                 self.function.on_start_failed(error)
         if not self._closing:
             self._flush()
+            if not self.low and self._idle is None and self.drain():
+                self._idle = self.pool.loop.call_later(IDLE_MS, self._unload)
 
     def failed_to_start(self, reason: str) -> None:
         """Turn away what is queued: the function was suspended."""
@@ -240,6 +245,9 @@ class ThreadRunner:
     def close(self) -> None:
         """Let the workers go; those still busy are abandoned."""
         self._closing = True
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -256,6 +264,16 @@ class ThreadRunner:
             else:
                 self.pool.end(worker)
 
+    def _unload(self) -> None:
+        """Nothing came for a while: the workers and the code go, until the next event."""
+        self._idle = None
+        if not self.drain() or self.lost:
+            return
+        for worker in self.workers:
+            self.pool.end(worker)
+        self.workers.clear()
+        self.function.forget()
+
     def _new_worker(self) -> Worker:
         worker = Worker(self, self._context(self._numbers))
         self._numbers += 1
@@ -266,6 +284,9 @@ class ThreadRunner:
         waiting = len(self.queue)
         if not waiting or self.function.suspended:
             return
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
         for worker in self.workers:
             if not worker.busy:
                 self.pool.start(worker)

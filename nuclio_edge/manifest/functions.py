@@ -65,7 +65,7 @@ class Functions:
             isolation=own.isolation,
             labels=own.labels,
             limits=limits,
-            load=own.load,
+            load=own.load if workers_min else "first-event",
             module=module,
             name=name,
             outputs=(),

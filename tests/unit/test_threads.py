@@ -114,6 +114,25 @@ def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert rig.ask("/f") == (200, b"x")
 
 
+def test_a_function_without_a_least_number_of_workers_is_loaded_by_an_event_and_unloaded_when_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuclio_edge.threads.IDLE_MS", 30)
+    code = (
+        "import threading\n"
+        "def init_context(context):\n    context.user_data.calls = 0\n"
+        "def handler(context, event):\n    context.user_data.calls += 1\n    return str(context.user_data.calls)\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest("workers = { min = 0, max = 2 }"), f=code) as rig:
+        function = rig.processor.functions["f"]
+        assert function.handler is None
+        assert rig.ask("/f") == (200, b"1")
+        rig.until(lambda: function.handler is None, "the function to be unloaded")
+        assert function.runner.workers == []
+        assert rig.ask("/f") == (200, b"1")
+        assert rig.balanced()
+
+
 def test_past_its_timeout_a_waiting_handler_fails_with_408_and_the_worker_is_replaced(tmp_path: Path) -> None:
     code = (
         "import threading\nstuck = threading.Event()\n"
