@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.cli import PROGRAM, Running, call, environment, write
+from tests.terminal import open_terminal
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_ready_is_a_json_record_with_counts_and_pid_in_a_pipe_and_stdout_stays_f
 
 def test_ready_is_one_line_of_text_on_a_terminal(tmp_path: Path) -> None:
     write(tmp_path, TICK, tick=COUNT)
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     process = subprocess.Popen(
         [*PROGRAM, "run"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(tmp_path)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import pytest
 
 from nuclio_edge import __version__, cli
 from tests.cli import PROGRAM, call, environment, write
+from tests.terminal import open_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,7 +203,7 @@ def test_a_reader_that_has_enough_is_no_fault(tmp_path: Path) -> None:
 )
 def test_colours_follow_no_color_force_color_and_term(tmp_path: Path, extra: dict[str, str], coloured: bool) -> None:
     write(tmp_path, MANIFEST, hello=HELLO)
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     try:
         subprocess.run(
             [*PROGRAM, "invoke", "hello", "-l", "none"],

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pty
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from nuclio_edge.core.event import Event
 from nuclio_edge.core.log import Logger
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.logs import Console, File, FunctionLogger, Log, as_json, as_text, make_log
+from tests.terminal import open_terminal
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def test_a_terminal_gets_text_in_colour_unless_told_otherwise(
     monkeypatch.delenv("NO_COLOR", raising=False)
     for key, value in env.items():
         monkeypatch.setenv(key, value)
-    end, fd = pty.openpty()
+    end, fd = open_terminal()
     try:
         Logger("info", "f", Log(Console("info", fd)).emit).error("oh")
         line = os.read(end, 1000)
