@@ -48,8 +48,8 @@ class Report:
             text += f" (1/{1 / value:.1f})"
         self._add({"what": name, "ratio": value}, text, value, bar, note)
 
-    def difference(self, name: str, value: float, unit: str, *, bar: float, note: str = "") -> None:
-        """A difference of medians that must not exceed `bar`."""
+    def difference(self, name: str, value: float, unit: str, *, bar: float | None = None, note: str = "") -> None:
+        """A difference of medians that must not exceed `bar`, where there is one."""
         self._add(
             {"what": name, "difference": value, "unit": unit},
             f"  {name:<52} {_short(value):>9} {unit}",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from tests.bench.bench import middle
 from tests.bench.broker import Broker, Packets
-from tests.bench.subject import function, manifest, processor, python
+from tests.bench.subject import ROOT, function, manifest, processor, python
 
 if TYPE_CHECKING:
     from tests.bench.bench import Bench
@@ -23,6 +25,8 @@ def run(bench: Bench) -> None:
             "inline": lambda: ours(bench, broker, count, "inline"),
             "thread": lambda: ours(bench, broker, count, "thread"),
             "paho": lambda: paho(bench, broker, count),
+            "bare inline": lambda: bare("inline", count),
+            "bare thread": lambda: bare("thread", count),
         })  # fmt: skip
     for name, measures in found.items():
         bench.report.value(f"{name}: CPU", measures["cpu"], "µs/event")
@@ -32,6 +36,9 @@ def run(bench: Bench) -> None:
         bench.report.difference("thread minus inline, CPU", more, "µs/event", bar=20.0)
     else:
         bench.report.missing("thread minus inline, CPU", "one of them is not there")
+    if "bare inline" in found and "bare thread" in found:
+        least = middle(found, "bare thread", "cpu") - middle(found, "bare inline", "cpu")
+        bench.report.difference("a bare hand-over to a thread minus none, CPU", least, "µs/event")
 
 
 def ours(bench: Bench, broker: Broker, count: int, isolation: str) -> dict[str, float]:
@@ -45,6 +52,19 @@ def paho(bench: Bench, broker: Broker, count: int) -> dict[str, float]:
     """A stock client."""
     with python("paho_count", bench.folder(), str(broker.port), "1", "4", env={"BENCH_MARKS": "0"}) as subject:
         return one_by_one(broker, subject, count)
+
+
+def bare(way: str, count: int) -> dict[str, float]:
+    """What the machine asks for a hand-over in the same run, without a runtime around it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.peers.hand_over", way, str(count)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    cpu, wall = done.stdout.split()
+    return {"cpu": float(cpu), "wall": float(wall)}
 
 
 def one_by_one(broker: Broker, subject: Subject, count: int) -> dict[str, float]:
