@@ -5,6 +5,8 @@ tomli on every Python: it reads TOML 1.1 and tells lines, the standard library's
 
 from __future__ import annotations
 
+import sys
+
 from nuclio_edge.manifest.problems import Problem, key_text
 
 TYPE_CHECKING = False
@@ -45,6 +47,20 @@ def read(path: str) -> tuple[str, dict[str, Any] | None, Problem | None]:
         return "", None, _syntax(text, error)
     except RecursionError:
         return "", None, Problem(0, "", "is nested too deeply", None, "E103")
+    except ValueError as error:  # tomli lets those of int() through
+        return "", None, Problem(_line_of_long_number(text), "", "a number of too many digits", str(error), "E103")
+
+
+def _line_of_long_number(text: str) -> int:
+    """The first line with more digits in a row than Python makes a number of; 0 for none."""
+    run = 0
+    line = 1
+    for char in text:
+        run = run + 1 if char.isdigit() or char == "_" else 0
+        line += char == "\n"
+        if run > sys.get_int_max_str_digits():
+            return line
+    return 0
 
 
 def _syntax(text: str, error: Any) -> Problem:

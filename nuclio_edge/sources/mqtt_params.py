@@ -13,6 +13,7 @@ import os.path
 
 from nuclio_edge.manifest.problems import quote
 from nuclio_edge.manifest.schema import Field, Secret
+from nuclio_edge.sources.mqtt_text import forbidden
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -132,6 +133,10 @@ def check_params(params: Values) -> Iterator[Fault]:
     for key in ("keepalive", "session_expiry"):
         if getattr(params, key) % 1000:
             yield key, "must be whole seconds", None
+    for key in ("client_id", "username", "content_type"):
+        text = getattr(params, key)
+        if isinstance(text, str) and (found := forbidden(text)):
+            yield key, f"{quote(text)} holds {found}, for which brokers close the connection", None
     for key in ("will", "birth"):
         message = getattr(params, key)
         wrong = message is not None and topic_fault(message.topic)
@@ -195,6 +200,8 @@ def _text_fault(topic: str) -> str | None:
         return "a topic must not be empty"
     if "\0" in topic:
         return "a topic cannot hold a NUL"
+    if wrong := forbidden(topic):
+        return f"{quote(topic)} holds {wrong}, for which brokers close the connection"
     if len(topic.encode()) > _LONGEST:
         return f"a topic has {_LONGEST} bytes at most"
     return None

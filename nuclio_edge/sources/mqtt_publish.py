@@ -22,6 +22,7 @@ from nuclio_edge.core.mqtt_properties import (
 )
 from nuclio_edge.core.response import JSON, TEXT
 from nuclio_edge.sources.mqtt_reasons import REFUSAL
+from nuclio_edge.sources.mqtt_text import check_topic_name, property_pairs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,17 +40,17 @@ LIMIT_COUNT = 10_000  # messages that wait, of each of the three kinds: from thr
 LIMIT_BYTES = 8 << 20
 _HEADS = 512  # topics whose header is kept
 _SHORT = 128
-_LONGEST = 65_535
+_LARGEST = 268_000_000  # bytes of payload: what a packet's length can say (2.1.4), less the largest head
 
-# Keyword of publish() -> property and its paho name.
-_PROPERTIES = {
-    "message_expiry": (MESSAGE_EXPIRY, "MessageExpiryInterval"),
-    "response_topic": (RESPONSE_TOPIC, "ResponseTopic"),
-    "correlation_data": (CORRELATION_DATA, "CorrelationData"),
-    "user_properties": (USER_PROPERTY, "UserProperty"),
-}
+REFUSED = 500  # the status of a response whose body cannot be had
 _JSON_SAID = ((CONTENT_TYPE, JSON),)
-_PAHO_NAMES: dict[int, str] = dict(_PROPERTIES.values()) | {CONTENT_TYPE: "ContentType"}
+_PAHO_NAMES = {
+    MESSAGE_EXPIRY: "MessageExpiryInterval",
+    CONTENT_TYPE: "ContentType",
+    RESPONSE_TOPIC: "ResponseTopic",
+    CORRELATION_DATA: "CorrelationData",
+    USER_PROPERTY: "UserProperty",
+}
 
 
 class MqttBinding:
@@ -117,8 +118,7 @@ class Publisher:
         properties: Mapping[str, Any] | None = None,
     ) -> None:
         """Take a message. ValueError for a topic, QoS, payload or property that cannot be published."""
-        if not topic or "+" in topic or "#" in topic or "\0" in topic:
-            raise ValueError(f"{topic!r} is not a topic to publish to: it is a name, without +, # and NUL")
+        check_topic_name(topic)
         if qos not in (0, 1, 2):
             raise ValueError(f"qos is 0, 1 or 2, not {qos!r}")
         if type(payload) is not bytes:
@@ -131,11 +131,11 @@ class Publisher:
             else:
                 payload = to_json(payload)
                 content_type = content_type or JSON
-        pairs: tuple[tuple[int, Any], ...] = ((CONTENT_TYPE, content_type),) if content_type else ()
-        if properties:
-            pairs += _pairs(properties)
-        if len(topic) * 3 > _LONGEST:
-            string(topic)  # what is too long is said to the caller
+        if len(payload) > _LARGEST:
+            raise ValueError(f"a payload of {len(payload)} bytes does not fit in one message")
+        pairs: tuple[tuple[int, Any], ...] = _JSON_SAID if content_type == JSON else ()
+        if properties or (content_type and not pairs):
+            pairs = property_pairs(content_type, properties)
         if get_ident() == self._ident and not self._given:  # an inline function, an output: no detour by the queue
             self.send(topic, payload, int(qos), bool(retain), pairs)
             return
@@ -191,9 +191,20 @@ class Publisher:
         if self._given:
             self.take()  # what the handler published comes first
         said = response.content_type
-        pairs = _JSON_SAID if said == JSON else () if said == TEXT else ((CONTENT_TYPE, said),)
+        pairs: tuple[tuple[int, Any], ...] = _JSON_SAID if said == JSON else ()
+        if said not in (JSON, TEXT):
+            try:
+                pairs = property_pairs(said, None)
+            except ValueError:
+                self.drop("content-type")
+                return
         body = response.body
-        self.send(output.topic, body if type(body) is bytes else _bytes(body), output.qos, output.retain, pairs)
+        if type(body) is not bytes:
+            body = _whole(response)
+            if response.status_code >= REFUSED:
+                self.drop("broken-body")
+                return
+        self.send(output.topic, body, output.qos, output.retain, pairs)
 
     def reply(self, event: MqttEvent, response: Response | None, *, alone: bool) -> None:
         """Answer a request (4.10): the response to its response topic, the status as a user property.
@@ -202,15 +213,20 @@ class Publisher:
         """
         body, content_type, said = b"", None, {"status": "200"}
         if response is not None:
-            body, content_type = _bytes(response.body), response.content_type
+            body, content_type = _whole(response), response.content_type
             said = {**response.headers, "status": str(response.status_code)}
         elif not alone:
             return
         properties = {"correlation_data": event.correlation_data, "user_properties": said}
+        qos = min(event.qos, 1)
         try:
-            self.publish(event.response_topic, body, min(event.qos, 1), False, content_type, properties)
-        except ValueError:
-            self.drop("no-topic")  # the requester wants its answer where no message can go
+            self.publish(event.response_topic, body, qos, False, content_type, properties)
+        except ValueError:  # a header or content type that MQTT cannot say: better an answer without
+            properties["user_properties"] = {"status": said["status"]}
+            try:
+                self.publish(event.response_topic, body, qos, False, None, properties)
+            except ValueError:
+                self.drop("no-topic")  # the requester wants its answer where no message can go
 
     def drop(self, reason: str) -> None:
         """Count a message that is not sent."""
@@ -299,34 +315,17 @@ class Publisher:
 _QUEUE_SIZE = 15  # paho's MQTT_ERR_QUEUE_SIZE
 
 
-def _bytes(body: Any) -> bytes:
-    """A response's body; one that comes in parts is put together."""
-    if isinstance(body, bytes):
-        return body
-    return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in body)
-
-
-def _pairs(properties: Mapping[str, Any]) -> tuple[tuple[int, Any], ...]:
-    found: list[tuple[int, Any]] = []
-    for name, value in properties.items():
-        if name not in _PROPERTIES:
-            known = ", ".join(sorted(_PROPERTIES))
-            raise ValueError(f"publish knows no property {name!r}; there are content_type, {known}")
-        if value is None:
-            continue
-        number = _PROPERTIES[name][0]
-        if number == USER_PROPERTY:
-            found += [(number, (str(key), str(one))) for key, one in value.items()]
-        elif number == CORRELATION_DATA and isinstance(value, str):
-            found.append((number, value.encode()))
-        else:
-            found.append((number, value))
-    pairs = tuple(found)
-    try:
-        pack_properties(pairs)
-    except (AttributeError, TypeError, OverflowError) as error:
-        raise ValueError(f"a property of publish is of the wrong type: {error}") from None
-    return pairs
+def _whole(response: Response) -> bytes:
+    """A response's body; one that comes in parts is put together, once. Where that fails it becomes a 500."""
+    body = response.body
+    if type(body) is not bytes:
+        try:
+            body = b"".join(part if isinstance(part, bytes) else str(part).encode() for part in body)
+        except BaseException as error:  # noqa: BLE001 - a generator is the handler's code
+            response.status_code = REFUSED
+            body = f"the handler's answer broke off: {type(error).__name__}".encode()
+        response.body = body
+    return body
 
 
 def paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -360,3 +361,22 @@ def test_a_thousand_functions_cost_two_kilobytes_each(write: Callable[[str], str
         tracemalloc.stop()
     assert len(manifest.functions) == 1000
     assert each < 2048
+
+
+def test_a_number_of_too_many_digits_is_a_problem_of_its_line(write: Callable[[str], str]) -> None:
+    with pytest.raises(ManifestError, match=r"edge\.toml:3: a number of too many digits"):
+        load(write("schema = 1\n[device]\nname = " + "9" * 5000 + "\n"))
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ('client_id = "a\\nb"\n', "client_id"),
+        ('username = "a\\u0001"\n', "username"),
+        ('will = { topic = "a\\u0007" }\n', "will.topic"),
+        ('[function.f]\nhandler = "door.py"\n[[function.f.trigger]]\ntopic = "a\\u0007"\n', "trigger[0].topic"),
+    ],
+)
+def test_a_text_at_which_brokers_hang_up_is_no_text_for_mqtt(write: Callable[[str], str], more: str, key: str) -> None:
+    with pytest.raises(ManifestError, match=rf"{re.escape(key)}: .*holds U\+00"):
+        load(write(BROKER + more))

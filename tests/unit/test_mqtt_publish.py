@@ -11,6 +11,7 @@ import pytest
 from nuclio_edge.core.context import Context, Revoked
 from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.event import Event
+from nuclio_edge.core.response import Response
 from nuclio_edge.sources import mqtt, mqtt_publish
 from nuclio_edge.sources.mqtt_params import OUTPUT
 from tests.fake_broker import FakeBroker
@@ -220,3 +221,60 @@ def test_what_waits_goes_to_the_client_of_the_older_version(tmp_path: Path) -> N
             wait_until(lambda: rig.source.publisher.sent == 1)
             found = next(one for one in broker.received if one.kind == "PUBLISH")
             assert (found.payload, found.qos, found.retain) == (b"1", 1, True)
+
+
+SURROGATE, BELL = "\udc80", "\x07"
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize(
+    ("topic", "content_type", "properties"),
+    [
+        ("x/" + SURROGATE, None, {}),
+        ("x/" + BELL, None, {}),
+        ("x/\n", None, {}),
+        ("x/\ufffe", None, {}),
+        (b"x", None, {}),
+        ("x", SURROGATE, {}),
+        ("x", "a\0b", {}),
+        ("x", 5, {}),
+        ("x", "a" * 65_536, {}),
+        ("x", None, {"response_topic": "a/#"}),
+        ("x", None, {"response_topic": BELL}),
+        ("x", None, {"user_properties": {"a": BELL}}),
+        ("x", None, {"user_properties": {SURROGATE: "a"}}),
+        ("x", None, {"user_properties": ["a"]}),
+        ("x", None, {"correlation_data": 5}),
+        ("x", None, {"message_expiry": -1}),
+        ("x", None, {"message_expiry": 1 << 32}),
+        ("x", None, {"message_expiry": 1.5}),
+    ],
+)
+def test_what_a_broker_would_hang_up_at_is_refused_to_the_caller_and_never_sent(
+    rig: Rig, broker: FakeBroker, qos: int, topic: Any, content_type: Any, properties: dict[str, Any]
+) -> None:
+    peer = opened(rig, broker)
+    with pytest.raises(ValueError):  # noqa: PT011 - each has words of its own
+        rig.source.publisher.publish(topic, b"bad", qos, False, content_type, properties)
+    rig.source.publisher.publish("good/\U0001f600", b"1", qos, False, None, {"correlation_data": bytearray(b"c")})
+    assert peer.expect("PUBLISH").payload == b"1"
+    assert rig.source.publisher.waiting == (1 if qos else 0)
+
+
+def test_an_answer_with_what_mqtt_cannot_say_comes_without_it(rig: Rig, broker: FakeBroker) -> None:
+    inbox = rig.subscribe("a")
+    rig.open()
+    peer = broker.accept()
+    peer.handshake()
+    rig.wait_open()
+    for body, headers, said in (
+        (b"plain", {"x": BELL}, b"plain"),
+        ((part for part in ("a", b"b")), {}, b"ab"),
+        ((1 // 0 for _ in "x"), {}, b"the handler's answer broke off: ZeroDivisionError"),
+    ):
+        peer.publish("a", b"?", response_topic="back")
+        event = inbox.taken.get(timeout=30)
+        rig.settle(event, Response(headers, body))
+        found = peer.expect("PUBLISH", topic="back")
+        assert found.payload == said
+        assert found.properties["user_property"] == [("status", "500" if b"broke" in said else "200")]
