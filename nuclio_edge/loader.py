@@ -149,8 +149,8 @@ def format_user_error(error: BaseException, folder: str = "") -> str:
             for at, inner in enumerate(getattr(said, "exceptions", None) or ()):
                 todo.append((inner, raised.exceptions[at]))  # type: ignore[attr-defined]  # an ExceptionGroup
         text = "".join(trace.format()).rstrip("\n")
-    except Exception:  # noqa: BLE001 - an exception whose own __str__ raises
-        text = type(error).__name__
+    except BaseException:  # noqa: BLE001 - an exception whose own __str__ raises, SystemExit perhaps
+        text = type.__dict__["__name__"].__get__(type(error))  # a metaclass of the user's may stand before it
     text = text.replace("Traceback (most recent call last):\n", "", 1) if not _has_frames(text) else text
     if error.__traceback__ is not None or "nuclio_edge_functions" in text:
         text = _without_packages(text)

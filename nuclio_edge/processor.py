@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from . import capture, environment
+from . import capture, environment, forks
 from .assembly import Assembly
 from .core.inbox import Budget
 from .core.log import Logger
@@ -90,6 +90,7 @@ class Processor:
         self.log.open(self.loop)
         environment.install()
         capture.install(self.log)
+        forks.install()
         suspects = self._guard() if self._guarded else []
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])

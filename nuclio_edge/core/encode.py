@@ -50,11 +50,11 @@ def to_response(value: "Any") -> Response:
         elif isinstance(value, bytearray):
             value = str(value)
         return Response(None, _bytes(value), None, status)
-    except Exception as error:  # noqa: BLE001 - a value's own methods may raise anything
+    except BaseException as error:  # noqa: BLE001 - a value's own methods may raise anything, SystemExit too
         try:
             text = str(error).encode()
-        except Exception:  # noqa: BLE001 - as above
-            text = type(error).__name__.encode()
+        except BaseException:  # noqa: BLE001 - as above
+            text = b"it raises"
         return Unencodable(None, b"the handler's answer cannot be encoded: " + text, None, 500)
 
 
@@ -64,6 +64,8 @@ def _from_response(value: "Any") -> Response:
     if isinstance(body, dict) or (isinstance(body, list) and content_type == JSON):
         body = to_json(body)
         content_type = JSON
+    if content_type is not None and not isinstance(content_type, str):
+        raise ValueError("content_type is a %s, not text" % type(content_type).__name__)
     answer = Response(None, _bytes(body), content_type, _status(value.status_code))
     if isinstance(value, Response):
         answer.event_id = value.event_id

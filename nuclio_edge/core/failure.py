@@ -23,7 +23,11 @@ def error_response(error: BaseException) -> Response:
         return to_response(Response(status_code=error.status_code, body=error.body, content_type=error.content_type))
     if isinstance(error, HandlerTimeout):
         return to_response(Response(status_code=408, body={"error": "handler timed out"}))
-    text = type(error).__name__ + (": " + str(error) if str(error) else "")
+    try:
+        text = str(error)
+        text = type(error).__name__ + (": " + text if text else "")
+    except BaseException:  # noqa: BLE001 - its __str__ is the user's code, and runs on the loop
+        text = "one that cannot be told: its __str__ raises"
     return to_response(Response(status_code=500, body="Exception caught in handler - " + text))
 
 

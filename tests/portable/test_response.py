@@ -1,6 +1,7 @@
 """What a returned value becomes: Nuclio's table, with the design's answers for None, lists, headers and exceptions."""
 
 from nuclio_edge.core.encode import Unencodable, to_response
+from nuclio_edge.core.failure import error_response
 from nuclio_edge.core.port import json_loads
 from nuclio_edge.core.response import ExceptionWithResponse, Response
 
@@ -155,3 +156,17 @@ def test_what_cannot_be_encoded_is_a_500_that_names_the_place():
 def test_an_object_that_cannot_show_itself_does_not_raise():
     assert _said(Hidden())[2] == 500
     assert _said((Hidden(), "x"))[2] == 500
+
+
+class Leaves:
+    def __str__(self):
+        raise SystemExit(3)
+
+    __repr__ = __str__
+
+
+def test_not_even_an_object_that_wants_to_exit_ends_more_than_its_answer():
+    for value in (Leaves(), {"a": Leaves()}, Response(body=Leaves()), Response(body=b"x", content_type=5)):
+        assert to_response(value).status_code == 500
+    for made in (Exception(Leaves()), SystemExit(Leaves())):
+        assert error_response(made).status_code == 500

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 def manifest(function: str = "", trigger: str = "", *, name: str = "f") -> str:
@@ -365,3 +365,48 @@ def test_a_replaced_function_drains_beside_the_new_version_and_no_event_is_dropp
         rig.until(lambda: not rig.processor.retired)
         assert rig.processor.tally().handled == 201
         assert rig.balanced()
+
+
+def test_an_exception_that_cannot_be_told_fails_its_event_and_nothing_else(tmp_path: Path) -> None:
+    code = """
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError
+class Leaves(Exception):
+    def __str__(self):
+        raise SystemExit(7)
+class Hidden(type):
+    @property
+    def __name__(cls):
+        raise SystemExit(8)
+class Nameless(Exception, metaclass=Hidden):
+    pass
+def handler(context, event):
+    raise eval(event.raw_body)()
+"""
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        for kind in (b"Silent", b"Leaves", b"Nameless"):
+            assert rig.ask("/f", kind)[0] == 500
+        assert rig.trigger("f").failed == 3
+        assert rig.balanced()
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline"])
+def test_what_a_handler_forks_ends_where_the_handler_ends(tmp_path: Path, isolation: str) -> None:
+    code = """
+import os, sys
+def handler(context, event):
+    child = os.fork()
+    if not child:
+        if event.raw_body == b"raise":
+            raise ValueError
+        if event.raw_body == b"exit":
+            sys.exit(3)
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            return None
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+    with Rig(tmp_path, MEMORY + manifest(f'isolation = "{isolation}"'), f=code) as rig:
+        assert [rig.ask("/f", kind)[1] for kind in (b"return", b"raise", b"exit")] == [b"0", b"1", b"3"]
