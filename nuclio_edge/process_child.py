@@ -197,22 +197,27 @@ class RemoteBindings:
         return len(self._made)
 
 
-class _Source:
-    __slots__ = ("name",)
+class _Known:
+    """Attributes of the processor's side that are the same for every event."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, **values: Any) -> None:
+        vars(self).update(values)
 
 
 class _Trigger:
     """As much of a trigger as an event needs to tell where it comes from."""
 
-    __slots__ = ("info", "kind", "source")
+    __slots__ = ("address", "info", "kind", "name", "source", "spec")
 
-    def __init__(self, kind: str, name: str, source: str) -> None:
+    def __init__(
+        self, kind: str, name: str, source: dict[str, Any], address: dict[str, Any], content_type: str | None
+    ) -> None:
         self.kind = kind
+        self.name = name
         self.info = TriggerInfo(kind, name)
-        self.source = _Source(source)
+        self.source = _Known(**source)
+        self.address = _Known(**address)
+        self.spec = _Known(content_type=content_type)
 
 
 class Work:

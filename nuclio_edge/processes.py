@@ -143,7 +143,7 @@ class ProcessRunner:
             "worker": str(number),
             "level": context.logger.level,
             "bindings": list(context.bindings),
-            "triggers": [(trigger.kind, trigger.name, trigger.source.name) for trigger in self._triggers],
+            "triggers": [_about(trigger) for trigger in self._triggers],
             "path": spec.path,
             "code": code,
             "data_limit": self.limits.data_limit(),
@@ -362,3 +362,15 @@ def _tree() -> Any:
     if not _found:
         _found.append(find_tree())
     return _found[0]
+
+
+def _about(trigger: Trigger) -> tuple[str, str, dict[str, Any], dict[str, Any], str | None]:
+    """What the attributes of its events are made of beside the event: kind, name, source, address, content type."""
+    source, address = trigger.source, trigger.address
+    return (
+        trigger.kind,
+        trigger.name,
+        {"name": source.name, "url": getattr(source, "url", ""), "content_type": getattr(source, "content_type", None)},
+        {"body": getattr(address, "body", ""), "headers": dict(getattr(address, "headers", None) or {})},
+        None if trigger.spec is None else trigger.spec.content_type,
+    )

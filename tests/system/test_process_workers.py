@@ -17,6 +17,8 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.mosquitto import Mosquitto
+
 FUNCTION = """
 [function.f]
 handler = "f.py"
@@ -471,3 +473,41 @@ def _alive(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_an_event_of_mqtt_and_of_the_clock_is_the_same_on_the_other_side(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    code = """
+    def handler(context, event):
+        return [event.content_type, event.fields, str(event.url), event.headers, event.trigger.kind]
+    """
+    manifest = f"""
+    [source.broker]
+    kind = "mqtt"
+    url = "{mosquitto.url}"
+    content_type = "application/json"
+    [function.f]
+    handler = "f.py"
+    isolation = "process"
+    [[function.f.trigger]]
+    topic = "in"
+    [[function.f.trigger]]
+    topic = "other"
+    content_type = "text/csv"
+    [[function.f.trigger]]
+    every = "1h"
+    body = "5"
+    headers = {{ a = "b" }}
+    [[function.f.output]]
+    topic = "out"
+    """
+    with Rig(tmp_path, textwrap.dedent(manifest), f=textwrap.dedent(code)) as it:
+        sent: list[str] = []
+        it.processor.functions["f"].outputs = (lambda response, event: sent.append(response.body.decode()),)
+        it.until(lambda: it.processor.sources["broker"].state == "open")
+        publish = it.processor.sources["broker"].publisher.publish
+        for topic, payload in (("in", '{"a":1}'), ("other", "1,2")):
+            publish(topic, payload, 1, False, None)
+            it.until(lambda: sent, topic)
+        it.until(lambda: len(sent) == 2)
+        assert sent[0] == f'["application/json",{{"a":1}},"{mosquitto.url}",{{}},"mqtt"]'
+        assert sent[1].startswith('["text/csv",')
