@@ -81,12 +81,12 @@ def _become(
         if new is not source:
             source.stop_receiving()
             processor.leaving.append(source)
-            _close_when_settled(processor, source, new)
+            _close_when_settled(processor, source)
             lines.append(f"source {name} {'closed' if new is None else 'opened again'}")
     for name in fresh:
         if name not in old_sources:
-            processor.sources[name].open()
             lines.append(f"source {name} opened")
+            _open_when_free(processor, name)
     return lines
 
 
@@ -128,14 +128,22 @@ def _let_go(processor: Processor, function: Function) -> None:
         processor.loop.call_later(LOOK_MS, lambda: _let_go(processor, function))
 
 
-def _close_when_settled(processor: Processor, source: Any, new: Any) -> None:
+def _close_when_settled(processor: Processor, source: Any) -> None:
     if source not in processor.leaving:
         return
     if any(t.pending for f in processor.all_functions() for t in f.triggers if t.source is source):
-        processor.loop.call_later(LOOK_MS, lambda: _close_when_settled(processor, source, new))
+        processor.loop.call_later(LOOK_MS, lambda: _close_when_settled(processor, source))
         return
     processor.leaving.remove(source)
     source.close()
     processor.gone.append(tally((source,), ()))
-    if new is not None and not processor.stopping:
+    _open_when_free(processor, source.name)
+
+
+def _open_when_free(processor: Processor, name: str) -> None:
+    """Open the source that has the name now, unless an earlier one still settles: the last of those calls again."""
+    new = processor.sources.get(name)
+    if new is None or processor.stopping or any(source.name == name for source in processor.leaving):
+        return
+    if new.state == "closed":
         new.open()

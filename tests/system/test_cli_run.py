@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.cli import PROGRAM, Running, call, environment, write
+from tests.mosquitto import program
 from tests.terminal import open_terminal
 from tests.waiting import wait_until
 
@@ -318,3 +319,41 @@ def handler(context, event):
     bare = subprocess.run([sys.executable, "-c", "import sys; print(*sys.modules)"], capture_output=True, check=True)
     own = loaded - set(bare.stdout.decode().split())
     assert own.isdisjoint(heavy.split()), sorted(own & set(heavy.split()))
+
+
+def test_a_second_reload_while_a_source_still_settles_opens_only_the_last_one(
+    tmp_path: Path, mosquitto: Mosquitto
+) -> None:
+    slow = """
+import os, time
+def handler(context, event):
+    context.logger.info("began")
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+    text = """
+[source.broker]
+kind = "mqtt"
+url = "{url}"
+client_id = "two-reloads"
+keepalive = "{seconds}s"
+[function.slow]
+handler = "slow.py"
+[[function.slow.trigger]]
+topic = "in"
+"""
+    path = write(tmp_path, text.format(url=mosquitto.url, seconds=60), slow=slow)
+    with Running(tmp_path) as run:
+        run.ready()
+        message = ("-p", str(mosquitto.port), "-t", "in", "-m", "1", "-q", "1")
+        subprocess.run([program("mosquitto_pub"), *message], check=True)
+        run.wait_for(message="began")
+        for count, seconds in enumerate((50, 40), 1):
+            path.write_text(text.format(url=mosquitto.url, seconds=seconds))
+            run.send(signal.SIGHUP)
+            run.wait_for(count, event="reloaded")
+        (tmp_path / "go").touch()
+        mosquitto.wait_for_log("as two-reloads (p5, c0, k40")
+        assert run.stop() == 0
+        assert "as two-reloads (p5, c0, k50" not in mosquitto.log
+        assert "already connected" not in mosquitto.log
