@@ -174,6 +174,12 @@ class Pool:
             self.idle.pop(carrier, None)
             self._end(carrier)
 
+    def forget(self, worker: Worker) -> None:
+        """An abandoned worker's thread has ended: its row is free again."""
+        carrier, worker.carrier = worker.carrier, None
+        if carrier is not None and carrier.row is not None and self.watchdog is not None:
+            self.watchdog.slots.give_back(carrier.row)
+
     def lose(self) -> None:
         """A carrier is no longer ours: its thread is stuck in a handler."""
         self.carriers -= 1

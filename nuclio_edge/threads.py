@@ -198,7 +198,10 @@ class ThreadRunner:
         self.queue.again(event)
 
     def start(self) -> None:
-        """Start the workers that init_context needs before the first event."""
+        """Start the workers that init_context needs before the first event, those that could not start among them."""
+        for worker in self.workers:
+            if not worker.ready and not worker.busy:
+                self.pool.start(worker)
         while len(self.workers) < self.low:
             self.pool.start(self._new_worker())
         self._watch()
@@ -214,6 +217,7 @@ class ThreadRunner:
             self.pool.busy += 1  # `lose` took it out already
         self.pool.busy -= 1
         if worker.abandoned:
+            self.pool.forget(worker)
             if worker in self.workers:  # ended by itself in the moment in which it was to be abandoned
                 self.workers.remove(worker)
                 self.pool.carriers -= 1

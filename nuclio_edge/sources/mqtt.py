@@ -275,8 +275,7 @@ class MqttSource:
     def _make_plan(self, v5: bool, numbered: bool) -> None:
         assert self._grants is not None  # noqa: S101 - it is open
         plan = Subscriptions(self._triggers, v5=v5, numbered=numbered, identifiers=self._grants.identifiers)
-        self.intake.plan = plan
-        self.intake.known = plan.known
+        self.intake.follow(plan)
 
     def _subscribe(self, *, session_present: bool) -> None:
         assert self._grants is not None and self.intake.plan is not None  # noqa: PT018, S101 - there is a connection

@@ -36,7 +36,7 @@ class Intake:
         self.loop = loop
         self.session = Session(write, loop.at_turn_end)
         self.plan: Subscriptions | None = None
-        self.known: dict[bytes, Any] = {}
+        self._known: Any = {}.get  # the plan's answers for topics seen already
         self.link: Any = None
         self.receiving = True
         self.routed = 0
@@ -63,6 +63,11 @@ class Intake:
             self.told += self._reader.told
         self._reader = link.reader
 
+    def follow(self, plan: Subscriptions) -> None:
+        """Send what comes from now on where this plan says."""
+        self.plan = plan
+        self._known = plan.known.get
+
     def reject(self, reason: str) -> None:
         """Count a PUBLISH that becomes no event."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
@@ -71,7 +76,7 @@ class Intake:
 
     def on_publish(self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes) -> Any:
         """One PUBLISH; true when the link shall tell no more for now. The inner loop: QoS 0 for one function."""
-        targets = self.known.get(topic)
+        targets = self._known(topic)
         if targets is None:
             targets = self._resolve(first, topic, packet_id)
             if targets is None:
