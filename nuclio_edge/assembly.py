@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from _thread import allocate_lock, start_new_thread
+from collections import deque
+
 from . import capture, environment, running
 from .bindings.named import Bindings
+from .core import port
 from .core.context import Context
 from .core.inbox import Trigger
 from .core.log import Logger
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     from .loader import Loaded
     from .manifest.model import FunctionSpec, OutputSpec, TriggerSpec
     from .processor import Processor
+
+
+# An import that takes longer at the start holds the other functions and the sources back no more.
+IMPORT_PATIENCE_MS = 30_000
 
 
 class Assembly:
@@ -56,8 +64,37 @@ class Assembly:
                 capture.install_logging()  # the import may have been the first of Python's logging
             except LoadError as error:
                 function.load_error = error
+            except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt that the module raises
+                function.load_error = LoadError(f"{type(error).__name__} while it is imported")
             finally:
                 running.bind(None)
+
+    def load_all(self, functions: list[Function]) -> None:
+        """Import what is to be there at the start, one after the other, on a thread: a module may wait for ever.
+
+        One that takes longer than `IMPORT_PATIENCE_MS` goes on by itself, the rest beside it; its function then waits
+        for it as it would for an init_context, within its timeout.
+        """
+        todo = deque(f for f in functions if f.spec.load == "start" and f.spec.isolation != "process")
+        while todo:
+            done = allocate_lock()
+            done.acquire()
+            begun = [port.ticks_ms()]  # when the present import began; empty: nobody waits for that thread any more
+            start_new_thread(self._import, (todo, begun, done))
+            while not done.acquire(timeout=1):
+                if port.ticks_ms() - begun[0] > IMPORT_PATIENCE_MS:
+                    begun.clear()
+                    break
+
+    def _import(self, todo: deque[Function], begun: list[int], done: Any) -> None:
+        try:
+            while todo and begun:
+                begun[0] = port.ticks_ms()
+                self.load(todo.popleft())
+        except IndexError:
+            pass  # the last one was taken by the thread that came after this one
+        finally:
+            done.release()
 
     def equip(self, function: Function) -> None:
         """Give a function its runner, outputs and triggers."""

@@ -7,6 +7,7 @@ from _thread import allocate_lock
 from . import capture
 from .core import port
 from .core.failure import HandlerTimeout
+from .errors import LoadError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .core.log import Logger
     from .core.loop import Loop
     from .core.response import Response
-    from .errors import LoadError
     from .manifest.model import FunctionSpec
 
 FIRST_PAUSE_MS = 1_000
@@ -102,7 +102,10 @@ class Function:
         """Import the code; raises LoadError. On whichever thread needs it, one at a time."""
         with _LOADING:
             lock = self._loading = self._loading or allocate_lock()
-        with lock:  # one for each function: an import that hangs holds up no other
+        # One for each function: an import that hangs holds up no other. The loop cannot wait for it.
+        if not lock.acquire(self.spec.isolation != "inline"):
+            raise LoadError("its import has not ended yet")
+        try:
             if self.handler is None:
                 loaded = self._assembly.import_code(self)
                 self.init_context = loaded.init_context
@@ -110,6 +113,8 @@ class Function:
                 self.package = loaded.package
                 self.unload = loaded.unload
                 self.handler = loaded.handler
+        finally:
+            lock.release()
         self._loading = None
 
     def forget(self) -> None:

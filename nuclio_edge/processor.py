@@ -94,12 +94,10 @@ class Processor:
         suspects = self._guard() if self._guarded else []
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])
-        for spec in manifest.functions.values():
-            if not spec.disabled:
-                function = self.assembly.make(spec)
-                self.assembly.load(function)
-                self.assembly.equip(function)
-                self.functions[spec.name] = function
+        self.functions = {s.name: self.assembly.make(s) for s in manifest.functions.values() if not s.disabled}
+        self.assembly.load_all([*self.functions.values()])
+        for function in self.functions.values():
+            self.assembly.equip(function)
         self.share_budget()
         self.route()
         for function in self.functions.values():

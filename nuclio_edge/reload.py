@@ -100,12 +100,26 @@ def _install(processor: Processor, function: Function) -> None:
 
 
 def _import_beside(processor: Processor, functions: list[Function], then: Callable[[], Any]) -> None:
-    """Import on a thread, so that the loop goes on, then call `then` on the loop."""
+    """Import on a thread, so that the loop goes on, then call `then` on the loop, once.
+
+    What takes longer than its function's timeout is waited for by that function alone, as at the start.
+    """
+    waiting = [then]
+
+    def finish() -> None:
+        late.cancel()
+        if waiting:
+            waiting.pop()()
+
+    patience = max((function.timeout_ms for function in functions), default=LOOK_MS)
+    late = processor.loop.call_later(patience, finish)
 
     def work() -> None:
-        for function in functions:
-            processor.assembly.load(function)
-        processor.loop.post(then)
+        try:
+            for function in functions:
+                processor.assembly.load(function)
+        finally:
+            processor.loop.post(finish)
 
     import threading
 

@@ -357,3 +357,22 @@ topic = "in"
         assert run.stop() == 0
         assert "as two-reloads (p5, c0, k50" not in mosquitto.log
         assert "already connected" not in mosquitto.log
+
+
+def test_no_import_makes_a_reload_the_last_one(tmp_path: Path) -> None:
+    text = TICK.replace("[[", 'timeout = "500ms"\n[[', 1)
+    path = write(tmp_path, text, tick=COUNT)
+    with Running(tmp_path) as run:
+        run.ready()
+        imports = (
+            "raise KeyboardInterrupt",
+            "class Odd(BaseException): pass\nraise Odd",
+            "import time\ntime.sleep(600)",
+        )
+        for count, code in enumerate((*imports, "WORD = 'again'"), 1):
+            path.write_text(f'{text}[function.tick.env]\nA = "{count}"\n'.replace("\n\n[", "\n["))
+            (tmp_path / "tick.py").write_text(f"{code}\ndef handler(context, event):\n    context.logger.info(WORD)\n")
+            run.send(signal.SIGHUP)
+            assert run.wait_for(count, event="reloaded")["with"]["changes"] == "function tick replaced"
+        run.wait_for(message="again")
+        run.stop()

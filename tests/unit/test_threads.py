@@ -410,3 +410,29 @@ def handler(context, event):
 """
     with Rig(tmp_path, MEMORY + manifest(f'isolation = "{isolation}"'), f=code) as rig:
         assert [rig.ask("/f", kind)[1] for kind in (b"return", b"raise", b"exit")] == [b"0", b"1", b"3"]
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline"])
+def test_an_import_that_hangs_at_the_start_holds_up_its_own_function_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    monkeypatch.setattr("nuclio_edge.assembly.IMPORT_PATIENCE_MS", 50)
+    go = tmp_path / "go"
+    slow = f"""
+import os, time
+while not os.path.exists({str(go)!r}):
+    time.sleep(0.01)
+def handler(context, event):
+    return "slow"
+"""
+    fast = "def handler(context, event):\n    return 'fast'\n"
+    keys = f'isolation = "{isolation}"\ntimeout = "100ms"'
+    text = MEMORY + manifest(keys, name="slow") + manifest(name="fast")
+    with Rig(tmp_path, text, slow=slow, fast=fast) as rig:
+        assert rig.ask("/fast") == (200, b"fast")
+        rig.until(lambda: rig.processor.functions["slow"].suspended)
+        assert rig.ask("/slow")[0] == 503
+        go.touch()
+        rig.until(lambda: not rig.processor.functions["slow"].suspended)
+        rig.until(lambda: rig.ask("/slow") == (200, b"slow"))
+        assert rig.balanced()
