@@ -165,7 +165,7 @@ class Function:
     def on_start_failed(self, error: BaseException) -> None:
         """Import or init_context raised: suspend, with back-off; the rest of the processor goes on."""
         pause = self._pause_ms
-        self.logger.error_with("function could not start", "error", self._explain(error), "again_in_ms", pause)
+        self.logger.error_with("function could not start", "error", self.explain(error), "again_in_ms", pause)
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
 
@@ -242,10 +242,10 @@ class Function:
         self._said += 1
         pairs: list[Any] = ["event_id", event.id, "trigger", event.trigger.name, "path", event.path, key, value]
         if error is not None:
-            pairs += ["error", self._explain(error)]
+            pairs += ["error", self.explain(error)]
         self.logger.error_with(what, *pairs)
 
-    def _explain(self, error: BaseException) -> str:
+    def explain(self, error: BaseException) -> str:
         """What went wrong in the words of the function's author: only their frames, none for a timeout."""
         if isinstance(error, HandlerTimeout):
             return str(error)

@@ -1,8 +1,9 @@
 """Becoming another manifest, or taking a function's new version, while events go on.
 
 Laws: unchanged tables keep running untouched; new code is imported on a thread of its own before anything is switched;
-the old version of a function drains beside the new one; a source that changed is opened again when the old one, which
-may hold the same client id or descriptor, has settled what it brought in and is closed.
+the old version of a function drains beside the new one, and stays where the new one cannot be imported; a source that
+changed is opened again when the old one, which may hold the same client id or descriptor, has settled what it brought
+in and is closed.
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ def _become(
         name: processor.make_source(manifest.sources[name]) if name in fresh else old_sources[name] for name in wanted
     }
     for function in changed:
+        if function.load_error is not None and _may_stay(processor, function.name, set(wanted) - fresh):
+            function.logger.error_with(
+                "the new version could not be loaded; the old one stays", "error", function.explain(function.load_error)
+            )
+            lines.append(f"function {function.name} keeps its old version")
+            continue
         lines.append(f"function {function.name} {'replaced' if function.name in processor.functions else 'added'}")
         _install(processor, function)
     for name in list(processor.functions):
@@ -88,6 +95,15 @@ def _become(
             lines.append(f"source {name} opened")
             _open_when_free(processor, name)
     return lines
+
+
+def _may_stay(processor: Processor, name: str, untouched: set[str]) -> bool:
+    """Whether a function's running version works on beside the sources that stay as they are."""
+    old = processor.functions.get(name)
+    if old is None or old.suspended is not None:
+        return False
+    used = {trigger.source for trigger in old.spec.triggers} | {output.to for output in old.spec.outputs}
+    return used <= untouched
 
 
 def _install(processor: Processor, function: Function) -> None:
@@ -136,7 +152,7 @@ def _let_go(processor: Processor, function: Function) -> None:
         return
     if function.runner.drain() and not any(trigger.pending for trigger in function.triggers):
         processor.retired.remove(function)
-        processor.gone.append(tally((), function.triggers))
+        processor.gone = [tally((), function.triggers, processor.gone)]
         function.close()
     else:
         processor.loop.call_later(LOOK_MS, lambda: _let_go(processor, function))
@@ -150,7 +166,7 @@ def _close_when_settled(processor: Processor, source: Any) -> None:
         return
     processor.leaving.remove(source)
     source.close()
-    processor.gone.append(tally((source,), ()))
+    processor.gone = [tally((source,), (), processor.gone)]
     _open_when_free(processor, source.name)
 
 
