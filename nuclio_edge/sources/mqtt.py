@@ -146,6 +146,7 @@ class MqttSource:
             if self._link is not None:
                 self._link.say_goodbye()
         self._drop_link()
+        self.publisher.tell(self.log)
         self._set_state("closed")
 
     def binding(self, context: Context) -> MqttBinding:

@@ -306,6 +306,14 @@ class Publisher:
         else:
             self.sent += 1
 
+    def tell(self, log: Any) -> None:
+        """Say what was never sent, by reason: nothing is lost silently; at the end."""
+        lost = dict(self.shed)
+        if self.waiting:
+            lost["unacknowledged"] = self.waiting
+        if lost:
+            log.warn_with("messages were not sent", *(part for pair in sorted(lost.items()) for part in pair))
+
     @property
     def waiting(self) -> int:
         """How many messages are not yet with the broker."""

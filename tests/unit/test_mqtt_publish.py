@@ -278,3 +278,12 @@ def test_an_answer_with_what_mqtt_cannot_say_comes_without_it(rig: Rig, broker: 
         found = peer.expect("PUBLISH", topic="back")
         assert found.payload == said
         assert found.properties["user_property"] == [("status", "500" if b"broke" in said else "200")]
+
+
+def test_what_was_never_sent_is_told_at_the_end(rig: Rig, broker: FakeBroker) -> None:
+    opened(rig, broker)
+    rig.source.publisher.drop("offline")
+    rig.source.publisher.publish("a", b"1", 1, False, None)
+    wait_until(lambda: rig.source.publisher.waiting == 1, "the message")
+    rig.close()
+    assert "warn: messages were not sent offline 1 unacknowledged 1" in rig.log
