@@ -196,7 +196,7 @@ class Assembly:
         from .threads import ThreadRunner
 
         if self.threads is None:
-            self.threads = Pool(self.loop, self.processor.watchdog)
+            self.threads = Pool(self.loop, self.processor.watchdog, self.processor.seat)
         return ThreadRunner(function, self.threads, spec.workers_min, spec.workers_max, context)
 
     def busy(self) -> bool:

@@ -12,10 +12,12 @@ import threading
 from collections import deque
 
 from .core.worker import conclude
+from .seat import Seat
 from .watchdog import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .core.event import Event
@@ -30,12 +32,16 @@ SWITCH_S = 0.0001
 # functions with short handlers is served by these, a thousand handlers that wait get a thread each within 25 ms.
 AT_ONCE = 8
 PATIENCE_MS = 2
+# A handler whose calls took longer on the average, in ns, is not called on the loop's own thread. Not by one call:
+# that may take a millisecond more for no fault of its own, as it waited for the interpreter's lock.
+SHORT_NS = 200_000
+SLOW = 32  # hand-overs of a short handler after a slow one, before it is led (again)
 
 
 class Carrier:
-    """A thread that carries one worker after another; `current` and `worker` belong to the loop between two jobs."""
+    """A thread that carries one worker after another; `duty` and `worker` belong to the loop between two jobs."""
 
-    __slots__ = ("go", "idle_since", "row", "started", "thread", "worker")
+    __slots__ = ("duty", "go", "idle_since", "row", "started", "thread", "worker")
 
     def __init__(self, number: int, row: Any) -> None:
         self.row = row  # where the watchdog reads whose handler runs here since when
@@ -43,6 +49,7 @@ class Carrier:
         self.go = threading.Lock()
         self.go.acquire()
         self.worker: Worker | None = None
+        self.duty: Callable[[Carrier], bool] | None = None  # of the loop's seat; true when the thread's time is over
         self.idle_since = 0
         self.thread = threading.Thread(target=self._carry, name=f"worker-{number}", daemon=True)
         self.thread.start()
@@ -54,9 +61,19 @@ class Carrier:
         if self.row is not None:
             set_name(self.row, worker.runner.function.name)
 
+    def bound(self) -> bool:
+        """Whether it belongs to a worker that holds state."""
+        return self.worker is not None and self.worker.holds_state()
+
     def _carry(self) -> None:
         self.go.acquire()
         while True:
+            duty, self.duty = self.duty, None
+            if duty is not None:
+                if duty(self):
+                    return
+                self.go.acquire()
+                continue
             worker = self.worker
             if worker is None:
                 return
@@ -92,9 +109,11 @@ class Carrier:
 class Pool:
     """The carriers of a processor and the deque by which their outcomes reach the loop."""
 
-    def __init__(self, loop: Loop, watchdog: Watchdog | None = None) -> None:
+    def __init__(self, loop: Loop, watchdog: Watchdog | None = None, seat: Seat | None = None) -> None:
         self.loop = loop
         self.watchdog = watchdog
+        self.seat = seat if seat is not None else Seat(loop)
+        self.seat.attach(self)
         self.busy = 0  # workers between their start and their hand-back
         # What comes back: (worker, event, result, error, ticks) of a call; with the event None it is a worker's batch
         # of quiet successes as `result`, and with ticks -1 the worker's end, `error` being why it could not start.
@@ -109,15 +128,26 @@ class Pool:
         self._growing = False
         self._number = 0
         self._reaper: Any = None
-        loop.add_inlet(self.done, self._collect)
+        loop.add_inlet(self.done, self.collect)
 
     def start(self, worker: Worker) -> None:
-        """Let a worker serve its queue: on its own carrier, an idle one, a new one, or the first that is free."""
+        """Let a worker serve its queue: on the loop's own thread if its handler is short, else on a carrier."""
         worker.busy = True
         self.busy += 1
         if self.watchdog is not None:
             self.watchdog.touch()
+        if not self.seat.leads(worker):
+            self.dispatch(worker)
+
+    def dispatch(self, worker: Worker) -> None:
+        """Hand a worker over: to its own carrier, an idle one, a new one, or the first that is free."""
         carrier = worker.carrier
+        if carrier is not None and carrier is self.seat.carrier:
+            if worker.holds_state():
+                self.seat.leave()
+            else:
+                carrier.worker = worker.carrier = None
+                carrier = None
         if carrier is None:
             if self.idle:
                 carrier = next(iter(self.idle))
@@ -137,12 +167,48 @@ class Pool:
         self.idle.pop(carrier, None)
         carrier.go.release()
 
-    def withdraw(self, worker: Worker) -> bool:
-        """Take a worker that waits for a carrier back; whether it was still waiting."""
-        try:
-            self.ready.remove(worker)
-        except ValueError:
+    def seize(self, carrier: Carrier, worker: Worker) -> bool:
+        """Give an idle worker to this carrier, the calling thread's; false when one of the two is bound elsewhere."""
+        theirs = worker.carrier
+        if carrier.bound() or (theirs is not None and worker.holds_state()):
             return False
+        if theirs is not None:
+            theirs.worker = None
+        if carrier.worker is not None:
+            carrier.worker.carrier = None
+        carrier.take(worker)
+        return True
+
+    def spare(self) -> Carrier:
+        """A carrier for another duty: an idle one, else a new one."""
+        if not self.idle:
+            return self._new()
+        carrier = next(iter(self.idle))
+        del self.idle[carrier]
+        if carrier.worker is not None:
+            carrier.worker.carrier = None
+            carrier.worker = None
+        return carrier
+
+    def dismiss(self, carrier: Carrier) -> None:
+        """End a carrier that had another duty."""
+        self._end(carrier)
+
+    def rest(self, carrier: Carrier) -> None:
+        """Count a carrier as free to serve any worker, unless it is bound to one."""
+        if not carrier.bound():
+            carrier.idle_since = self.loop.now
+            self.idle[carrier] = None
+            if self._reaper is None:
+                self._reaper = self.loop.call_later(IDLE_MS, self._reap)
+
+    def withdraw(self, worker: Worker) -> bool:
+        """Take a worker that waits for its turn or a carrier back; whether it was still waiting."""
+        if not self.seat.withdraw(worker):
+            try:
+                self.ready.remove(worker)
+            except ValueError:
+                return False
         worker.busy = False
         self.busy -= 1
         return True
@@ -151,7 +217,7 @@ class Pool:
         """Count a worker's carrier as free to serve others, unless the worker holds state."""
         self._ended += 1
         carrier = worker.carrier
-        if carrier is None or worker.holds_state():
+        if carrier is None or carrier is self.seat.carrier or worker.holds_state():
             return
         try:
             follower = self.ready.popleft()
@@ -162,15 +228,16 @@ class Pool:
             carrier.take(follower)
             carrier.go.release()
             return
-        carrier.idle_since = self.loop.now
-        self.idle[carrier] = None
-        if self._reaper is None:
-            self._reaper = self.loop.call_later(IDLE_MS, self._reap)
+        self.rest(carrier)
 
     def end(self, worker: Worker) -> None:
         """Give up an idle worker's carrier for good."""
         carrier, worker.carrier = worker.carrier, None
-        if carrier is not None:
+        if carrier is None:
+            return
+        if self.seat.holds(carrier):
+            carrier.worker = None  # its thread turns the loop: it goes on with that
+        else:
             self.idle.pop(carrier, None)
             self._end(carrier)
 
@@ -187,7 +254,8 @@ class Pool:
         self.abandoned += 1
 
     def close(self) -> None:
-        """End the idle carriers; the others were ended by their runners."""
+        """End the idle carriers; the others were ended by their runners, the loop's own ends with the loop."""
+        self.seat.close()
         for carrier in list(self.idle):
             self.idle.pop(carrier)
             if carrier.worker is not None:
@@ -241,15 +309,31 @@ class Pool:
                 worker.carrier = None
             self._end(carrier)
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Conclude what workers have done since the last time."""
         done = self.done
         for _ in range(len(done)):
             worker, event, result, error, ticks = done.popleft()
             if event is not None:
                 if worker.expired is not event:
-                    conclude(event._trigger, event, result, error, ticks)  # type: ignore[arg-type]  # a source set it
+                    trigger: Any = event._trigger
+                    buckets = trigger.buckets
+                    if result is None and error is None and buckets and trigger.kind != "batch":
+                        trigger.handled += 1  # `conclude` spelled out for the commonest of outcomes
+                        trigger.busy += ticks
+                        buckets[ticks.bit_length()] += 1
+                        trigger.leave(1, len(event.raw_body))
+                        if event._token is not None:
+                            trigger.source.settle(event, None, None)
+                    else:
+                        conclude(trigger, event, result, error, ticks)
             else:
                 if result is not None:
                     result.book()
                 if ticks < 0:
-                    worker.runner.handed_back(worker, error)
+                    runner = worker.runner
+                    if worker.pace > SHORT_NS:
+                        runner.slow = SLOW
+                    elif runner.slow:
+                        runner.slow -= 1
+                    runner.handed_back(worker, error)

@@ -45,7 +45,6 @@ class Log:
         self.emit = self  # a Logger finds `flush` beside it
         self._secrets: list[tuple[str, str]] = []
         self.loop: Loop | None = None
-        self._thread = 0
         self._asked = False
 
     def add(self, sink: Any) -> None:
@@ -63,7 +62,7 @@ class Log:
     def open(self, loop: Loop) -> None:
         """Write on this loop's thread, which is the calling one, from now on."""
         self.loop = loop
-        self._thread = get_ident()
+        loop.thread = get_ident()
 
     def close(self, limit_ms: int = 1000) -> None:
         """Write what is queued, for at most `limit_ms`, and let go of the loop; idempotent."""
@@ -73,7 +72,7 @@ class Log:
 
     def flush(self) -> None:
         """Have what is queued written soon (on the loop's thread: now, as far as nobody has to wait)."""
-        if self.loop is None or get_ident() == self._thread:
+        if self.loop is None or get_ident() == self.loop.thread:
             self._write()
         else:
             self._ask()
@@ -108,7 +107,7 @@ class Log:
         loop = self.loop
         if loop is not None:
             self._asked = True
-            if get_ident() == self._thread:
+            if get_ident() == loop.thread:
                 loop.at_turn_end(self._write)
             else:
                 loop.post(self._write)

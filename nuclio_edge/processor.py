@@ -6,6 +6,7 @@ Only this file knows which concrete classes make up a processor; everything it b
 from __future__ import annotations
 
 import os
+from _thread import get_ident
 
 from . import capture, environment, forks
 from .assembly import Assembly
@@ -14,6 +15,7 @@ from .core.log import Logger
 from .core.loop import Loop
 from .ledger import differences, tally
 from .registry import source_class
+from .seat import Seat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Processor:
     def __init__(self, manifest: Manifest, log: Log, *, offline: bool = False, guarded: bool = False) -> None:
         self.manifest = manifest
         self.loop = Loop()
+        self.loop.thread = get_ident()
+        self.seat = Seat(self.loop)
         self.watchdog: Watchdog | None = None
         # A watchdog ends the process when a handler freezes it: `run` wants that, a test does not.
         self._guarded = guarded
@@ -87,6 +91,7 @@ class Processor:
     def open(self) -> None:
         """Build sources and functions, load what is to be loaded at start, and open the sources."""
         manifest = self.manifest
+        self.loop.thread = get_ident()
         self.log.open(self.loop)
         environment.install()
         capture.install(self.log)
@@ -118,7 +123,7 @@ class Processor:
 
     def run(self) -> int:
         """Turn the loop until `stop` is done with its work; returns the exit code."""
-        self.loop.run()
+        self.seat.run()
         return self.exit_code
 
     def source_changed(self, _source: Any) -> None:

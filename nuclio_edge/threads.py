@@ -2,6 +2,7 @@
 
 Laws:
 - The loop alone starts workers, gives them a carrier (the thread) and concludes events; a worker claims and calls.
+- While events stream, the carrier of a short handler turns the loop and serves its worker itself; see seat.py.
 - Work is handed over once a turn, outcomes once a millisecond or when the queue is empty, so that a flood costs about
   what it costs inline and a single event two wake-ups.
 - Past its function's timeout an event fails; its worker is abandoned (context revoked, HandlerTimeout raised into the
@@ -10,7 +11,7 @@ Laws:
 
 from __future__ import annotations
 
-from .carriers import IDLE_MS
+from .carriers import IDLE_MS, SLOW
 from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
@@ -29,15 +30,17 @@ if TYPE_CHECKING:
     from .function import Function
 
 _HAND_BACK = port.TICKS_PER_MS
+_STARTING: Any = object()  # what a worker is at while it imports and runs init_context
 
 
 class Batch:
-    """Calls that returned None, with nobody to be told: counted where they ran, booked on the loop in one go.
+    """Calls of one trigger that returned None: counted where they ran, booked on the loop in one go.
 
-    One event at a time would cost 0.4 us more, a third of what an event costs in a flood.
+    One event at a time would cost 0.4 us more, a third of what an event costs in a flood. `events` are those whose
+    source waits to be told.
     """
 
-    __slots__ = ("buckets", "busy", "bytes", "count", "trigger")
+    __slots__ = ("buckets", "busy", "bytes", "count", "events", "trigger")
 
     def __init__(self, trigger: Trigger) -> None:
         self.trigger = trigger
@@ -45,9 +48,10 @@ class Batch:
         self.bytes = 0
         self.busy = 0
         self.buckets = [0] * 65
+        self.events: list[Event] = []
 
     def book(self) -> None:
-        """Add to the trigger's counters; on the loop."""
+        """Add to the trigger's counters, then settle; on the loop."""
         trigger = self.trigger
         trigger.handled += self.count
         trigger.busy += self.busy
@@ -56,12 +60,28 @@ class Batch:
         else:
             trigger.buckets = self.buckets
         trigger.leave(self.count, self.bytes)
+        if self.events:
+            settle = trigger.source.settle
+            for event in self.events:
+                settle(event, None, None)
 
 
 class Worker:
     """One of a function's workers: a context, and the thread that carries it while there is something to do."""
 
-    __slots__ = ("abandoned", "batch", "busy", "carrier", "context", "current", "expired", "ready", "runner")
+    __slots__ = (
+        "abandoned",
+        "batch",
+        "busy",
+        "carrier",
+        "context",
+        "current",
+        "expired",
+        "pace",
+        "ready",
+        "runner",
+        "since",
+    )
 
     def __init__(self, runner: ThreadRunner, context: Context) -> None:
         self.runner = runner
@@ -71,11 +91,14 @@ class Worker:
         self.ready = False
         self.abandoned = False
         self.expired: Event | None = None
-        self.current: tuple[Event | None, int] | None = None  # replaced as a whole: the loop reads it at any moment
+        # The loop reads both at any moment, `current` first: `since` is then the start of that call or of a later one.
+        self.current: Any = None  # the event in the handler, or _STARTING
+        self.since = 0
+        self.pace = 0  # ns a call took in the last hand-over
         self.batch: Batch | None = None  # the worker's, until it is handed over or the worker is abandoned
 
-    def serve(self) -> None:
-        """Handle what is queued; on the carrier's thread."""
+    def serve(self, limit_ns: int = 1 << 62) -> None:
+        """Handle what is queued, or as much of it as there is time for; on the carrier's thread."""
         runner = self.runner
         function = runner.function
         context = self.context
@@ -90,7 +113,8 @@ class Worker:
         if self.ready:
             function.bind(context)
         else:
-            self.current = (None, clock())
+            self.since = clock()
+            self.current = _STARTING
             function.prepare(context)
             self.ready = True
             loop.post(function.on_started)
@@ -98,14 +122,17 @@ class Worker:
         batch: Any = None
         mine: Any = None
         buckets: list[int] = []
-        start = handed = clock()
-        while True:
+        calls = 0
+        start = handed = begun = clock()
+        until = start + limit_ns
+        while start < until:
             try:
                 event = claim()
             except IndexError:
                 break
-            self.current = (event, start)
-            stamp[0] = start
+            calls += 1
+            self.since = start
+            self.current = event
             context._event = event
             error = result = None
             try:
@@ -119,28 +146,38 @@ class Worker:
             if self.abandoned:
                 done.append((self, event, result, error, end - start))
                 break
-            if result is None and error is None and event._token is None:
-                trigger = event._trigger
-                if trigger is not mine:
-                    if batch is not None:
-                        done.append((self, None, batch, None, 0))
-                    mine = trigger
-                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
+            trigger = event._trigger
+            if trigger is not mine:
+                if batch is not None:
+                    done.append((self, None, batch, None, 0))
+                mine = trigger
+                # A batch of events is concluded one by one.
+                self.batch = batch = None if trigger.kind == "batch" else Batch(trigger)  # type: ignore[arg-type, union-attr]  # an event of a source has a trigger
+                if batch is not None:
                     buckets = batch.buckets
+                    told = batch.events.append
+            if result is None and error is None and batch is not None:
                 ticks = end - start
                 batch.count += 1
                 batch.bytes += len(event.raw_body)
                 batch.busy += ticks
                 buckets[ticks.bit_length()] += 1
+                if event._token is not None:
+                    told(event)
             else:
+                if batch is not None:  # those before it first
+                    done.append((self, None, batch, None, 0))
+                    self.batch = batch = mine = None
                 done.append((self, event, result, error, end - start))
             if end - handed > _HAND_BACK:
-                handed = end
+                stamp[0] = handed = end
                 if batch is not None:
                     done.append((self, None, batch, None, 0))
                     self.batch = batch = mine = None
                 loop.wake()
             start = end
+        if calls:
+            self.pace = (start - begun) // calls
         stamp[0] = 0
 
     def hand_back(self, error: BaseException | None) -> None:
@@ -172,6 +209,7 @@ class ThreadRunner:
         "low",
         "pool",
         "queue",
+        "slow",
         "workers",
     )
 
@@ -182,6 +220,7 @@ class ThreadRunner:
         self.high = high
         self.workers: list[Worker] = []
         self.lost = 0  # abandoned workers whose thread has not ended yet
+        self.slow = SLOW  # so many hand-overs until its handler may be called on the loop's own thread; see seat.py
         self.queue = Queue(function, self._flush)
         self._context = context
         self._deadline: Any = None
@@ -260,7 +299,7 @@ class ThreadRunner:
             if worker.busy and not self.pool.withdraw(worker):
                 worker.abandoned = True
                 worker.context.revoke()
-                worker.expired = worker.current[0] if worker.current is not None else None
+                worker.expired = worker.current if worker.current is not _STARTING else None
                 self.lost += 1
                 self.pool.lose()
                 if worker.carrier is not None:
@@ -311,7 +350,7 @@ class ThreadRunner:
     def _check(self) -> None:
         """Fail what is past its deadline; one timer for all workers, gone when none is busy."""
         self._deadline = None
-        self.pool._collect()
+        self.pool.collect()
         now = port.clock()
         limit = self.function.timeout_ms * port.TICKS_PER_MS
         next_ms = 0
@@ -319,7 +358,7 @@ class ThreadRunner:
             current = worker.current
             if not worker.busy:
                 continue
-            ran = now - current[1] if current is not None else 0
+            ran = now - worker.since if current is not None else 0
             if current is not None and ran >= limit:
                 self._abandon(worker, current, ran)
             else:
@@ -328,9 +367,9 @@ class ThreadRunner:
         if next_ms:
             self._deadline = self.pool.loop.call_later(next_ms, self._check)
 
-    def _abandon(self, worker: Worker, current: tuple[Event | None, int], ran: int) -> None:
+    def _abandon(self, worker: Worker, current: Any, ran: int) -> None:
         worker.abandoned = True  # from here on it claims nothing more
-        event = current[0]
+        event: Event | None = None if current is _STARTING else current
         if worker.current is not current:
             return  # it was done in this very moment: its outcome counts, and the thread ends by itself
         worker.expired = event

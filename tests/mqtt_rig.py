@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from _thread import get_ident
 from typing import TYPE_CHECKING, Any
 
 from nuclio_edge.core.encode import to_response
@@ -99,6 +100,7 @@ class Rig:
 
     def __init__(self, url: str, state_dir: Path, *, fast: bool = True, **params: Any) -> None:
         self.loop = Loop()
+        self.loop.thread = get_ident()
         self.errors: list[BaseException] = []
         self.loop.on_error = lambda error, _call: self.errors.append(error)
         self.host = Host(self.loop, state_dir)

@@ -38,6 +38,9 @@ class Loop:
     `port.ticks_ms`; `now` and `wall` (Unix milliseconds) are read once a wake-up.
     """
 
+    if TYPE_CHECKING:
+        thread: int  # the identifier of the thread that turns it, set by whoever has threads
+
     def __init__(self) -> None:
         self._poller = port.Poller()
         self._calls: "dict[Any, Callable[[int], Any]]" = {}
@@ -49,7 +52,7 @@ class Loop:
         self._posted: "Any" = port.queue(16)
         self._inlets: "list[tuple[Any, Callable[[], Any]]]" = []
         self._sleeping = False
-        self._running = False
+        self.running = False
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
         self.wakeups = 0
@@ -107,13 +110,13 @@ class Loop:
 
     def run(self) -> None:
         """Turn until `stop`."""
-        self._running = True
-        while self._running:
+        self.running = True
+        while self.running:
             self.turn()
 
     def stop(self) -> None:
         """End `run` after this turn."""
-        self._running = False
+        self.running = False
 
     def turn(self, longest_ms: int = _LONGEST_MS) -> None:
         """One wake-up; returns after at most `longest_ms` with nothing to do."""

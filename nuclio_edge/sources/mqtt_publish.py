@@ -100,7 +100,6 @@ class Publisher:
         self._given: deque[tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]] = deque()
         self._given_bytes = 0
         self._posted = False
-        self._ident = 0  # the loop's thread
         self._heads: dict[tuple[str, Any], bytes] = {}
         self._unacknowledged: dict[int, int] = {}  # paho's message id -> bytes
         self._unacknowledged_bytes = 0
@@ -136,7 +135,7 @@ class Publisher:
         pairs: tuple[tuple[int, Any], ...] = _JSON_SAID if content_type == JSON else ()
         if properties or (content_type and not pairs):
             pairs = property_pairs(content_type, properties)
-        if get_ident() == self._ident and not self._given:  # an inline function, an output: no detour by the queue
+        if get_ident() == self.loop.thread and not self._given:  # an inline function, an output: no detour by the queue
             self.send(topic, payload, int(qos), bool(retain), pairs)
             return
         # A length is read without a lock: a few messages more than the limit do no harm.
@@ -284,7 +283,7 @@ class Publisher:
         self._unacknowledged.clear()
         self._unacknowledged_bytes = 0
         self._heads.clear()
-        self._ident = get_ident()
+        self.loop.thread = get_ident()
         self.v5 = v5
         self.client = client
         for message in left:

@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 import time
+from _thread import get_ident
 
 from nuclio_edge.core.inbox import Trigger
 from nuclio_edge.core.loop import Loop
@@ -208,6 +209,7 @@ class Bench:
     def __enter__(self) -> Bench:
         self.folder = tempfile.TemporaryDirectory(prefix="nuclio-edge-check-")
         self.loop = Loop()
+        self.loop.thread = get_ident()
         self.before = _held()
         self.rig.begin()
         world = _held()

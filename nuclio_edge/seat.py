@@ -1,0 +1,248 @@
+"""Whose turn it is to turn the loop: a seat that a thread lends while it runs a short handler itself.
+
+A hand-over to a worker's thread and back costs four switches of threads, 25 to 55 us of CPU, more than the whole event.
+So while events stream, the thread that turns the loop is a worker's carrier, and runs a handler that has shown itself
+short on the spot. A handler that waits must stall only itself all the same: before the call the seat is lent, and a
+deputy looks each millisecond. A lease that it sees twice it takes: the deputy turns the loop from then on, the other
+thread goes on as what it then is, the carrier of a slow worker. See docs/decisions/0008-the-loops-seat.md.
+
+Laws:
+- One thread has the seat, and only it touches what belongs to the loop. While the seat is lent nobody does.
+- A lease is one element of a deque: `pop` gives the seat back to the lender or to the deputy, never to both.
+- Nothing is led unless a deputy is awake; it sleeps, without any wake-up, when nothing was led for some milliseconds.
+"""
+
+from __future__ import annotations
+
+from _thread import allocate_lock, get_ident
+from collections import deque
+
+from . import running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .carriers import Carrier, Pool
+    from .core.loop import Loop
+    from .threads import Worker
+
+TICK_S = 0.001  # between two looks of the deputy: a handler that waits holds the loop up for one to two of them
+QUIET_TICKS = 16  # looks without a lease after which the deputy sleeps
+STREAM_GAP_MS = 5  # hand-overs that follow each other within this time, so many of them, are a stream
+STREAM_LENGTH = 16
+MOVE_MS = 50  # the seat goes to the carrier of another worker when it was of no use for so long
+SERVE_NS = 500_000  # a led worker leaves the rest of its queue for the next turn: the loop must not stand still
+
+
+class Seat:
+    """Who turns the loop; every method but `watch` and `sit` is called by the thread that does."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.carrier: Carrier | None = None  # who has the seat; None: the thread that called `run`
+        self.watching = False  # whether the deputy is awake
+        self.taken = 0  # how often the deputy took the seat from a handler that did not end
+        self.led = 0  # how many times a worker was led
+        self._pool: Pool | None = None
+        self._deputy: Carrier | None = None
+        self._heir: Carrier | None = None
+        self._errands: deque[Worker] = deque()
+        self._lent: deque[int] = deque()
+        self._lease = 0
+        self._turning = False
+        self._last_ms = self._used_ms = 0
+        self._streak = 0
+        self._over = allocate_lock()
+        self._error: BaseException | None = None
+
+    def attach(self, pool: Pool) -> None:
+        """Let the workers of this pool be led."""
+        self._pool = pool
+
+    def run(self) -> None:
+        """Turn the loop until it is stopped, here or on whichever carrier has the seat then; returns on this thread."""
+        self.loop.running = self._turning = True
+        self._over.acquire()
+        if self._turn(None):
+            self._over.acquire()
+        self._over.release()
+        if self.carrier is not None:
+            self.carrier.thread.join()
+            self.carrier = None
+        self.loop.thread = get_ident()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """End the deputy's thread."""
+        self._turning = self.watching = False
+        if self._deputy is not None and self._pool is not None:
+            deputy, self._deputy = self._deputy, None
+            self._pool.dismiss(deputy)
+
+    # -- asked by the pool, on the loop -------------------------------------------------------------------------------
+
+    def leads(self, worker: Worker) -> bool:
+        """Whether the worker will be served by the loop's own thread when this turn ends."""
+        runner = worker.runner
+        if not self._turning or runner.slow or not worker.ready:
+            return False
+        if not self.watching:
+            self._notice()
+            return False
+        mine, theirs = self.carrier, worker.carrier
+        if theirs is not mine and (mine is None or mine.bound() or (theirs is not None and theirs.bound())):
+            # Bound to their threads, one of the two: the seat goes to the other one, or the event does.
+            if theirs is None or self._heir is not None or self.loop.now - self._used_ms < MOVE_MS:
+                return False
+            self._used_ms = self.loop.now
+            self._heir = theirs
+            if self._pool is not None:
+                self._pool.idle.pop(theirs, None)
+        self._errands.append(worker)
+        return True
+
+    def leave(self) -> None:
+        """Give the seat to another carrier when this turn ends: the present one has a slow worker to serve."""
+        if self._heir is None and self._pool is not None:
+            self._heir = self._pool.spare()
+
+    def holds(self, carrier: Carrier) -> bool:
+        """Whether this carrier turns the loop, or will when this turn ends."""
+        return carrier is self.carrier or carrier is self._heir
+
+    def withdraw(self, worker: Worker) -> bool:
+        """Take back a worker that was to be led; whether it was."""
+        try:
+            self._errands.remove(worker)
+        except ValueError:
+            return False
+        return True
+
+    def _notice(self) -> None:
+        """Count hand-overs; a stream of them wakes the deputy."""
+        now = self.loop.now
+        self._streak = self._streak + 1 if now - self._last_ms <= STREAM_GAP_MS else 0
+        self._last_ms = now
+        if self._streak < STREAM_LENGTH or self._pool is None:
+            return
+        self._streak = 0
+        if self._deputy is None:
+            self._deputy = self._pool.spare()
+            self._deputy.duty = self.watch
+        self.watching = True
+        self._deputy.go.release()
+
+    # -- with the seat ------------------------------------------------------------------------------------------------
+
+    def sit(self, carrier: Carrier) -> bool:
+        """Take the seat that was given to this carrier; true when its thread's time is over."""
+        if not self._turn(carrier):
+            self._over.release()
+            return True
+        worker = carrier.worker
+        return worker is not None and worker.abandoned
+
+    def _turn(self, carrier: Carrier | None) -> bool:
+        """Turn the loop while the seat is here; true when it went to another thread, false when the loop has ended."""
+        loop = self.loop
+        errands = self._errands
+        self.carrier = carrier
+        loop.thread = get_ident()
+        try:
+            while loop.running:
+                if self._heir is not None:
+                    heir, self._heir = self._heir, None
+                    self._hand_on(heir)
+                    return True
+                for _ in range(len(errands)):
+                    if not self._serve(errands.popleft()):
+                        return True
+                loop.turn(0) if errands else loop.turn()
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, on the thread that called it
+            self._error = error
+        return False
+
+    def _hand_on(self, heir: Carrier) -> None:
+        pool = self._pool
+        if self.carrier is not None and pool is not None:
+            pool.rest(self.carrier)
+        heir.duty = self.sit
+        heir.go.release()
+
+    def _serve(self, worker: Worker) -> bool:
+        """Let a worker serve its queue on this thread; false when the deputy has taken the seat meanwhile."""
+        carrier = self.carrier
+        pool = self._pool
+        assert pool is not None  # noqa: S101 - workers come from it
+        if carrier is None or (worker.carrier is not carrier and not pool.seize(carrier, worker)):
+            pool.dispatch(worker)  # it, or the one served just before, is bound to its thread by now
+            return True
+        self._lease += 1
+        self.loop.thread = 0
+        self._lent.append(self._lease)
+        # In this order: the deputy says that it sleeps, then looks for a lease.
+        if not self.watching and self._regain():
+            pool.dispatch(worker)
+            return True
+        error = None
+        try:
+            worker.serve(SERVE_NS)
+        except BaseException as caught:  # noqa: BLE001 - as in Carrier
+            error = caught
+        running.bind(None)
+        if not self._regain():
+            worker.hand_back(error)
+            return False
+        self._used_ms = self.loop.now
+        self.led += 1
+        worker.hand_back(error)
+        pool.collect()
+        loop = self.loop
+        while loop._end:  # acknowledgements and what was published, without another wait
+            end, loop._end = loop._end, []
+            for one in end:
+                loop._guard(one)
+        return True
+
+    def _regain(self) -> bool:
+        """Take the seat back that was lent; false when it is the deputy's by now."""
+        try:
+            self._lent.pop()
+        except IndexError:
+            return False
+        self.loop.thread = get_ident()
+        return True
+
+    # -- the deputy's thread ------------------------------------------------------------------------------------------
+
+    def watch(self, carrier: Carrier) -> bool:
+        """Look each millisecond whether a handler keeps the seat too long, and take it then; true when it is over."""
+        lent = self._lent
+        seen = self._lease
+        quiet = 0
+        while True:
+            if carrier.go.acquire(timeout=TICK_S) and not self._turning:
+                return True
+            if self._lease != seen:
+                seen = self._lease
+                quiet = 0
+                continue
+            try:
+                lent.pop()
+            except IndexError:
+                quiet += 1
+                if quiet < QUIET_TICKS:
+                    continue
+                self.watching = False
+                if lent:
+                    self.watching = True
+                    continue
+                carrier.go.acquire()
+                if not self._turning:
+                    return True
+                quiet = 0
+                continue
+            self.watching = False
+            self._deputy = None
+            self.taken += 1
+            return self.sit(carrier)

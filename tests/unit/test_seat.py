@@ -1,0 +1,314 @@
+"""The loop's seat: short handlers of a stream run on the loop's own thread, and stall nobody when they do not end."""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.rig import MEMORY, Rig, Settled
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SHORT = "import threading\ndef handler(context, event):\n    return str(threading.get_ident())\n"
+# Short, unless it is told to wait.
+WAITS = (
+    "import threading\ngo = threading.Event()\nwaiting = threading.Event()\n"
+    "def handler(context, event):\n"
+    "    if event.raw_body == b'wait':\n        waiting.set()\n        go.wait(60)\n"
+    "    return str(threading.get_ident())\n"
+)
+BOUND = (
+    "import threading\n"
+    "def init_context(context):\n    context.user_data.mine = threading.get_ident()\n"
+    "def handler(context, event):\n    return str(context.user_data.mine == threading.get_ident())\n"
+)
+
+
+def function(name: str, more: str = "", trigger: str = "") -> str:
+    return f"""
+[function.{name}]
+handler = "{name}.py"
+{more}
+[[function.{name}.trigger]]
+source = "mem"
+path = "/{name}"
+{trigger}
+"""
+
+
+class Turning(Rig):
+    """A processor whose loop is turned by `run`, on a thread that stands for the main one."""
+
+    def __init__(self, folder: Path, manifest: str, **files: str) -> None:
+        super().__init__(folder, MEMORY + manifest, **files)
+        self.seat = self.processor.seat
+        self.code: list[int] = []
+        self.main = threading.Thread(target=lambda: self.code.append(self.processor.run()), name="main of the test")
+        self.main.start()
+
+    def until(self, condition: Any, what: str = "") -> None:
+        wait_until(condition, lambda: f"{what}\n{self.records.text()}")
+
+    def stream(self, name: str = "f") -> list[bytes]:
+        """Ask, again and again, until a handler was called on the loop's own thread; what it answered."""
+        before = self.seat.led
+        answers = []
+
+        def led() -> bool:
+            for _ in range(50):
+                status, body = self.ask(f"/{name}", b"")
+                assert status == 200
+                answers.append(body)
+            return self.seat.led > before + 20
+
+        wait_until(led, "a worker to be led")
+        return answers
+
+    def inside(self, name: str) -> dict[str, Any]:
+        """The globals of a function's module."""
+        found: dict[str, Any] = self.processor.functions[name].handler.__globals__
+        return found
+
+    def __enter__(self) -> Turning:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.processor.loop.post(self.processor.stop)
+        self.main.join(60)
+        assert not self.main.is_alive(), "run did not return"
+        self.processor.loop.close()
+
+
+@pytest.fixture
+def rigs(tmp_path: Path) -> Iterator[Any]:
+    made = []
+
+    def make(manifest: str, **files: str) -> Turning:
+        made.append(Turning(tmp_path, manifest, **files))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.__exit__()
+
+
+def test_a_stream_of_a_short_handler_is_called_on_the_loops_own_thread(rigs: Any) -> None:
+    rig = rigs(function("f"), f=SHORT)
+    threads: set[str] = set()
+
+    def here() -> bool:
+        threads.add(str(rig.processor.loop.thread))
+        return rig.stream()[-1].decode() in threads
+
+    rig.until(here)
+    assert rig.balanced()
+
+
+def test_a_led_handler_that_waits_stalls_nobody_else(rigs: Any) -> None:
+    rig = rigs(function("f") + function("g"), f=WAITS, g=SHORT)
+    rig.stream()
+    settled = Settled()
+
+    def taken() -> bool:
+        """The deputy had the seat to take: the stream may just have ended when the event that waits came."""
+        before = rig.seat.taken
+        for _ in range(20):
+            rig.ask("/f")
+        rig.inside("f")["go"].clear()
+        rig.inside("f")["waiting"].clear()
+        rig.deliver("/f", b"wait", settled)
+        rig.until(rig.inside("f")["waiting"].is_set)
+        assert rig.ask("/g")[0] == 200  # while f waits
+        assert len(settled.outcomes) == asked[0]
+        rig.inside("f")["go"].set()
+        asked[0] += 1
+        rig.until(lambda: len(settled.outcomes) == asked[0])
+        return bool(rig.seat.taken > before)
+
+    asked = [0]
+    rig.until(taken)
+    assert set(settled.statuses()) == {200}
+    assert rig.ask("/f")[0] == rig.ask("/g")[0] == 200
+    assert rig.balanced()
+
+
+def test_a_led_handler_past_its_timeout_fails_with_408_and_its_worker_is_replaced(rigs: Any) -> None:
+    rig = rigs(function("f", 'timeout = "200ms"'), f=WAITS)
+    rig.stream()
+    settled = Settled()
+    rig.deliver("/f", b"wait", settled)
+    rig.until(lambda: settled.outcomes)
+    assert settled.statuses() == [408]
+    rig.inside("f")["go"].set()
+    rig.until(lambda: rig.processor.functions["f"].runner.lost == 0, "the abandoned thread to end")
+    assert rig.ask("/f")[0] == 200
+    assert rig.balanced()
+
+
+def test_a_led_handler_that_computes_without_end_is_taken_from_the_loop_and_stopped_at_its_timeout(rigs: Any) -> None:
+    code = "def handler(context, event):\n    while event.raw_body == b'spin':\n        pass\n    return 'x'\n"
+    rig = rigs(function("f", 'timeout = "300ms"') + function("g"), f=code, g=SHORT)
+    rig.stream()
+    settled = Settled()
+    rig.deliver("/f", b"spin", settled)
+    assert rig.ask("/g")[0] == 200
+    rig.until(lambda: settled.outcomes)
+    assert settled.statuses() == [408]
+    rig.until(lambda: rig.processor.functions["f"].runner.lost == 0)
+    assert rig.balanced()
+
+
+def test_a_worker_that_holds_state_is_led_on_its_own_thread(rigs: Any) -> None:
+    rig = rigs(function("f"), f=BOUND)
+    assert set(rig.stream()) == {b"True"}
+
+
+def test_two_workers_that_hold_state_keep_their_threads_while_both_stream(rigs: Any) -> None:
+    rig = rigs(function("f") + function("g") + function("h"), f=BOUND, g=BOUND, h=SHORT)
+    assert set(rig.stream("f")) == {b"True"}
+    assert set(rig.stream("g")) == {b"True"}  # the seat moves to its thread
+    for name in ("f", "g", "f", "h", "g", "g", "f") * 40:
+        status, body = rig.ask(f"/{name}")
+        assert status == 200 and (name == "h" or body == b"True")
+    assert set(rig.stream("f")) == {b"True"}
+    assert rig.balanced()
+
+
+def test_a_slow_handler_is_not_called_on_the_loops_thread(rigs: Any) -> None:
+    slow = "import time\ndef handler(context, event):\n    time.sleep(0.001)\n    return 'x'\n"
+    rig = rigs(function("f") + function("slow"), f=SHORT, slow=slow)
+    rig.stream("f")
+    runner = rig.processor.functions["slow"].runner
+    for _ in range(60):
+        assert rig.ask("/slow")[0] == 200
+        assert rig.ask("/f")[0] == 200
+    assert runner.slow > 0
+    assert rig.seat.taken == 0
+
+
+def test_a_handler_that_became_slow_leaves_the_loops_thread_though_it_holds_state(rigs: Any) -> None:
+    code = BOUND.replace("    return", "    if event.raw_body:\n        time.sleep(0.002)\n    return").replace(
+        "import threading\n", "import threading, time\n"
+    )
+    rig = rigs(function("f"), f=code)
+    rig.stream()
+    runner = rig.processor.functions["f"].runner
+    for _ in range(5):
+        assert rig.ask("/f", b"slow") == (200, b"True")
+    assert runner.slow > 0
+    for _ in range(5):
+        assert rig.ask("/f") == (200, b"True")
+    assert set(rig.stream()) == {b"True"}  # and comes back to it
+
+
+def test_a_quiet_processor_is_woken_by_nobody(rigs: Any) -> None:
+    rig = rigs(function("f"), f=SHORT)
+    rig.stream()
+    rig.until(lambda: not rig.seat.watching, "the deputy to sleep")
+    turns = rig.processor.loop.wakeups
+    deputy = rig.seat._deputy
+    assert deputy is not None and deputy.go.locked()
+    assert rig.processor.loop.wakeups <= turns + 1
+    assert len(rig.stream()) > 0  # it wakes again
+
+
+def test_run_returns_where_it_was_called_and_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with Turning(tmp_path, function("f"), f=SHORT) as rig:
+        rig.stream()
+        assert rig.seat.carrier is not None
+    assert rig.code == [0]
+    assert set(threading.enumerate()) <= before
+
+
+def test_an_exit_in_a_call_of_the_loop_reaches_whoever_runs_it(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, MEMORY + function("f"), f=SHORT)
+    rig.processor.loop.call_soon(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        rig.processor.run()
+    rig.__exit__()
+
+
+def test_the_loops_thread_is_nobodys_again_after_a_led_handler(rigs: Any) -> None:
+    code = "import os\ndef handler(context, event):\n    return os.environ['NUCLIO_FUNCTION_NAME']\n"
+    rig = rigs(function("f"), f=code)
+    assert set(rig.stream()) == {b"f"}
+    from nuclio_edge import running
+
+    found: list[Any] = []
+    rig.processor.loop.post(lambda: found.append(running.current()))
+    rig.until(lambda: found)
+    assert found == [None]
+
+
+def test_a_function_without_a_least_number_of_workers_is_unloaded_after_it_was_led(
+    rigs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuclio_edge.threads.IDLE_MS", 50)
+    rig = rigs(function("f", "workers = { min = 0, max = 2 }") + function("g"), f=BOUND, g=SHORT)
+    assert set(rig.stream("f")) == {b"True"}
+    rig.until(lambda: rig.processor.functions["f"].handler is None, "the function to be unloaded")
+    assert rig.ask("/g")[0] == 200
+    assert rig.ask("/f") == (200, b"True")
+
+
+def test_a_led_queue_is_left_to_the_next_turn_so_that_the_loop_goes_on(rigs: Any) -> None:
+    code = (
+        "import time\n"
+        "def handler(context, event):\n"
+        "    end = time.perf_counter() + 0.0001\n"
+        "    while event.raw_body and time.perf_counter() < end:\n        pass\n"
+    )
+    rig = rigs(function("f", trigger="inbox = { size = 5000 }"), f=code)
+    rig.stream()
+    turns = rig.processor.loop.wakeups
+    settled = Settled()
+    rig.processor.loop.post(lambda: [rig.processor.sources["mem"].deliver("/f", b"busy", settled) for _ in range(1000)])
+    rig.until(lambda: len(settled.outcomes) == 1000)
+    assert rig.processor.loop.wakeups - turns >= 20  # 100 ms of work, at most half a millisecond each time
+    assert rig.balanced()
+
+
+def test_each_event_is_settled_once_whatever_handlers_do(rigs: Any) -> None:
+    code = (
+        "import time, random\n"
+        "def init_context(context):\n    if {bound}:\n        context.user_data.x = 1\n"
+        "def handler(context, event):\n"
+        "    kind = event.raw_body[:1]\n"
+        "    if kind == b's':\n        time.sleep(random.random() / 300)\n"
+        "    if kind == b'e':\n        raise ValueError\n"
+        "    if kind == b'r':\n        return event.raw_body\n"
+    )
+    names = ["a", "b", "c", "d"]
+    files = {name: code.format(bound=name in "ab") for name in names}
+    rig = rigs(
+        "".join(function(name, "workers = 3" if name == "d" else "", "inbox = { size = 4096 }") for name in names),
+        **files,
+    )
+    for name in names:
+        rig.stream(name)
+    before = {name: rig.trigger(name).admitted for name in names}
+    dice = random.Random(7)
+    settled = {name: Settled() for name in names}
+    sent = dict.fromkeys(names, 0)
+    for _ in range(4000):
+        name = dice.choice(names)
+        kind = dice.choices((b"n", b"r", b"e", b"s"), (60, 30, 5, 2))[0]
+        rig.deliver(f"/{name}", kind, settled[name])
+        sent[name] += 1
+        if dice.random() < 0.3:
+            rig.until(lambda name=name: len(settled[name].outcomes) >= sent[name] - 20)
+    for name in names:
+        rig.until(lambda name=name: len(settled[name].outcomes) == sent[name], f"all of {name}")
+        assert len({id(event) for event, _, _ in settled[name].outcomes}) == sent[name]
+        trigger = rig.trigger(name)
+        assert trigger.admitted - before[name] == sent[name]
+        assert trigger.admitted == trigger.handled + trigger.failed
+        assert trigger.pending == 0
+    assert rig.balanced()
