@@ -191,7 +191,8 @@ class Pool:
         return carrier
 
     def dismiss(self, carrier: Carrier) -> None:
-        """End a carrier that had another duty."""
+        """End a carrier that had another duty, begun or not."""
+        carrier.duty = None
         self._end(carrier)
 
     def rest(self, carrier: Carrier) -> None:
@@ -291,7 +292,8 @@ class Pool:
     def _end(self, carrier: Carrier) -> None:
         carrier.worker = None
         self.carriers -= 1
-        carrier.go.release()
+        if carrier.go.locked():  # else it was told to go already, and finds nothing to do
+            carrier.go.release()
         carrier.thread.join(1.0)
         if carrier.row is not None and self.watchdog is not None:
             self.watchdog.slots.give_back(carrier.row)

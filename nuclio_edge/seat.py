@@ -73,11 +73,12 @@ class Seat:
             raise self._error
 
     def close(self) -> None:
-        """End the deputy's thread."""
+        """End the threads of the deputy and of who was to have the seat next."""
         self._turning = self.watching = False
-        if self._deputy is not None and self._pool is not None:
-            deputy, self._deputy = self._deputy, None
-            self._pool.dismiss(deputy)
+        for carrier in (self._deputy, self._heir):
+            if carrier is not None and self._pool is not None:
+                self._pool.dismiss(carrier)
+        self._deputy = self._heir = None
 
     # -- asked by the pool, on the loop -------------------------------------------------------------------------------
 
@@ -159,6 +160,8 @@ class Seat:
                         return True
                 loop.turn(0) if errands else loop.turn()
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, on the thread that called it
+            if self.carrier is not carrier:
+                return True  # a HandlerTimeout that came when the handler had ended; the seat is elsewhere
             self._error = error
         return False
 
@@ -221,7 +224,8 @@ class Seat:
         seen = self._lease
         quiet = 0
         while True:
-            if carrier.go.acquire(timeout=TICK_S) and not self._turning:
+            carrier.go.acquire(timeout=TICK_S)
+            if not self._turning:
                 return True
             if self._lease != seen:
                 seen = self._lease
