@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import os.path
 
-from nuclio_edge import board
+from nuclio_edge import device as host
 from nuclio_edge.errors import ManifestError
 from nuclio_edge.manifest import whole
 from nuclio_edge.manifest.convert import BAD, Converter, shape_of
@@ -67,7 +67,7 @@ class _Reading:
         self.report = report
         self.folder = os.path.dirname(os.path.abspath(path))
         self.secrets_dir = ""
-        self.convert = Converter(report, self.folder, Words({"device.id": board.device_id(root)}), self._secret)
+        self.convert = Converter(report, self.folder, Words({"device.id": host.device_id(root)}), self._secret)
 
     def _secret(self, name: str) -> bytes:
         return read_secret(name, self.secrets_dir)
@@ -127,7 +127,7 @@ class _Reading:
             self.report.error(("device",), "E111", f"a table is expected: [device], found {shape_of(raw)}")
             raw = {}
         words = self.convert.words.known
-        name = self._early("name", raw) or board.host_name()
+        name = self._early("name", raw) or host.host_name()
         words["device.name"] = str(name)
         words["device.namespace"] = str(self._early("namespace", raw))
         labels = self._early("labels", raw)
@@ -144,7 +144,7 @@ class _Reading:
             name=words["device.name"],
             namespace=words["device.namespace"],
             secrets_dir=own.secrets_dir,
-            state_dir=own.state_dir or os.path.abspath(board.state_dir()),
+            state_dir=own.state_dir or os.path.abspath(host.state_dir()),
             stop_timeout_ms=own.stop_timeout,
         )
 
