@@ -49,17 +49,16 @@ class ChipFacts(Spec):
 
 
 class Header(Spec):
-    """A connector: `pins` places in two columns (or one), `power` what is on those that are no GPIO: place -> "5V".
+    """A connector: `pins` places in two columns, `fixed` what is on those that are no GPIO: place -> "5V".
 
     `aliases` are other names people call it by.
     """
 
-    __slots__ = ("aliases", "columns", "name", "pins", "power")
+    __slots__ = ("aliases", "fixed", "name", "pins")
     aliases: tuple[str, ...]
-    columns: int
     name: str
     pins: int
-    power: Mapping[int, str]
+    fixed: Mapping[int, str]
 
 
 class Port(Spec):
@@ -89,8 +88,9 @@ class Pwm(Spec):
 class Board(Spec):
     """All that a file says. Names are as they are printed; `find_pin` takes them as people type them.
 
-    `also` are patterns of further names, as "BCM{offset}", `aliases` single ones. `detect` has "compatible" and "model_prefix", `limits` for example "memory_mb", `verified` and `sources` say of each
-    part how it was checked and where it comes from.
+    `also` are patterns of further names, as "BCM{offset}", `aliases` single ones. `detect` has "compatible" and
+    "model_prefix", `limits` for example "memory_mb"; `sources` say of each part where it comes from, `verified` how it
+    was checked against that.
     """
 
     __slots__ = (
@@ -142,22 +142,22 @@ class Board(Spec):
 
     def _spell(self) -> None:
         known = self._spellings
-        places = {place: pin for pin in self.pins.values() if (place := pin.header)}
+        places = {pin.header: pin for pin in self.pins.values() if pin.header}
         for header in self.headers.values():
             names = [header.name, *header.aliases]
             if len(self.headers) == 1:
                 names += ["pin", "header"]
             for place in range(1, header.pins + 1):
-                pin = places.get(f"{header.name}-{place}")
-                for name in names if pin is not None else ():
-                    known[_plain(f"{name}-{place}")] = pin  # type: ignore[assignment]
+                at = places.get(f"{header.name}-{place}")
+                if at is not None:
+                    known.update({_plain(f"{name}-{place}"): at for name in names})
         for pin in self.pins.values():
             for pattern in self.also:
                 known[_plain(pattern.format(chip=pin.chip, offset=pin.offset))] = pin
-        for alias, name in self.aliases.items():
-            known[_plain(alias)] = self.pins[name]
-        for name, pin in self.pins.items():  # last: the names themselves win
-            known[_plain(name)] = pin
+        for alias, meant in self.aliases.items():
+            known[_plain(alias)] = self.pins[meant]
+        for pin in self.pins.values():  # last: the names themselves win
+            known[_plain(pin.name)] = pin
 
 
 def _plain(text: str) -> str:
@@ -189,9 +189,11 @@ def ids(where: str | None = None) -> list[str]:
     for top, folders, files in os.walk(where):
         folders[:] = [name for name in folders if not name.startswith((".", "_"))]
         prefix = os.path.relpath(top, where)
-        for name in files:
-            if name.endswith(".toml") and not name.startswith(("_", ".")):
-                found.append(os.path.normpath(os.path.join(prefix, name[:-5])).replace(os.sep, "/"))
+        found += [
+            os.path.normpath(os.path.join(prefix, name[:-5]))
+            for name in files
+            if name.endswith(".toml") and not name.startswith(("_", "."))
+        ]
     return sorted(found)
 
 
@@ -220,10 +222,9 @@ def made(board_id: str, raw: Mapping[str, Any]) -> Board:
     headers = {
         name: Header(
             aliases=tuple(about.get("aliases", ())),
-            columns=about.get("columns", 2),
             name=name,
             pins=about["pins"],
-            power={place: what for what, places in about.get("power", {}).items() for place in places},
+            fixed={place: what for what, places in about.get("fixed", {}).items() for place in places},
         )
         for name, about in raw.get("headers", {}).items()
     }

@@ -24,6 +24,7 @@ COMMANDS = {
     "invoke": "run one event through a function, without opening any source",
     "events": "print the events of every source, before there is a function",
     "new": "make a folder with a manifest and a function that runs",
+    "boards": "show the boards that are known, with their pins, and which one this is",
     "version": "print the version",
 }
 

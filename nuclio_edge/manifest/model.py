@@ -37,7 +37,11 @@ class Spec:
 
 
 class Device(Spec):
-    """The device itself. `id` is 6 hex digits; sizes in bytes, `stop_timeout_ms` in milliseconds, folders absolute."""
+    """The device itself.
+
+    `board` is an id of boards/, `id` is 6 hex digits; sizes in bytes, `stop_timeout_ms` in milliseconds, folders
+    absolute.
+    """
 
     __slots__ = (
         "board",
@@ -50,7 +54,7 @@ class Device(Spec):
         "state_dir",
         "stop_timeout_ms",
     )
-    board: str | None
+    board: str
     id: str
     labels: Mapping[str, str]
     memory_budget: int

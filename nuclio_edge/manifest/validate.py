@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import os.path
 
+from nuclio_edge import board
 from nuclio_edge import device as host
-from nuclio_edge.errors import ManifestError
+from nuclio_edge.board_detect import detect
+from nuclio_edge.errors import ManifestError, UnknownBoardError
 from nuclio_edge.manifest import whole
 from nuclio_edge.manifest.convert import BAD, Converter, shape_of
 from nuclio_edge.manifest.functions import Functions
@@ -65,6 +67,7 @@ class _Reading:
         self.path = path
         self.raw = raw
         self.report = report
+        self.root = root
         self.folder = os.path.dirname(os.path.abspath(path))
         self.secrets_dir = ""
         self.convert = Converter(report, self.folder, Words({"device.id": host.device_id(root)}), self._secret)
@@ -137,7 +140,7 @@ class _Reading:
         own: Values = self.convert.table(DEVICE, rest, ("device",))
         self.secrets_dir = str(own.secrets_dir)
         return Device(
-            board=own.board,
+            board=self._board(own.board),
             id=words["device.id"],
             labels=labels,
             memory_budget=own.memory_budget,
@@ -147,6 +150,17 @@ class _Reading:
             state_dir=own.state_dir or os.path.abspath(host.state_dir()),
             stop_timeout_ms=own.stop_timeout,
         )
+
+    def _board(self, given: str | None) -> str:
+        """Return the id of the board, the detected one unless the manifest says it; an unknown one is a problem."""
+        if given is None:
+            return detect(self.root) or board.GENERIC
+        if given is not BAD:
+            try:
+                board.load(given)
+            except UnknownBoardError as error:
+                self.report.error(("device", "board"), "E301", error.message, error.hint)
+        return given
 
     def _early(self, key: str, raw: Mapping[str, Any]) -> Any:
         """Return one of the values that placeholders are made of, so that the next ones may hold it."""
