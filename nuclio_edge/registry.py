@@ -31,6 +31,7 @@ GROUP = "nuclio_edge.sources"
 SOURCES = {
     "mqtt": ("nuclio_edge.sources.mqtt:MqttSource", "nuclio_edge.sources.mqtt_params"),
     "timer": ("nuclio_edge.sources.timer:TimerSource", "nuclio_edge.sources.timer:TimerSource"),
+    "serial": ("nuclio_edge.sources.serial:SerialSource", "nuclio_edge.sources.serial_params"),
     "memory": ("nuclio_edge.sources.memory:MemorySource", "nuclio_edge.sources.memory:MemorySource"),
 }
 
@@ -39,7 +40,6 @@ LATER_SOURCES: dict[str, tuple[str, ...]] = {
     "coap": ("path", "method"),
     "http": ("path", "method"),
     "gpio": ("pin", "line", "edge", "bias", "debounce"),
-    "serial": (),
     "sensor": (),
 }
 LATER_BINDINGS = ("nosql", "object", "stream", "file")
