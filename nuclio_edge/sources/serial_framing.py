@@ -3,7 +3,8 @@
 `feed(data)` takes what was read and returns the frames that it completed; how the stream was cut into reads changes
 nothing. What is no frame is counted by `reject(reason)`, once for each stretch of it, and the next one is found again:
 oversized (longer than `limit` before its end came), checksum, malformed (an escape that cannot be), noise (bytes before
-a frame began), partial (a frame that stopped coming). Nothing is kept beyond `limit` bytes, nothing raises.
+a frame began), partial (a frame that stopped coming). `tail` is what has come of the next frame, never much more than
+`limit` bytes. Nothing raises.
 
 `silence()` says that nothing came for the framing's `quiet_ms` (0: it does not care): it ends a frame of `Gap`, and
 drops the half of a frame of the others. SLIP: RFC 1055. COBS: Cheshire and Baker, 1999. NMEA 0183: $ or !, * and two
@@ -33,7 +34,7 @@ class MalformedFrameError(ValueError):
 class Split:
     """Frames that end with a delimiter, which `inside` turns into what they say; empty ones are nothing."""
 
-    __slots__ = ("_delimiter", "_inside", "_keep", "_limit", "_reject", "_skipping", "_tail", "quiet_ms")
+    __slots__ = ("_delimiter", "_inside", "_keep", "_limit", "_reject", "_skipping", "quiet_ms", "tail")
 
     def __init__(
         self,
@@ -49,14 +50,14 @@ class Split:
         self._delimiter = delimiter
         self._inside = inside
         self._keep = delimiter if keep else b""
-        self._tail = b""
+        self.tail = b""
         self._skipping = False  # the frame was too long: what remains of it goes, too
         self.quiet_ms = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that these bytes complete."""
         delimiter = self._delimiter
-        parts = (self._tail + data).split(delimiter)
+        parts = (self.tail + data).split(delimiter)
         tail = parts.pop()
         frames = []
         for part in parts:
@@ -78,14 +79,14 @@ class Split:
             self._skipping = True
         if self._skipping:
             tail = tail[len(tail) - held :] if held else b""
-        self._tail = tail
+        self.tail = tail
         return frames
 
     def silence(self) -> list[bytes]:
         """Drop the half of a frame."""
-        if self._tail and not self._skipping:
+        if self.tail and not self._skipping:
             self._reject("partial")
-        self._tail = b""
+        self.tail = b""
         return []
 
 
@@ -100,9 +101,9 @@ class Marked:
         "_noisy",
         "_reject",
         "_start",
-        "_tail",
         "_trailer",
         "quiet_ms",
+        "tail",
     )
 
     def __init__(
@@ -123,13 +124,13 @@ class Marked:
         self._trailer = trailer
         self._check = check
         self._keep = keep
-        self._tail = b""
+        self.tail = b""
         self._noisy = False  # this stretch of noise is counted
         self.quiet_ms = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that these bytes complete."""
-        data = self._tail + data
+        data = self.tail + data
         start, delimiter, limit = self._start, self._delimiter, self._limit
         frames = []
         position = 0
@@ -163,14 +164,14 @@ class Marked:
             else:
                 frames.append(frame if self._keep else data[inner:end])
             position = after
-        self._tail = data[position:]
+        self.tail = data[position:]
         return frames
 
     def silence(self) -> list[bytes]:
         """Drop the half of a frame."""
-        if self._tail:
+        if self.tail:
             self._reject("partial")
-        self._tail = b""
+        self.tail = b""
         return []
 
     def _noise(self, count: int) -> None:
@@ -197,8 +198,8 @@ class Sized:
         "_reject",
         "_size",
         "_start",
-        "_tail",
         "quiet_ms",
+        "tail",
     )
 
     def __init__(
@@ -217,7 +218,7 @@ class Sized:
         self._start = start
         self._cut = cut
         self._check = check
-        self._tail = b""
+        self.tail = b""
         self._noisy = False
         self._failures = 0  # wrong checksums in a row
         self._owed = 0  # bytes to be left out that have not come yet
@@ -225,7 +226,7 @@ class Sized:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The frames that these bytes complete."""
-        data = self._tail + data
+        data = self.tail + data
         start = self._start
         frames = []
         position = min(self._owed, len(data))
@@ -263,15 +264,15 @@ class Sized:
             self._failures = 0
             frames.append(frame[self._cut :])
             position += size
-        self._tail = data[position:]
+        self.tail = data[position:]
         self._owed += max(0, position - len(data))
         return frames
 
     def silence(self) -> list[bytes]:
         """Drop the half of a frame: the next byte begins one."""
-        if self._tail:
+        if self.tail:
             self._reject("partial")
-        self._tail = b""
+        self.tail = b""
         self._noisy = False
         self._owed = 0
         return []
@@ -289,30 +290,30 @@ class Sized:
 class Gap:
     """Frames with silence between them, as Modbus RTU has it."""
 
-    __slots__ = ("_check", "_limit", "_oversized", "_reject", "_tail", "quiet_ms")
+    __slots__ = ("_check", "_limit", "_oversized", "_reject", "quiet_ms", "tail")
 
     def __init__(self, reject: Reject, limit: int, quiet_ms: int, check: Check | None = None) -> None:
         self._reject = reject
         self._limit = limit
         self._check = check
-        self._tail = bytearray()
+        self.tail = bytearray()
         self._oversized = False
         self.quiet_ms = quiet_ms
 
     def feed(self, data: bytes) -> list[bytes]:
         """Keep it until silence."""
-        if len(self._tail) + len(data) <= self._limit and not self._oversized:
-            self._tail += data
+        if len(self.tail) + len(data) <= self._limit and not self._oversized:
+            self.tail += data
         elif not self._oversized:
             self._oversized = True
-            self._tail.clear()
+            self.tail.clear()
             self._reject("oversized")
         return []
 
     def silence(self) -> list[bytes]:
         """The frame that it ends."""
-        frame = bytes(self._tail)
-        self._tail.clear()
+        frame = bytes(self.tail)
+        self.tail.clear()
         self._oversized = False
         if not frame:
             return []

@@ -24,6 +24,7 @@ FIGURES = {
     "busy": "an inline function's reply while another function burns CPU in a thread",
     "footprint": "start, memory, idle wake-ups",
     "thousand": "1,000 functions with 1,000 filters",
+    "serial": "a serial line at 921,600 baud on a pty",
     "micropython": "the core on MicroPython",
 }
 

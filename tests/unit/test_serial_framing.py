@@ -147,7 +147,7 @@ def test_nothing_is_held_beyond_the_limit(way: str, stream: bytes) -> None:
     parser = framing(table(**WAYS[way]), lambda reason: None)
     for i in range(0, len(stream), 3):
         parser.feed(stream[i : i + 3])
-        assert len(parser._tail) <= LIMIT + 16 + 64
+        assert len(parser.tail) <= LIMIT + 16 + 64
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -158,7 +158,7 @@ def test_a_megabyte_without_an_end_is_dropped_counted_and_got_over(way: str) -> 
     found = []
     for _ in range(1 << 8):
         found += parser.feed(b"\x55" * 4096)
-        assert len(parser._tail) <= LIMIT + 16 + 64
+        assert len(parser.tail) <= LIMIT + 16 + 64
     if way in ("fixed", "length-prefixed"):  # 0x55 is as good a frame as any
         assert not rejected or set(rejected) == {"oversized"}
         return

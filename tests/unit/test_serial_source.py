@@ -125,7 +125,7 @@ def test_a_meter_is_read_through_noise(tmp_path: Path, line: SerialLine) -> None
         line.send(good[20:] + good)
         for _ in range(50):
             line.send(b"\xff" * 1000)
-            rig.processor.loop.turn(0)
+            rig.turn_for(6)
         line.send(good)
         rig.until(lambda: source.routed == 2, "two telegrams")
         assert source.rejected == {"noise": 2}
@@ -149,7 +149,7 @@ def test_unplugged_and_plugged_in_again_it_goes_on_and_says_each_once(tmp_path: 
         source = opened(rig)
         for outage in (1, 2):
             line.send(b"half a li")
-            rig.until(lambda: source._frames._tail, "the half")
+            rig.until(lambda: source._frames.tail, "the half")
             line.unplug()
             rig.until(lambda: source.state == "connecting", "it to be noticed")
             assert source.rejected == {"partial": outage}
