@@ -32,6 +32,7 @@ SOURCES = {
     "mqtt": ("nuclio_edge.sources.mqtt:MqttSource", "nuclio_edge.sources.mqtt_params"),
     "timer": ("nuclio_edge.sources.timer:TimerSource", "nuclio_edge.sources.timer:TimerSource"),
     "serial": ("nuclio_edge.sources.serial:SerialSource", "nuclio_edge.sources.serial_params"),
+    "sensor": ("nuclio_edge.sources.sensor:SensorSource", "nuclio_edge.sources.sensor_params"),
     "memory": ("nuclio_edge.sources.memory:MemorySource", "nuclio_edge.sources.memory:MemorySource"),
 }
 
@@ -40,7 +41,6 @@ LATER_SOURCES: dict[str, tuple[str, ...]] = {
     "coap": ("path", "method"),
     "http": ("path", "method"),
     "gpio": ("pin", "line", "edge", "bias", "debounce"),
-    "sensor": (),
 }
 LATER_BINDINGS = ("nosql", "object", "stream", "file")
 

@@ -11,6 +11,7 @@ from nuclio_edge.sources.memory import MemorySource
 from nuclio_edge.sources.timer import TimerSource
 from nuclio_edge.testing import Clock, SourceRig, check_source
 from tests.contract.mqtt import MqttRig
+from tests.contract.sensor import SensorRig
 from tests.contract.serial import SerialRig
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ def test_the_timer_source(rig: type[SourceRig]) -> None:
     assert len(check_source(rig())) == 10
 
 
+def test_the_sensor_source() -> None:
+    assert len(check_source(SensorRig())) == 10
+
+
 def test_the_serial_source() -> None:
     assert len(check_source(SerialRig())) == 16
 
@@ -100,4 +105,4 @@ def test_the_mqtt_source(start_mosquitto: StartBroker, qos: int, version: int, f
 
 
 def test_no_kind_is_left_out() -> None:
-    assert set(registry.SOURCES) == {MemorySource.kind, TimerSource.kind, "mqtt", "serial"}
+    assert set(registry.SOURCES) == {MemorySource.kind, TimerSource.kind, "mqtt", "serial", "sensor"}
