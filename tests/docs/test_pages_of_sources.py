@@ -103,6 +103,23 @@ def test_the_other_manifests_of_the_serial_page_are_right(tmp_path: Path) -> Non
     assert call("check", cwd=tmp_path).returncode == 0
 
 
+def test_the_sensor_page(tmp_path: Path) -> None:
+    write_out("sources/sensor.md", tmp_path)
+    sensor = tmp_path / "w1/28-0316a2794aff/temperature"
+    sensor.parent.mkdir(parents=True)
+    sensor.write_text("21562\n")
+    manifest = tmp_path / "edge.toml"
+    manifest.write_text(manifest.read_text().replace("/sys/bus/w1/devices", f"{tmp_path}/w1").replace("10s", "20ms"))
+    with Running(tmp_path) as run:
+        first = run.wait_for(message="measured")["with"]
+        assert first == {"sensor": "28-0316a2794aff", "celsius": 21.562}
+        sensor.write_text("21700\n")  # within the dead band
+        sensor.write_text("21800\n")
+        assert run.wait_for(2, message="measured")["with"]["celsius"] == 21.8
+        assert run.wait_for(message="no reading")["with"]["source"] == "air"  # there is no such bus here
+        assert run.stop() == 0
+
+
 def test_the_memory_page(tmp_path: Path) -> None:
     write_out("sources/memory.md", tmp_path)
     done = subprocess.run(

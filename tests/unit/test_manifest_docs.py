@@ -32,6 +32,8 @@ SECTIONS: dict[str, Fields] = {
     "serial rs485": registry.tables("serial").RS485,
     "serial trigger": registry.tables("serial").TRIGGER,
     "serial output": registry.tables("serial").OUTPUT,
+    "sensor source": registry.tables("sensor").PARAMS,
+    "sensor trigger": registry.tables("sensor").TRIGGER,
     "memory trigger": registry.tables("memory").TRIGGER,
     "memory output": registry.tables("memory").OUTPUT,
     "spool": tables.SPOOL,
