@@ -1,4 +1,4 @@
-"""The I2C bus of readers against a real kernel: i2c-stub stands for the chip, lm75 makes a thermometer of a second one."""
+"""The I2C bus of readers against a real kernel: i2c-stub stands for one chip, and lm75 drives a second one."""
 
 from __future__ import annotations
 

@@ -240,6 +240,13 @@ def test_the_longest_beginning_of_the_model_decides(tmp_path: Path) -> None:
     assert detect(str(tree(tmp_path / "b", "Raspberry Pi Zero 2 W Rev 1.0", "new,name"))) == "raspberrypi/zero-2-w"
 
 
+def test_the_longest_beginning_decides_in_whatever_order_the_files_stand(tmp_path: Path) -> None:
+    for name, prefix in (("a", "Acme One Plus"), ("b", "Acme One"), ("c", "Acme")):
+        (tmp_path / f"{name}.toml").write_text(f'schema = 1\nname = "x"\n[detect]\nmodel_prefix = ["{prefix}"]\n')
+    root = str(tree(tmp_path / "root", "Acme One Plus Rev 2", "acme,unknown"))
+    assert detect(root, str(tmp_path)) == "a"
+
+
 def test_a_device_without_a_device_tree_is_generic(tmp_path: Path) -> None:
     (tmp_path / "edge.toml").write_text("schema = 1\n")
     manifest, _ = check(str(tmp_path / "edge.toml"), root=str(tmp_path / "nothing"))
