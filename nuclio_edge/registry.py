@@ -10,6 +10,7 @@ What the holder of the tables (a module or the class) may offer besides, each op
     check_trigger(address) -> faults
     check_output(output) -> faults
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'
+    board_ports(params) -> (key, kind, name)   what goes by the board's name: "serial", "i2c" or "spi", and which
     when_full(address) -> policy         the default of inbox.when_full; "block" unless offered
     SHARED_WINDOW = True                 one function that holds its events back holds back all functions on the source
 """

@@ -1,7 +1,7 @@
 """A Raspberry Pi 3 as QEMU emulates it: Debian's arm64 kernel with the board's own device tree, and a Python to ask it.
 
-All that it needs is in its initial RAM disk, as that machine has no other device by which QEMU could offer a file system.
-It does not switch itself off: it is ended when it has said what was asked.
+All that it needs is in its initial RAM disk: that machine has no device by which QEMU offers a file system. It does not
+switch itself off: it is ended when it has said what was asked.
 """
 
 from __future__ import annotations

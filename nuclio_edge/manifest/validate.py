@@ -17,6 +17,7 @@ from nuclio_edge.manifest import whole
 from nuclio_edge.manifest.convert import BAD, Converter, shape_of
 from nuclio_edge.manifest.functions import Functions
 from nuclio_edge.manifest.model import Device, Manifest
+from nuclio_edge.manifest.ports import check_ports
 from nuclio_edge.manifest.problems import Report
 from nuclio_edge.manifest.read import read
 from nuclio_edge.manifest.secrets import read_secret
@@ -84,6 +85,7 @@ class _Reading:
         sources = Sources(self.convert, self.raw)
         functions = self._functions(sources)
         whole.not_yet(self.raw, self.report)
+        check_ports(sources, device.board, self.report)
         whole.check_hint(tables["sync"], sources, self.report)
         if not self.report.errors:
             whole.check_shared(functions, sources, self.report)

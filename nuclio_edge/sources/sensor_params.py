@@ -105,6 +105,14 @@ def claims(params: Values) -> Iterator[tuple[str, str]]:
         yield "spi", f"SPI device {quote(params.spi)}"
 
 
+def board_ports(params: Values) -> Iterator[tuple[str, str, str]]:
+    """A bus that is no path is one of the board."""
+    for kind in ("i2c", "spi"):
+        bus = getattr(params, kind)
+        if bus is not None and not bus.startswith("/"):
+            yield kind, kind, bus
+
+
 def when_full(address: Values) -> str:
     """What is newest matters most."""
     return "drop-oldest"

@@ -151,6 +151,12 @@ def claims(params: Values) -> Iterator[tuple[str, str]]:
     )
 
 
+def board_ports(params: Values) -> Iterator[tuple[str, str, str]]:
+    """A device that is no path is a port of the board."""
+    if "/" not in params.device:
+        yield "device", "serial", params.device
+
+
 def when_full(address: Values) -> str:
     """A port does not wait: what is newest matters most, and what is dropped is counted here and not in the driver."""
     return "drop-oldest"

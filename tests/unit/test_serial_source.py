@@ -408,3 +408,14 @@ def test_a_stop_waits_for_what_was_written(tmp_path: Path, line: SerialLine) -> 
         rig.processor.stop()
         rig.until(lambda: not rig.processor.sources, "the end")
         wait_until(lambda: line.heard() == b"LAST\n", "what was written last")
+
+
+def test_an_open_port_on_which_nothing_comes_wakes_nobody(tmp_path: Path, line: SerialLine) -> None:
+    with Rig(tmp_path, manifest(line), echo=ECHO) as rig:
+        opened(rig)
+        line.send(b"once\nhalf")
+        hears(rig, line, b"ONCE\n")
+        rig.turn_for(50)
+        source = rig.processor.sources["port"]
+        assert (source._retry, source._quiet, source._resting) == (None, None, None)
+        assert [timer.call for _, _, timer in rig.processor.loop._timers if timer.call is not None] == []
