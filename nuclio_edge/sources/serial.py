@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 READ = 65536  # bytes a wake-up; a tty holds 4 KiB
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 250, 15_000  # between two looks for a port that is away
 # A UART wakes its reader for every few bytes. In the middle of a frame the next look waits, so that more comes
-# together: at 921,600 baud 5 ms are 460 bytes of the 4 KiB that a tty holds. Measured at that rate, CPU for a line of
-# 80 bytes: 57 µs without and 28 with it at a packet a millisecond, 123 and 40 at 16 bytes a time.
-REST_MS, REST_BYTES = 5, 512
+# together: at 921,600 baud 10 ms are 920 bytes of the 4 KiB that a tty holds. Measured at that rate, CPU for a line of
+# 80 bytes in pieces of a millisecond, and of 16 bytes: 57 and 123 µs without, 38 and 40 with 5 ms, 22 and 23 with 10.
+REST_MS, REST_BYTES = 10, 1024
 IN, OUT, HUNG_UP = 1, 4, 0x38  # of poll(2); the last: error, hang-up, not open
 
 
