@@ -66,9 +66,13 @@ class Device(Spec):
 
 
 class SourceSpec(Spec):
-    """One `[source.NAME]` (also a binding of that name) or `[binding.NAME]`; `params` are the kind's PARAMS."""
+    """One `[source.NAME]` (also a binding of that name) or `[binding.NAME]`; `params` are the kind's PARAMS.
 
-    __slots__ = ("kind", "name", "params")
+    Not `declared` is one that is there without a table, for whoever uses it (registry.BUILT_IN).
+    """
+
+    __slots__ = ("declared", "kind", "name", "params")
+    declared: bool
     kind: str
     name: str
     params: Values
@@ -208,7 +212,7 @@ class FunctionSpec(Spec):
 
 
 class Manifest(Spec):
-    """All of it. `path` is as it was given, `folder` absolute; `sources` always holds the clock.
+    """All of it. `path` is as it was given, `folder` absolute; `sources` always holds the clock and the pins.
 
     `spool`, `admin`, `log`, `record` and `sync` are Values of tables.py; `sync` is None when the table is absent.
     """

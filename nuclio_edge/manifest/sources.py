@@ -65,7 +65,8 @@ class Sources:
             self._convert.report.error(where, "E203", f"{quote(name)} is the built-in {kind}'s name", "choose another")
             return
         tables = self._tables[name] = registry.tables(kind)
-        self.specs[name] = SourceSpec(name=name, kind=kind, params=self._convert.table(tables.PARAMS, {}, ()))
+        params = self._convert.table(tables.PARAMS, {}, ())
+        self.specs[name] = SourceSpec(declared=False, name=name, kind=kind, params=params)
 
     def _add(self, section: str, name: str, raw: Mapping[str, Any], specs: dict[str, SourceSpec]) -> None:
         path: KeyPath = (section, name)
@@ -90,7 +91,7 @@ class Sources:
                 self.apply(tables, "check_params", params, path, "E205")
                 if report.errors == before:
                     self.clean.append(name)
-        specs[name] = SourceSpec(name=name, kind=kind if isinstance(kind, str) else "", params=params)
+        specs[name] = SourceSpec(declared=True, name=name, kind=kind if isinstance(kind, str) else "", params=params)
 
     def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
         """Run one of the kind's own checks over complete values."""

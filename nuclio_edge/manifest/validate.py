@@ -17,6 +17,7 @@ from nuclio_edge.manifest import whole
 from nuclio_edge.manifest.convert import BAD, Converter, shape_of
 from nuclio_edge.manifest.functions import Functions
 from nuclio_edge.manifest.model import Device, Manifest
+from nuclio_edge.manifest.pins import check_pins
 from nuclio_edge.manifest.ports import check_ports
 from nuclio_edge.manifest.problems import Report
 from nuclio_edge.manifest.read import read
@@ -87,6 +88,7 @@ class _Reading:
         whole.not_yet(self.raw, self.report)
         check_ports(sources, device.board, self.report)
         whole.check_hint(tables["sync"], sources, self.report)
+        check_pins(sources, functions, device.board, self.report)
         if not self.report.errors:
             whole.check_shared(functions, sources, self.report)
             whole.check_idle(functions, self.report)
