@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def options(folder: Path) -> list[str]:
     """What QEMU is told so that `Wires` can be held."""
-    sockets = (f"unix:{folder}/{name},server=on,wait=off" for name in ("qtest", "qmp"))
-    return ["-qtest", next(sockets), "-qtest-log", "none", "-qmp", next(sockets)]
+    sockets = {name: f"unix:{folder}/{name},server=on,wait=off" for name in ("qtest", "qmp")}
+    return ["-qtest", sockets["qtest"], "-qtest-log", "none", "-qmp", sockets["qmp"]]
 
 
 class Wires:

@@ -1,7 +1,8 @@
-"""Small virtual machines whose kernel is the real one that a test needs: emulated by QEMU (TCG), so no rights are needed.
+"""Small virtual machines with the kernel that a test needs: emulated by QEMU (TCG), so no rights are needed.
 
-The root file system is this machine's own "/" (or another folder), read-only by virtio-9p, with the same Python, packages
-and checkout; only /run, /tmp and /root are the guest's. What .ci/setup/virtual-machines could not get is a reason to skip.
+The root file system is this machine's own "/" (or another folder), read-only by virtio-9p, with the same Python,
+packages and checkout; only /run and /tmp are the guest's. What .ci/setup/virtual-machines could not get is a reason
+to skip.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Machine:
 
 
 X86 = Machine(
-    "amd64", "qemu-system-x86_64", ["-machine", "pc,acpi=off", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2"],
+    "amd64", "qemu-system-x86_64", ["-machine", "pc", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2"],
     "ttyS0",
 )  # fmt: skip
 ARM = Machine(
@@ -116,10 +117,11 @@ class Guest:
             shares += ["-virtfs", f"{share},path={ROOT},mount_tag=checkout"]
         shared = CACHE / "programs/unpacked/usr/share"
         data = [word for name in ("seabios", "qemu") for word in ("-L", str(shared / name))]
-        line = f"console={machine.console} quiet loglevel=3 mitigations=off panic=-1 random.trust_cpu=on tsc=unstable"
+        line = f"console={machine.console} quiet loglevel=3 tsc=reliable mitigations=off panic=-1 random.trust_cpu=on"
         self.process = subprocess.Popen(
             [
-                str(machine.emulator), *machine.options, "-m", str(memory), "-nodefaults", "-no-reboot", "-display", "none",
+                str(machine.emulator), *machine.options, "-m", str(memory), "-nodefaults", "-no-reboot",
+                "-display", "none",
                 *data, *shares, "-kernel", str(machine.boot / "vmlinuz"), "-initrd", str(image), "-append", line,
                 "-serial", "stdio", *more,
             ],
@@ -171,7 +173,7 @@ def supported() -> bool:
 
 
 def _initrd(machine: Machine, busybox: Path, init: str, command: str, modules: Sequence[str]) -> bytes:
-    """A cpio archive (the format "newc") with busybox, /init and the modules in an order in which they can be loaded."""
+    """A cpio archive (format "newc") with busybox, /init and the modules in an order in which they can be loaded."""
     folder = machine.boot / "modules"
     files: dict[str, tuple[int, bytes]] = {
         "bin": (0o040755, b""), "modules": (0o040755, b""),

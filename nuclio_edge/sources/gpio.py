@@ -7,7 +7,7 @@ that goes (a USB adapter), and a line that somebody else holds are tried again w
 
 from __future__ import annotations
 
-import random
+import os
 from _thread import RLock
 
 from nuclio_edge.manifest.problems import suggest
@@ -258,7 +258,7 @@ class GpioSource:
                 self._say_once(str(error), "a GPIO line is not to be had, trying again", "reason", str(error))
         self._set_state("connecting")
         longest = min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << min(self.attempts - 1, 16))
-        pause = longest // 2 + int(random.random() * longest / 2)  # noqa: S311 - spreads load, guards nothing
+        pause = longest // 2 + int.from_bytes(os.urandom(2), "big") * longest // (2 << 16)  # `random` costs 300 KiB
         self._timer = self.loop.call_later(pause, self._try)
 
     def _open_one(self, request: Any) -> OSError | None:

@@ -59,7 +59,10 @@ def level_of(value: Any) -> float:
             value = float(text)
         except ValueError:
             raise ValueError(f'{text[:40]!r} is no level: 1, 0, "on", "off" or a number between') from None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = -1
     if not 0 <= number <= 1:
-        raise ValueError(f"{number:g} is no level: from 0 to 1")
+        raise ValueError(f"{str(value)[:40]} is no level: from 0 to 1")
     return number

@@ -120,6 +120,18 @@ def test_the_sensor_page(tmp_path: Path) -> None:
         assert run.stop() == 0
 
 
+def test_the_gpio_page(tmp_path: Path) -> None:
+    write_out("sources/gpio.md", tmp_path)
+    with Running(tmp_path) as run:
+        run.ready()
+        for level in ("1", "0"):
+            assert call("sim", "set", "GPIO17", level, "GPIO4", level, cwd=tmp_path).returncode == 0
+        assert run.wait_for(message="light")["with"] == {"line": "door", "what": "rising", "relay": 1}
+        assert call("sim", "get", "GPIO27", cwd=tmp_path).stdout.startswith("GPIO27 1  out")
+        assert run.wait_for(message="water")["with"] == {"pulses": 1, "total": 1}
+        assert run.stop() == 0
+
+
 def test_the_memory_page(tmp_path: Path) -> None:
     write_out("sources/memory.md", tmp_path)
     done = subprocess.run(

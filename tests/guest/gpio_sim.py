@@ -24,7 +24,6 @@ from tests.guest.simulator import Chip, world_at
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nuclio_edge.manifest.schema import Values
     from nuclio_edge.sources.gpio_request import Request
 
 LABEL = "pinctrl-bcm2835"  # as on a Raspberry Pi
@@ -220,8 +219,8 @@ class Opened:
         bench.open()
         return bench, bench.source, function
 
-    def __exit__(self, *error: Any) -> None:
-        self.bench.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        self.bench.__exit__(*error)  # type: ignore[arg-type]  # as it got them
 
 
 def what_the_kernel_drops_is_counted_by_its_own_numbers() -> dict[str, int]:

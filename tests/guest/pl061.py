@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from typing import Any
 
 from nuclio_edge.sources.gpio import GpioSource
@@ -53,7 +54,7 @@ def main() -> None:
         print(json.dumps({
             "received": source.received, "routed": source.routed, "rejected": source.rejected, "seqno": last.seqno,
             "line_seqno": last.line_seqno, "values": [event.value for event in function.arrived[:4]],
-            "stamps": all(a.timestamp_ns < b.timestamp_ns for a, b in zip(function.arrived, function.arrived[1:])),
+            "stamps": all(a.timestamp_ns < b.timestamp_ns for a, b in pairwise(function.arrived)),
         }))  # fmt: skip
 
 

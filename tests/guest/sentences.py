@@ -1,4 +1,4 @@
-"""Runs the functions of a module that are sentences, and prints a line of JSON for each; with the standard library only."""
+"""Runs the functions of a module that are sentences, and prints a line of JSON for each; standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPIO against real kernels, in small virtual machines: gpio-sim on x86-64, and an arm64 chip whose wires the test holds."""
+"""GPIO against real kernels, in virtual machines: gpio-sim on x86-64, an arm64 chip whose wires the test holds."""
 
 from __future__ import annotations
 
