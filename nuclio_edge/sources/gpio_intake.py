@@ -218,11 +218,30 @@ class Intake:
         """Take nothing more in; what waits for room is turned away, and counted."""
         self.receiving = False
         for request in requests:
+            if request.listening and request.reads:
+                self._last(request)
             self.deaf(request)
             for line in request.lines:
                 for derived in line.derived:
                     derived.stop()
             self.discard(request)
+
+    def _last(self, request: Request) -> None:
+        """Count what the kernel still holds of a request that nobody will read."""
+        waiting = 0
+        try:
+            while data := os.read(request.handle.fd, BUDGET):
+                waiting += len(data) // EVENT.size
+                last = EVENT.unpack_from(data, len(data) - EVENT.size)[3]
+        except OSError:
+            pass  # nothing more
+        if waiting:
+            dropped = (last - request.seqno - waiting) & 0xFFFFFFFF
+            if dropped:
+                self._dropped(request, dropped)
+            request.seqno = last
+            self.received += waiting
+            self.rejected["closed"] = self.rejected.get("closed", 0) + waiting
 
     def discard(self, request: Request) -> None:
         """Turn away what waits for room."""

@@ -23,6 +23,7 @@ LABEL = "pinctrl-bcm2835"
 IN, OUT = 17, 27
 ECHO = 'def handler(context, event):\n    context.bindings["pins"].set("out", event.value)\n'
 NOTHING = "def handler(context, event):\n    pass\n"
+ENDS = "def handler(context, event):\n    if event.line_seqno == {last}:\n        open('done', 'w').close()\n"
 PINS = f"""
 [source.pins]
 kind = "gpio"
@@ -150,11 +151,11 @@ def flood(chip: Chip, rate: int, seconds: int) -> None:
     function = FUNCTION + "inbox = {{ size = 65536 }}\n"
     for isolation in ("inline", "thread"):
         edges = rate * seconds
-        running = processor(PINS + function.format(isolation=isolation, edge="both"), NOTHING)
+        running = processor(PINS + function.format(isolation=isolation, edge="both"), ENDS.format(last=edges))
         with running:
             with world_at(chip, IN, rate // 2, edges // 2) as finished:
                 took = finished()
-            time.sleep(0.5)
+            until((running.folder / "done").exists, "the last edge")
         books = json.loads(running.text().splitlines()[-1])["with"]
         figures = {"edges": edges, "rate": edges / took, "received": books["received"], "handled": books["handled"]}
         say(f"flood: {isolation}", figures)

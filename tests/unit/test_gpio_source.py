@@ -163,6 +163,16 @@ def test_edges_that_the_kernel_dropped_are_counted_and_said_once(pins: Callable[
     assert rig.warned("the kernel dropped edges") == 1
 
 
+def test_edges_that_nobody_reads_any_more_are_in_the_books(tmp_path: Path) -> None:
+    with Pins(tmp_path, trigger(pin="GPIO17", edge="rising")) as rig:
+        rig.pulse("GPIO17", 2)
+        rig.until(lambda: len(rig.got) == 2)
+        rig.pulse("GPIO17", 1500)
+        source = rig.source
+    assert source.received == 1502
+    assert source.rejected == {"closed": 1024, DROPPED: 476}
+
+
 def test_a_counter_misses_no_edge_though_the_kernel_drops_some(pins: Callable[..., Pins]) -> None:
     rig = pins(trigger(pin="GPIO17", count="50ms"))
     rig.pulse("GPIO17", 3000)
