@@ -275,7 +275,7 @@ class GpioSource:
 
     def _lost(self, request: Any, why: str) -> None:
         """A chip went while it was used: its lines are tried for again."""
-        self.intake.deaf(request)
+        self.intake.lost(request)
         request.close(leave=True)
         request.away = why
         if not self._opened or not self.intake.receiving:

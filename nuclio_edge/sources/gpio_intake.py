@@ -249,11 +249,22 @@ class Intake:
             event = request.kept.popleft()
             trigger: Any = event._trigger
             trigger.turn_away(event, "closed")
+        self._reject_rest(request, "closed")
+
+    def lost(self, request: Request) -> None:
+        """The chip is gone: its numbers begin anew, and what a button did meanwhile nobody knows."""
+        self.deaf(request)
+        self._reject_rest(request, "chip gone")
+        for line in request.lines:
+            for derived in line.derived:
+                derived.lost()
+
+    def _reject_rest(self, request: Request, reason: str) -> None:
         count = len(request.rest) // EVENT.size
         request.rest = b""
         if count:
             self.received += count
-            self.rejected["closed"] = self.rejected.get("closed", 0) + count
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
 
 
 class Counting:
@@ -272,6 +283,9 @@ class Counting:
         """An edge of the line, and so many before it that were dropped."""
         if self.edge in ("both", _WORD[edge]):
             self._counter.add(1 + missed if self._line.exact else 1)
+
+    def lost(self) -> None:
+        """What was counted stays."""
 
     def _tell(self, count: int, total: int) -> None:
         event = GpioEvent(self.trigger, self._line.names, "count", b"%d" % count, port.now_ms(), (0, 0, 0))
@@ -295,6 +309,7 @@ class Button:
             intake.loop.call_later,
         )  # fmt: skip
         self.stop = self._presses.stop
+        self.lost = self._presses.forget
 
     def edge_came(self, edge: int, stamp: int, missed: int) -> None:
         """An edge of the line."""

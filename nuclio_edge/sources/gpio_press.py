@@ -89,6 +89,12 @@ class Presses:
             self._timer.cancel()
             self._timer = None
 
+    def forget(self) -> None:
+        """Begin anew, with the button up: its edges were not seen for a while."""
+        self.stop()
+        self._clicks = 0
+        self._down = None
+
     def _hold(self) -> None:
         self._timer = None
         self._held = True

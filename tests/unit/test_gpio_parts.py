@@ -161,6 +161,18 @@ def test_a_click_is_told_at_once_where_nobody_waits_for_more(player: Any) -> Non
     assert button.told == ["click"]
 
 
+def test_an_edge_whose_other_half_was_dropped_is_no_click(player: Any) -> None:
+    button = player(*EVERY)
+    button.presses.edge(False, 0)
+    button.clock.advance(5000, button.loop)
+    assert button.told == []
+    button.presses.edge(True, button.clock.ticks * 1_000_000)
+    button.clock.advance(700, button.loop)
+    button.presses.edge(True, button.clock.ticks * 1_000_000)  # it is down all the time
+    button.clock.advance(700, button.loop)
+    assert button.told == ["hold"]
+
+
 def test_edges_that_come_late_are_judged_by_their_stamps(player: Any) -> None:
     button = player(*EVERY)
     for pressed, ms in ((True, 0), (False, 50), (True, 1000), (False, 2000)):  # all in one read, long afterwards

@@ -322,6 +322,7 @@ def test_a_busy_line_names_its_holder_and_is_taken_when_it_is_free(tmp_path: Pat
         assert rig.source.state == "connecting"
         assert rig.warned("is not to be had") == 1
         assert "GPIO17 (line 17 of sim) is used by gpiomon" in str(rig.records.records)
+        rig.until(lambda: rig.source.attempts >= 3)
         holder.close()
         rig.until(lambda: rig.source.state == "open")
         assert rig.warned("is not to be had") == 1
@@ -341,6 +342,53 @@ def test_outputs_come_back_with_the_level_that_they_had(pins: Callable[..., Pins
     rig.board.plug()
     rig.until(lambda: rig.source.state == "open")
     assert rig.board.pin("GPIO27").level == 1
+
+
+HOLDS = """
+import threading
+go = threading.Event()
+got = []
+def handler(context, event):
+    got.append(event)
+    go.wait(20)
+"""
+
+
+def test_a_chip_that_goes_while_edges_wait_for_room_leaves_the_books_right(pins: Callable[..., Pins]) -> None:
+    blocks = 'inbox = { size = 2, when_full = "block" }\n'
+    function = trigger(pin="GPIO17", edge="rising").replace('"inline"', '"thread"') + blocks
+    rig = pins(function, handler=HOLDS)
+    rig.pulse("GPIO17", 100)
+    rig.until(lambda: rig.got)
+    rig.turn_for(30)
+    rig.board.unplug()
+    go = rig.processor.functions["f"].handler.__globals__["go"]
+    go.set()
+    rig.until(lambda: rig.source.state == "connecting")
+    rig.board.plug()
+    rig.until(lambda: rig.source.state == "open")
+    assert rig.source.received == 100
+    before = len(rig.got)
+    rig.pulse("GPIO17")
+    rig.until(lambda: len(rig.got) > before)
+    assert rig.source.received == 101
+    assert DROPPED not in rig.source.rejected
+
+
+def test_a_button_whose_chip_went_is_up_when_it_comes_back(pins: Callable[..., Pins]) -> None:
+    rig = pins(trigger(pin="GPIO22", press=["click", "hold"], debounce="0ms", hold_after="60ms"))
+    button = rig.board.pin("GPIO22")
+    button.drive_high()
+    rig.until(lambda: rig.source.received == 1)
+    rig.board.unplug()
+    rig.until(lambda: rig.source.state == "connecting")
+    button.drive_low()
+    rig.board.plug()
+    rig.until(lambda: rig.source.state == "open")
+    rig.pulse("GPIO22")
+    rig.until(lambda: rig.got)
+    rig.turn_for(100)
+    assert [event.press for event in rig.got] == ["click"]
 
 
 def test_a_reload_leaves_the_pins_of_other_triggers_alone(pins: Callable[..., Pins]) -> None:
