@@ -79,7 +79,7 @@ class Machine:
 
 
 X86 = Machine(
-    "amd64", "qemu-system-x86_64", ["-machine", "pc", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2"],
+    "amd64", "qemu-system-x86_64", ["-machine", "pc", "-cpu", "max", "-accel", "tcg,thread=multi"],
     "ttyS0",
 )  # fmt: skip
 ARM = Machine(
@@ -99,6 +99,7 @@ class Guest:
         root: str = "/",
         more: Sequence[str] = (),
         memory: int = 512,
+        cpus: int = 1,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="nuclio-edge-vm-"))
         self._output: list[str] = []
@@ -120,7 +121,8 @@ class Guest:
         line = f"console={machine.console} quiet loglevel=3 tsc=reliable mitigations=off panic=-1 random.trust_cpu=on"
         self.process = subprocess.Popen(
             [
-                str(machine.emulator), *machine.options, "-m", str(memory), "-nodefaults", "-no-reboot",
+                str(machine.emulator), *machine.options, "-m", str(memory), "-smp", str(cpus),
+                "-nodefaults", "-no-reboot",
                 "-display", "none",
                 *data, *shares, "-kernel", str(machine.boot / "vmlinuz"), "-initrd", str(image), "-append", line,
                 "-serial", "stdio", *more,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nuclio_edge import registry
-from tests.bench.measure import percentile, private_kib, rss_kib, wakeups
+from tests.bench.measure import cpu_ns, percentile, private_kib, rss_kib, wakeups
 from tests.guest.sentences import until
 from tests.guest.simulator import Chip, world_at
 
@@ -23,15 +23,15 @@ LABEL = "pinctrl-bcm2835"
 IN, OUT = 17, 27
 ECHO = 'def handler(context, event):\n    context.bindings["pins"].set("out", event.value)\n'
 NOTHING = "def handler(context, event):\n    pass\n"
-ENDS = "def handler(context, event):\n    if event.line_seqno == {last}:\n        open('done', 'w').close()\n"
 PINS = f"""
 [source.pins]
 kind = "gpio"
 chip = "{LABEL}"
 [source.pins.lines]
-in = {{ pin = "{IN}" }}
+in = {{ pin = "{IN}", edge = "EDGE" }}
 out = {{ pin = "{OUT}", direction = "out" }}
 """
+BOTH = PINS.replace("EDGE", "both")
 FUNCTION = """
 [function.f]
 handler = "f.py"
@@ -138,8 +138,8 @@ def latency(chip: Chip, rounds: int) -> None:
     echoes: dict[str, Callable[[], Running]] = {
         "epoll, read, ioctl": lambda: Running(["-c", BARE, chip_path], {}),
         "official binding": lambda: Running(["-c", BINDING, chip_path], {}),
-        "inline": lambda: processor(PINS + FUNCTION.format(isolation="inline", edge="both"), ECHO),
-        "thread": lambda: processor(PINS + FUNCTION.format(isolation="thread", edge="both"), ECHO),
+        "inline": lambda: processor(BOTH + FUNCTION.format(isolation="inline", edge="both"), ECHO),
+        "thread": lambda: processor(BOTH + FUNCTION.format(isolation="thread", edge="both"), ECHO),
     }
     for name, make in echoes.items():
         with make():
@@ -151,11 +151,16 @@ def flood(chip: Chip, rate: int, seconds: int) -> None:
     function = FUNCTION + "inbox = {{ size = 65536 }}\n"
     for isolation in ("inline", "thread"):
         edges = rate * seconds
-        running = processor(PINS + function.format(isolation=isolation, edge="both"), ENDS.format(last=edges))
+        running = processor(
+            PINS.replace("EDGE", "rising") + function.format(isolation=isolation, edge="rising"), NOTHING
+        )
         with running:
-            with world_at(chip, IN, rate // 2, edges // 2) as finished:
+            with world_at(chip, IN, rate, edges) as finished:
                 took = finished()
-            until((running.folder / "done").exists, "the last edge")
+            spent = [0, 1]
+            while spent[-1] != spent[-2]:  # until it has nothing more to do
+                time.sleep(0.5)
+                spent.append(cpu_ns(running.process.pid) // 1_000_000)
         books = json.loads(running.text().splitlines()[-1])["with"]
         figures = {"edges": edges, "rate": edges / took, "received": books["received"], "handled": books["handled"]}
         say(f"flood: {isolation}", figures)
@@ -164,7 +169,7 @@ def flood(chip: Chip, rate: int, seconds: int) -> None:
 def idle(chip: Chip, quiet_s: float) -> None:
     """Memory and wake-ups of a processor that has nothing to do, and of the bare interpreter."""
     coap = "coap" in registry.SOURCES
-    manifest = PINS + (COAP if coap else "") + FUNCTION.format(isolation="thread", edge="both") + TIMER
+    manifest = BOTH + (COAP if coap else "") + FUNCTION.format(isolation="thread", edge="both") + TIMER
     with Running(["-I", "-c", 'print(\'"event": "ready"\', flush=True); import time; time.sleep(600)'], {}) as bare:
         time.sleep(1)
         pid = bare.process.pid

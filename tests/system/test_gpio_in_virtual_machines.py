@@ -33,6 +33,8 @@ def test_the_source_holds_what_it_promises_on_the_kernels_own_simulator() -> Non
     require(vm.X86)
     if not vm.supported():
         pytest.skip("the machine uses this computer's own /, and is x86-64")
+    # One processor: there the kernel's interrupt thread always runs before the world goes on. On two, one of which the
+    # computer stops for a while, the kernel itself makes one event of two edges.
     with vm.Guest(vm.X86, vm.in_checkout("-m tests.guest.gpio_sim"), modules=["gpio-sim"]) as guest:
         output = guest.run()
         sentences = told(output)
