@@ -21,7 +21,7 @@ run: setup-run
 	@.venv/bin/python examples/demo/run.py $(ARGS)
 
 test: setup-dev
-	.venv/bin/python -m pytest -n $(JOBS) $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: setup-dev
 	.venv/bin/ruff check .
@@ -48,3 +48,4 @@ setup-dev:
 	@.ci/setup/python-env dev
 	@.ci/setup/debian-programs mosquitto:mosquitto mosquitto_pub:mosquitto-clients openssl:openssl
 	@.ci/setup/micropython
+	@.ci/setup/virtual-machines

@@ -17,6 +17,7 @@ from .function import Function
 from .loader import load as load_code
 from .logs import FunctionLogger
 from .nuclio_sdk.platform import Platform
+from .registry import ON_DEMAND
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,11 +172,19 @@ class Assembly:
 
     def _binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:
         names = self.processor.sources if spec.bindings is None else spec.bindings
-        return {
+        makers = {
             name: self.processor.sources[name].binding
             for name in names
             if hasattr(self.processor.sources.get(name), "binding")
         }
+        if spec.bindings is None:
+            for name in ON_DEMAND:
+                if name in self.processor.manifest.sources and name not in makers:
+                    makers[name] = self._on_demand(name)
+        return makers
+
+    def _on_demand(self, name: str) -> Callable[[Context], Any]:
+        return lambda context: self.processor.source_on_demand(name).binding(context)
 
     def _make_runner(self, function: Function) -> Any:
         spec = function.spec

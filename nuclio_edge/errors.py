@@ -67,5 +67,9 @@ class UnknownKindError(EdgeError, LookupError):
         self.later = later
 
 
+class UnknownBoardError(EdgeError, LookupError):
+    """A board of which there is no file; the hint names the one that was probably meant."""
+
+
 class StateError(EdgeError, OSError):
     """A state directory that is held by another processor, or cannot be written."""

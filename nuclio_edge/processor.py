@@ -6,7 +6,7 @@ Only this file knows which concrete classes make up a processor; everything it b
 from __future__ import annotations
 
 import os
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 
 from . import capture, environment, forks
 from .assembly import Assembly
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
 READY_PATIENCE_MS = 2_000
+ON_DEMAND_PATIENCE_S = 10  # of a handler's thread, for the loop to open a source
 LEAST_FLOOR = 8192  # bytes that every inbox may hold however small the budget: some twenty small events
 OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
 
@@ -81,6 +82,7 @@ class Processor:
         self.assembly = Assembly(self)
         self.stopping = False
         self._deadline: Any = None
+        self._demanded: set[str] = set()  # sources without a table that only handlers use
         self._opened = False
         self._patience = 0
         self._ready_timer: Any = None
@@ -223,15 +225,51 @@ class Processor:
     # -- building -----------------------------------------------------------------------------------------------------
 
     def wanted_sources(self, manifest: Manifest) -> list[str]:
-        """Every declared source, and those without a table (the clock) that something uses."""
-        used = {t.source for f in manifest.functions.values() if not f.disabled for t in f.triggers}
-        return [name for name, spec in manifest.sources.items() if spec.kind != "timer" or name in used]
+        """Every declared source, and those without a table (the clock, the pins) that something uses."""
+        running = [f for f in manifest.functions.values() if not f.disabled]
+        used = {t.source for f in running for t in f.triggers} | {o.to for f in running for o in f.outputs}
+        used.update(name for f in running for name in f.bindings or ())
+        used.update(self._demanded)
+        return [name for name, spec in manifest.sources.items() if spec.declared or name in used]
 
     def make_source(self, spec: SourceSpec) -> Any:
         """A source of a table, not opened."""
         made = source_class(spec.kind)
         host = Host(self, self.logger.get_child(spec.name), self._secret)
         return made(spec.name, spec.params, host)
+
+    def source_on_demand(self, name: str) -> Any:
+        """A source without a table, opened when a handler first asks for it; from any thread.
+
+        OSError when the loop does not come to it.
+        """
+        if name in self.sources:
+            return self.sources[name]
+        if get_ident() == self.loop.thread:
+            return self._begin_on_demand(name)
+        done = allocate_lock()
+        done.acquire()
+
+        def begin() -> None:
+            try:
+                self._begin_on_demand(name)
+            finally:
+                done.release()
+
+        self.loop.post(begin)
+        done.acquire(timeout=ON_DEMAND_PATIENCE_S)
+        if name not in self.sources:
+            raise OSError(f"source {name} could not be opened")
+        return self.sources[name]
+
+    def _begin_on_demand(self, name: str) -> Any:
+        if name not in self.sources and not self.stopping:
+            self._demanded.add(name)
+            source = self.sources[name] = self.make_source(self.manifest.sources[name])
+            source.routes([])
+            if not self.offline:
+                source.open()
+        return self.sources[name]
 
     def _secret(self, name: str) -> bytes:
         from .manifest.secrets import read_secret

@@ -10,6 +10,11 @@ What the holder of the tables (a module or the class) may offer besides, each op
     check_trigger(address) -> faults
     check_output(output) -> faults
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'
+    board_ports(params) -> (key, kind, name)   what goes by the board's name: "serial", "i2c" or "spi", and which
+    pins(params) -> (key, pin, chip)     the pins of the board that it takes for itself
+    used_pin(params, use) -> the same    that of a trigger or output, or None
+    check_board(params, board) -> faults with `pins`: what the board cannot do
+    check_uses(params, triggers, outputs, same) -> ("trigger" or "output", which, key, message, hint)   with `pins`
     when_full(address) -> policy         the default of inbox.when_full; "block" unless offered
     SHARED_WINDOW = True                 one function that holds its events back holds back all functions on the source
 """
@@ -30,7 +35,10 @@ GROUP = "nuclio_edge.sources"
 # kind -> (class, tables)
 SOURCES = {
     "mqtt": ("nuclio_edge.sources.mqtt:MqttSource", "nuclio_edge.sources.mqtt_params"),
+    "gpio": ("nuclio_edge.sources.gpio:GpioSource", "nuclio_edge.sources.gpio_params"),
     "timer": ("nuclio_edge.sources.timer:TimerSource", "nuclio_edge.sources.timer:TimerSource"),
+    "serial": ("nuclio_edge.sources.serial:SerialSource", "nuclio_edge.sources.serial_params"),
+    "sensor": ("nuclio_edge.sources.sensor:SensorSource", "nuclio_edge.sources.sensor_params"),
     "memory": ("nuclio_edge.sources.memory:MemorySource", "nuclio_edge.sources.memory:MemorySource"),
 }
 
@@ -38,14 +46,13 @@ SOURCES = {
 LATER_SOURCES: dict[str, tuple[str, ...]] = {
     "coap": ("path", "method"),
     "http": ("path", "method"),
-    "gpio": ("pin", "line", "edge", "bias", "debounce"),
-    "serial": (),
-    "sensor": (),
 }
 LATER_BINDINGS = ("nosql", "object", "stream", "file")
 
 # Sources that are there without a table, unless the manifest declares one of the kind: name -> kind.
-BUILT_IN = {"clock": "timer"}
+BUILT_IN = {"clock": "timer", "pins": "gpio"}
+# Those of them that handlers call as bindings: made when a handler first does.
+ON_DEMAND = ("pins",)
 
 
 def tables(kind: str, section: str = "source") -> Any:

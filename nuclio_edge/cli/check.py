@@ -61,7 +61,7 @@ def summary(manifest: Manifest) -> str:
     disabled = sum(function.disabled for function in manifest.functions.values())
     text = counted(len(manifest.functions), "function") + (f" ({disabled} disabled)" if disabled else "")
     used = {t.source for f in manifest.functions.values() if not f.disabled for t in f.triggers}
-    sources = [name for name, spec in manifest.sources.items() if name in used or spec.kind != "timer"]
+    sources = [name for name, spec in manifest.sources.items() if name in used or spec.declared]
     return f"{text}, {counted(len(sources), 'source')}"
 
 

@@ -202,7 +202,7 @@ def _wanted(manifest: Manifest, options: argparse.Namespace) -> list[TriggerSpec
 
 
 def _address(spec: TriggerSpec) -> str:
-    keys = ("topic", "path", "cron")
+    keys = ("topic", "path", "cron", "pin", "line")
     return next((str(value) for key in keys if (value := getattr(spec.address, key, None)) is not None), spec.name)
 
 

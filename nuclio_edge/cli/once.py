@@ -261,8 +261,12 @@ def make_event(call: Call, trigger: Trigger) -> Event:
             from nuclio_edge.sources.timer import TimerEvent
 
             event = TimerEvent(trigger, now_ms())
+        elif trigger.kind == "gpio":
+            from nuclio_edge.sources.gpio_event import made
+
+            event = made(trigger, call.body, now_ms())
         event._trigger = trigger
-        if call.body or trigger.kind != "timer":
+        if call.body or trigger.kind not in ("timer", "gpio"):
             event.raw_body = call.body
         if call.address or getattr(spec.address, "path", None):
             event.path = call.address or spec.address.path

@@ -37,7 +37,11 @@ class Spec:
 
 
 class Device(Spec):
-    """The device itself. `id` is 6 hex digits; sizes in bytes, `stop_timeout_ms` in milliseconds, folders absolute."""
+    """The device itself.
+
+    `board` is an id of boards/, `id` is 6 hex digits; sizes in bytes, `stop_timeout_ms` in milliseconds, folders
+    absolute.
+    """
 
     __slots__ = (
         "board",
@@ -50,7 +54,7 @@ class Device(Spec):
         "state_dir",
         "stop_timeout_ms",
     )
-    board: str | None
+    board: str
     id: str
     labels: Mapping[str, str]
     memory_budget: int
@@ -62,9 +66,13 @@ class Device(Spec):
 
 
 class SourceSpec(Spec):
-    """One `[source.NAME]` (also a binding of that name) or `[binding.NAME]`; `params` are the kind's PARAMS."""
+    """One `[source.NAME]` (also a binding of that name) or `[binding.NAME]`; `params` are the kind's PARAMS.
 
-    __slots__ = ("kind", "name", "params")
+    Not `declared` is one that is there without a table, for whoever uses it (registry.BUILT_IN).
+    """
+
+    __slots__ = ("declared", "kind", "name", "params")
+    declared: bool
     kind: str
     name: str
     params: Values
@@ -204,7 +212,7 @@ class FunctionSpec(Spec):
 
 
 class Manifest(Spec):
-    """All of it. `path` is as it was given, `folder` absolute; `sources` always holds the clock.
+    """All of it. `path` is as it was given, `folder` absolute; `sources` always holds the clock and the pins.
 
     `spool`, `admin`, `log`, `record` and `sync` are Values of tables.py; `sync` is None when the table is absent.
     """

@@ -36,14 +36,14 @@ def good_name(name: str, path: KeyPath, converter: Converter) -> bool:
 class Sources:
     """The sources and bindings of one manifest, with the tables of their kinds."""
 
-    __slots__ = ("_clean", "_convert", "_tables", "bindings", "specs")
+    __slots__ = ("_convert", "_tables", "bindings", "clean", "specs")
 
     def __init__(self, converter: Converter, raw: Mapping[str, Any]) -> None:
         self._convert = converter
         self.specs: dict[str, SourceSpec] = {}
         self.bindings: dict[str, SourceSpec] = {}
         self._tables: dict[str, Any] = {}  # name -> tables of its kind, None where that was reported
-        self._clean: list[str] = []  # the sources of whose params nothing was reported
+        self.clean: list[str] = []  # the sources of whose params nothing was reported
         for name, table in named(converter, raw, "source"):
             self._add("source", name, table, self.specs)
         for name, table in named(converter, raw, "binding"):
@@ -65,7 +65,8 @@ class Sources:
             self._convert.report.error(where, "E203", f"{quote(name)} is the built-in {kind}'s name", "choose another")
             return
         tables = self._tables[name] = registry.tables(kind)
-        self.specs[name] = SourceSpec(name=name, kind=kind, params=self._convert.table(tables.PARAMS, {}, ()))
+        params = self._convert.table(tables.PARAMS, {}, ())
+        self.specs[name] = SourceSpec(declared=False, name=name, kind=kind, params=params)
 
     def _add(self, section: str, name: str, raw: Mapping[str, Any], specs: dict[str, SourceSpec]) -> None:
         path: KeyPath = (section, name)
@@ -89,8 +90,8 @@ class Sources:
                 params = self._convert.table(getattr(tables, "PARAMS", {}), raw, path, extra=_KIND)
                 self.apply(tables, "check_params", params, path, "E205")
                 if report.errors == before:
-                    self._clean.append(name)
-        specs[name] = SourceSpec(name=name, kind=kind if isinstance(kind, str) else "", params=params)
+                    self.clean.append(name)
+        specs[name] = SourceSpec(declared=True, name=name, kind=kind if isinstance(kind, str) else "", params=params)
 
     def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
         """Run one of the kind's own checks over complete values."""
@@ -102,7 +103,7 @@ class Sources:
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}
-        for name in self._clean:
+        for name in self.clean:
             claims = getattr(self._tables[name], "claims", None)
             spec = self.specs.get(name) or self.bindings[name]
             for key, claim in claims(spec.params) if claims else ():

@@ -10,11 +10,15 @@ import os
 import os.path
 
 from nuclio_edge import board
-from nuclio_edge.errors import ManifestError
+from nuclio_edge import device as host
+from nuclio_edge.board_detect import detect
+from nuclio_edge.errors import ManifestError, UnknownBoardError
 from nuclio_edge.manifest import whole
 from nuclio_edge.manifest.convert import BAD, Converter, shape_of
 from nuclio_edge.manifest.functions import Functions
 from nuclio_edge.manifest.model import Device, Manifest
+from nuclio_edge.manifest.pins import check_pins
+from nuclio_edge.manifest.ports import check_ports
 from nuclio_edge.manifest.problems import Report
 from nuclio_edge.manifest.read import read
 from nuclio_edge.manifest.secrets import read_secret
@@ -65,9 +69,10 @@ class _Reading:
         self.path = path
         self.raw = raw
         self.report = report
+        self.root = root
         self.folder = os.path.dirname(os.path.abspath(path))
         self.secrets_dir = ""
-        self.convert = Converter(report, self.folder, Words({"device.id": board.device_id(root)}), self._secret)
+        self.convert = Converter(report, self.folder, Words({"device.id": host.device_id(root)}), self._secret)
 
     def _secret(self, name: str) -> bytes:
         return read_secret(name, self.secrets_dir)
@@ -81,7 +86,9 @@ class _Reading:
         sources = Sources(self.convert, self.raw)
         functions = self._functions(sources)
         whole.not_yet(self.raw, self.report)
+        check_ports(sources, device.board, self.report)
         whole.check_hint(tables["sync"], sources, self.report)
+        check_pins(sources, functions, device.board, self.report)
         if not self.report.errors:
             whole.check_shared(functions, sources, self.report)
             whole.check_idle(functions, self.report)
@@ -127,7 +134,7 @@ class _Reading:
             self.report.error(("device",), "E111", f"a table is expected: [device], found {shape_of(raw)}")
             raw = {}
         words = self.convert.words.known
-        name = self._early("name", raw) or board.host_name()
+        name = self._early("name", raw) or host.host_name()
         words["device.name"] = str(name)
         words["device.namespace"] = str(self._early("namespace", raw))
         labels = self._early("labels", raw)
@@ -137,16 +144,27 @@ class _Reading:
         own: Values = self.convert.table(DEVICE, rest, ("device",))
         self.secrets_dir = str(own.secrets_dir)
         return Device(
-            board=own.board,
+            board=self._board(own.board),
             id=words["device.id"],
             labels=labels,
             memory_budget=own.memory_budget,
             name=words["device.name"],
             namespace=words["device.namespace"],
             secrets_dir=own.secrets_dir,
-            state_dir=own.state_dir or os.path.abspath(board.state_dir()),
+            state_dir=own.state_dir or os.path.abspath(host.state_dir()),
             stop_timeout_ms=own.stop_timeout,
         )
+
+    def _board(self, given: str | None) -> str:
+        """Return the id of the board, the detected one unless the manifest says it; an unknown one is a problem."""
+        if given is None:
+            return detect(self.root) or board.GENERIC
+        if given is not BAD:
+            try:
+                board.load(given)
+            except UnknownBoardError as error:
+                self.report.error(("device", "board"), "E301", error.message, error.hint)
+        return given
 
     def _early(self, key: str, raw: Mapping[str, Any]) -> Any:
         """Return one of the values that placeholders are made of, so that the next ones may hold it."""

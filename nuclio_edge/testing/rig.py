@@ -105,6 +105,7 @@ class Device:
 
     id, name, namespace = "c0ffee", "bench", "default"
     labels: Mapping[str, str] = {}
+    board = "generic/linux"
 
 
 class Host:

@@ -24,6 +24,8 @@ FIGURES = {
     "busy": "an inline function's reply while another function burns CPU in a thread",
     "footprint": "start, memory, idle wake-ups",
     "thousand": "1,000 functions with 1,000 filters",
+    "serial": "a serial line at 921,600 baud on a pty",
+    "gpio": "edge in -> handler -> output, fast edges, memory; in a virtual machine",
     "micropython": "the core on MicroPython",
 }
 

@@ -10,7 +10,10 @@ from nuclio_edge import registry
 from nuclio_edge.sources.memory import MemorySource
 from nuclio_edge.sources.timer import TimerSource
 from nuclio_edge.testing import Clock, SourceRig, check_source
+from tests.contract.gpio import PinRig, TableRig
 from tests.contract.mqtt import MqttRig
+from tests.contract.sensor import SensorRig
+from tests.contract.serial import SerialRig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +88,21 @@ def test_the_timer_source(rig: type[SourceRig]) -> None:
     assert len(check_source(rig())) == 10
 
 
+def test_the_sensor_source() -> None:
+    assert len(check_source(SensorRig())) == 10
+
+
+def test_the_serial_source() -> None:
+    assert len(check_source(SerialRig())) == 16
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("rig", "sentences"), [(PinRig, 15), (TableRig, 16)])
+def test_the_gpio_source_over_simulated_pins(rig: type[SourceRig], sentences: int) -> None:
+    held = check_source(rig())
+    assert len(held) == sentences, held
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "stock"])
 @pytest.mark.parametrize("version", [3, 5])
@@ -95,4 +113,4 @@ def test_the_mqtt_source(start_mosquitto: StartBroker, qos: int, version: int, f
 
 
 def test_no_kind_is_left_out() -> None:
-    assert set(registry.SOURCES) == {MemorySource.kind, TimerSource.kind, "mqtt"}
+    assert set(registry.SOURCES) == {MemorySource.kind, TimerSource.kind, "mqtt", "gpio", "serial", "sensor"}

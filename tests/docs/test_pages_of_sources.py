@@ -14,6 +14,9 @@ from nuclio_edge import registry
 from tests.cli import Running, call, environment
 from tests.docs.pages import DOCS, files, write_out
 from tests.mosquitto import program
+from tests.serial_line import SerialLine
+from tests.unit.test_serial_framing import sentence
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +71,64 @@ def test_the_timer_page(tmp_path: Path) -> None:
         first, second = (run.wait_for(count, message="tick")["with"] for count in (1, 2))
         assert (first["name"], first["what"]) == ("often", "pulse")
         assert (second["due"] - first["due"]) % 500 <= 2 or (second["due"] - first["due"]) % 500 >= 498
+        assert run.stop() == 0
+
+
+def test_the_serial_page(tmp_path: Path) -> None:
+    write_out("sources/serial.md", tmp_path)
+    line = SerialLine(tmp_path)
+    manifest = tmp_path / "edge.toml"
+    manifest.write_text(manifest.read_text().replace("/dev/serial/by-id/usb-u-blox_7-if00", line.path))
+    heard = bytearray()
+
+    def answered() -> bool:
+        heard.extend(line.heard())
+        return heard.endswith(b"$PUBX,00*33\r\n")
+
+    with Running(tmp_path) as run:
+        run.ready()
+        line.send(sentence("GPRMC,081836,A,3751.65,S,14507.36,E,000.0,360.0,130998,011.3,E") + sentence("GPGSV,3"))
+        said = run.wait_for(message="position")["with"]
+        assert said == {"latitude": "3751.65S", "longitude": "14507.36E"}
+        line.send(sentence("GNRMC,081837,V,,,,,,,130998,,"))
+        wait_until(answered, "the question")
+        assert heard == b"$PTHANKS,081836\r\n$PUBX,00*33\r\n"
+        assert run.stop() == 0
+    line.unplug()
+
+
+def test_the_other_manifests_of_the_serial_page_are_right(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "sources/serial.md").read_text(), re.DOTALL)
+    (tmp_path / "edge.toml").write_text(blocks[1])
+    assert call("check", cwd=tmp_path).returncode == 0
+
+
+def test_the_sensor_page(tmp_path: Path) -> None:
+    write_out("sources/sensor.md", tmp_path)
+    sensor = tmp_path / "w1/28-0316a2794aff/temperature"
+    sensor.parent.mkdir(parents=True)
+    sensor.write_text("21562\n")
+    manifest = tmp_path / "edge.toml"
+    manifest.write_text(manifest.read_text().replace("/sys/bus/w1/devices", f"{tmp_path}/w1").replace("10s", "20ms"))
+    with Running(tmp_path) as run:
+        first = run.wait_for(message="measured")["with"]
+        assert first == {"sensor": "28-0316a2794aff", "celsius": 21.562}
+        sensor.write_text("21700\n")  # within the dead band
+        sensor.write_text("21800\n")
+        assert run.wait_for(2, message="measured")["with"]["celsius"] == 21.8
+        assert run.wait_for(message="no reading")["with"]["source"] == "air"  # there is no such bus here
+        assert run.stop() == 0
+
+
+def test_the_gpio_page(tmp_path: Path) -> None:
+    write_out("sources/gpio.md", tmp_path)
+    with Running(tmp_path) as run:
+        run.ready()
+        for level in ("1", "0"):
+            assert call("sim", "set", "GPIO17", level, "GPIO4", level, cwd=tmp_path).returncode == 0
+        assert run.wait_for(message="light")["with"] == {"line": "door", "what": "rising", "relay": 1}
+        assert call("sim", "get", "GPIO27", cwd=tmp_path).stdout.startswith("GPIO27 1  out")
+        assert run.wait_for(message="water")["with"] == {"pulses": 1, "total": 1}
         assert run.stop() == 0
 
 

@@ -36,7 +36,7 @@ def test_the_options_of_a_command_are_those_of_its_parser(name: str) -> None:
 
 def test_the_exit_codes_are_those_of_the_code() -> None:
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", SECTIONS["Exit codes"], re.MULTILINE)}
-    known = {cli.OK, cli.FAULT, cli.USAGE, cli.ANSWERED, cli.UNDRAINED, cli.RESTART, cli.INTERRUPTED}
+    known = {cli.OK, cli.FAULT, cli.USAGE, cli.ANSWERED, cli.ABSENT, cli.UNDRAINED, cli.RESTART, cli.INTERRUPTED}
     assert told == known
     assert {processor.OK, processor.FAULT, processor.UNDRAINED, processor.RESTART} <= known
 

@@ -59,7 +59,7 @@ def test_an_empty_manifest_has_the_defaults_of_the_design(write: Callable[[str],
     assert manifest.log.level == "info"
     assert [sink.kind for sink in manifest.log.sinks] == ["console"]
     assert manifest.sync is None
-    assert {name: spec.kind for name, spec in manifest.sources.items()} == {"clock": "timer"}
+    assert {name: spec.kind for name, spec in manifest.sources.items()} == {"clock": "timer", "pins": "gpio"}
     assert manifest.functions == {}
 
 
@@ -195,7 +195,7 @@ def test_a_select_gives_each_chosen_function_its_own_trigger_after_its_others(wh
 
 def test_a_declared_timer_takes_the_place_of_the_built_in_clock(write: Callable[[str], str]) -> None:
     manifest = load(write('[source.ticks]\nkind = "timer"\n' + DOOR + '[[function.door.trigger]]\nevery = "1s"\n'))
-    assert list(manifest.sources) == ["ticks"]
+    assert list(manifest.sources) == ["ticks", "pins"]
     assert manifest.functions["door"].triggers[0].source == "ticks"
 
 

@@ -28,6 +28,16 @@ SECTIONS: dict[str, Fields] = {
     "mqtt trigger": registry.tables("mqtt").TRIGGER,
     "mqtt output": registry.tables("mqtt").OUTPUT,
     "timer trigger": registry.tables("timer").TRIGGER,
+    "serial source": registry.tables("serial").PARAMS,
+    "serial rs485": registry.tables("serial").RS485,
+    "serial trigger": registry.tables("serial").TRIGGER,
+    "serial output": registry.tables("serial").OUTPUT,
+    "sensor source": registry.tables("sensor").PARAMS,
+    "sensor trigger": registry.tables("sensor").TRIGGER,
+    "gpio source": registry.tables("gpio").PARAMS,
+    "gpio line": registry.tables("gpio").LINE,
+    "gpio trigger": registry.tables("gpio").TRIGGER,
+    "gpio output": registry.tables("gpio").OUTPUT,
     "memory trigger": registry.tables("memory").TRIGGER,
     "memory output": registry.tables("memory").OUTPUT,
     "spool": tables.SPOOL,
@@ -49,7 +59,7 @@ def shown(field: Field) -> str:
         unit, factor = next((unit, factor) for unit, factor in units if value % factor == 0)
         return f'`"{value // factor}{unit}"`'
     if field.type == "size":
-        return f'`"{value >> 20}MiB"`'
+        return f'`"{value >> 20}MiB"`' if value >> 20 else f'`"{value >> 10}KiB"`'
     return f"`{str(value).lower()}`" if not isinstance(value, str) else f'`"{value}"`'
 
 
@@ -57,7 +67,7 @@ def row(key: str, field: Field) -> str:
     """Return the line of a key in its table."""
     kind = field.type
     if field.either:
-        kind = "integer or table"
+        kind = " or ".join(either.type for either in field.either)
     elif field.secret:
         kind += " or secret"
     elif field.choices:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nuclio_edge.board import device_id, state_dir
+from nuclio_edge.device import device_id, state_dir
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,29 @@
+"""Ports and buses that a manifest names as its board does: a name that the board does not have is told at once."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nuclio_edge.manifest.problems import Report
+    from nuclio_edge.manifest.sources import Sources
+
+
+def check_ports(sources: Sources, board_id: str, report: Report) -> None:
+    """Report what is no port of the board; where nothing is known of the board, only its kernel can tell."""
+    from nuclio_edge import board
+    from nuclio_edge.manifest.problems import listed, quote, suggest
+
+    named = [
+        (name, key, kind, port)
+        for name in sources.clean
+        if hasattr(tables := sources.tables(name), "board_ports")
+        for key, kind, port in tables.board_ports((sources.specs.get(name) or sources.bindings[name]).params)
+    ]
+    if not named or board_id == board.GENERIC or report.errors:
+        return
+    profile = board.load(board_id)
+    for name, key, kind, port in named:
+        there = getattr(profile, kind)
+        if port not in there:
+            hint = suggest(port, there) or (f"there is {listed(there)}" if there else "give its path")
+            report.error(("source", name, key), "E301", f"{board_id} has no {kind} port named {quote(port)}", hint)
