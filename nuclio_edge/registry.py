@@ -9,6 +9,7 @@ What the holder of the tables (a module or the class) may offer besides, each op
     check_params(params) -> faults       (key, message, hint or None) each; a key inside a table is dotted: "will.topic"
     check_trigger(address) -> faults
     check_output(output) -> faults
+    trigger_claims(address) -> (key, claim)   what only one trigger on a source may have: 'GET /door'
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'
     when_full(address) -> policy         the default of inbox.when_full; "block" unless offered
     SHARED_WINDOW = True                 one function that holds its events back holds back all functions on the source
@@ -31,12 +32,12 @@ GROUP = "nuclio_edge.sources"
 SOURCES = {
     "mqtt": ("nuclio_edge.sources.mqtt:MqttSource", "nuclio_edge.sources.mqtt_params"),
     "timer": ("nuclio_edge.sources.timer:TimerSource", "nuclio_edge.sources.timer:TimerSource"),
+    "coap": ("nuclio_edge.sources.coap:CoapSource", "nuclio_edge.sources.coap_params"),
     "memory": ("nuclio_edge.sources.memory:MemorySource", "nuclio_edge.sources.memory:MemorySource"),
 }
 
 # Known by name, not there yet: kind -> the keys of its triggers, so that a trigger without a source can be explained.
 LATER_SOURCES: dict[str, tuple[str, ...]] = {
-    "coap": ("path", "method"),
     "http": ("path", "method"),
     "gpio": ("pin", "line", "edge", "bias", "debounce"),
     "serial": (),

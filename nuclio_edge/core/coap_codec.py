@@ -1,4 +1,4 @@
-"""CoAP messages (RFC 7252, 3) and block options (RFC 7959, 2.2) out of datagrams, sans-IO; coap_compose.py is the way back.
+"""CoAP messages (RFC 7252, 3) and block options (RFC 7959, 2.2) of datagrams, sans-IO; coap_compose is the way back.
 
 Law: whatever the bytes, `parse`, `Message.options` and `walk` raise MessageError or nothing. Nothing is copied before
 it is asked for: a Message keeps the datagram.

@@ -83,6 +83,7 @@ class _Reading:
         whole.not_yet(self.raw, self.report)
         whole.check_hint(tables["sync"], sources, self.report)
         if not self.report.errors:
+            whole.check_claims(functions, sources, self.report)
             whole.check_shared(functions, sources, self.report)
             whole.check_idle(functions, self.report)
         return Manifest(

@@ -30,8 +30,8 @@ def test_a_response_with_a_token_and_a_payload_is_read():
 
 
 def test_what_is_composed_is_read_again():
-    options = [(codec.URI_PATH, b"a"), (codec.URI_PATH, b""), (codec.CONTENT_FORMAT, b"\x32"), (codec.SIZE1, b"\x01\x00"),
-               (2049, b"x" * 300), (65535, b"y" * 13)]  # fmt: skip
+    options = [(codec.URI_PATH, b"a"), (codec.URI_PATH, b""), (codec.CONTENT_FORMAT, b"\x32"),
+               (codec.SIZE1, b"\x01\x00"), (2049, b"x" * 300), (65535, b"y" * 13)]  # fmt: skip
     data = compose.compose(codec.NON, 2, 65535, b"12345678", options, b"\xff\xff")
     message = codec.parse(data)
     assert message.options == options
