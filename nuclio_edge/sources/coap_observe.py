@@ -105,13 +105,17 @@ class Observers:
 
     def changed(self, path: str) -> None:
         """The resource of a path may be another now: ask its function again, once for all who asked the same."""
+        asked = set()
         for observer in list(self.at.get(path, {}).values()):
             key = (observer.code, observer.plan.asked, observer.body)
+            if key in asked:
+                continue
+            asked.add(key)
             if key in self._running:
                 self._running[key] = True
-                continue
-            self._running[key] = False
-            self._refresh(observer, key)
+            else:
+                self._running[key] = False
+                self._refresh(observer, key)
 
     def _refresh(self, observer: Observer, key: tuple[int, bytes, bytes]) -> None:
         plan, _ = self._planner.make(observer.code, observer.plan.options, 0)
@@ -187,9 +191,9 @@ class Observers:
             observer.last_con = now
             observer.waiting = True
 
-            def renew() -> bytes:
+            def renew() -> bytes | None:
                 if observer.state is None:
-                    return datagram
+                    return None
                 newer, observer.state = observer.state, None
                 return self._compose(observer, newer, coap.CON)
 

@@ -69,6 +69,8 @@ def parse_listen(text: str) -> tuple[str, int]:
         port = port if colon else str(PORT)
     if not (port.isascii() and port.isdigit() and int(port) <= 65_535):
         raise ValueError(f"{quote(port)} is not a port")
+    if host == "localhost":
+        host = "127.0.0.1"
     if not _is_numeric(host):
         raise ValueError(f"{quote(host)} is not an IP address; the interface's own, 0.0.0.0 or [::] is expected")
     return host, int(port)

@@ -21,7 +21,7 @@ ACKNOWLEDGED, RESET, LOST = "acknowledged", "reset", "lost"
 
 
 class Transmission:
-    """One message under way; `renew`, if given, makes the datagram of a further attempt (newer state, newer id)."""
+    """One message under way; `renew`, if given, makes the datagram of a further attempt where there is something newer to say."""
 
     __slots__ = ("attempt", "datagram", "done", "key", "peer", "renew", "timeout", "timer")
 
@@ -63,7 +63,7 @@ class Sender:
         peer: Peer,
         datagram: bytes,
         done: Callable[[str], Any],
-        renew: Callable[[], bytes] | None = None,
+        renew: Callable[[], bytes | None] | None = None,
     ) -> None:
         """Send a CON message until it is acknowledged; `done(outcome)` comes once, unless everything is closed."""
         if len(self._under_way) >= MOST:
@@ -105,5 +105,5 @@ class Sender:
         made.timeout *= 2
         self.retransmitted += 1
         if made.renew is not None:
-            made.datagram = made.renew()
+            made.datagram = made.renew() or made.datagram
         self._start(made)
