@@ -13,7 +13,6 @@ process has the port, an interface has no address yet), "connecting": it is trie
 
 from __future__ import annotations
 
-import random
 from _thread import get_ident
 
 from nuclio_edge.sources.coap_answer import Answers
@@ -24,7 +23,7 @@ from nuclio_edge.sources.coap_observe import Observers
 from nuclio_edge.sources.coap_params import OUTPUT, PARAMS, PORT, TRIGGER, parse_listen
 from nuclio_edge.sources.coap_plan import Planner
 from nuclio_edge.sources.coap_publish import CoapBinding, Resource
-from nuclio_edge.sources.coap_send import Sender
+from nuclio_edge.sources.coap_send import Sender, chance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -233,7 +232,7 @@ class CoapSource:
                     self.log.warn_with("cannot listen, trying again", "address", where, "error", error.strerror)
         self._missing = left
         if left:
-            pause = int(self._pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+            pause = int(self._pause * (0.5 + chance() / 2))
             self._pause = min(2 * self._pause, LONGEST_PAUSE_MS)
             self._timer = self.loop.call_later(pause, self._bind)
             self._become("connecting")

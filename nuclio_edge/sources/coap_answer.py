@@ -10,6 +10,7 @@ from __future__ import annotations
 from nuclio_edge.core import coap_codec as coap
 from nuclio_edge.core.coap_compose import compose, pack_block, pack_options, uint
 from nuclio_edge.sources import coap_formats as formats
+from nuclio_edge.sources.coap_send import chance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -272,14 +273,12 @@ class Answers:
             self._timer = self._loop.call_later(max(left, 1), self._look)
 
     def _leisurely(self, peer: Peer, datagram: bytes) -> None:
-        import random
-
         def send() -> None:
             self._later.discard(timer)
             peer.endpoint.send(datagram, peer)
 
         if len(self._later) < 64:
-            timer = self._loop.call_later(int(random.random() * LEISURE_MS), send)  # noqa: S311 - to spread load
+            timer = self._loop.call_later(int(chance() * LEISURE_MS), send)
             self._later.add(timer)
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from nuclio_edge.core import coap_codec as coap
 
 TYPE_CHECKING = False
@@ -20,8 +22,13 @@ MOST = 1024  # under way at a time
 ACKNOWLEDGED, RESET, LOST = "acknowledged", "reset", "lost"
 
 
+def chance() -> float:
+    """A random number from 0 to 1, for jitter; the module `random` would cost half a megabyte."""
+    return int.from_bytes(os.urandom(4), "big") / 0x1_0000_0000
+
+
 class Transmission:
-    """One message under way; `renew`, if given, makes the datagram of a further attempt where there is something newer to say."""
+    """One message under way; `renew`, if given, makes a further attempt's datagram if there is news."""
 
     __slots__ = ("attempt", "datagram", "done", "key", "peer", "renew", "timeout", "timer")
 
@@ -40,11 +47,8 @@ class Sender:
     """All that is under way of one source. A timer lives only while something is."""
 
     def __init__(self, loop: Loop) -> None:
-        import random
-
         self._loop = loop
-        self._random = random.random
-        self._id = int(random.random() * 65536)  # noqa: S311 - against confusion with an earlier run, not attackers
+        self._id = int(chance() * 65536)  # so that an earlier run's ids do not come again
         self._under_way: dict[tuple[Any, ...], Transmission] = {}
         self.retransmitted = 0
         self.lost = 0  # never acknowledged
@@ -71,7 +75,7 @@ class Sender:
             peer.endpoint.send(bytes((datagram[0] | 0x10,)) + datagram[1:], peer)  # NON
             return
         made = Transmission(peer, datagram, done, renew)
-        made.timeout = int(ACK_TIMEOUT_MS * (1 + self._random() * (RANDOM_FACTOR - 1)))
+        made.timeout = int(ACK_TIMEOUT_MS * (1 + chance() * (RANDOM_FACTOR - 1)))
         self._start(made)
 
     def answered(self, address: tuple[Any, ...], kind: int, message_id: bytes) -> bool:

@@ -9,13 +9,13 @@ the new registration told, and that is the one known already, is no event.
 from __future__ import annotations
 
 import asyncio
-import random
 from urllib.parse import unquote, urlsplit
 
 from nuclio_edge.core import coap_codec as coap
 from nuclio_edge.core.coap_compose import pack_options, uint
 from nuclio_edge.sources import coap_formats as formats
 from nuclio_edge.sources.coap_event import CoapEvent
+from nuclio_edge.sources.coap_send import chance
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Watch:
                 why = str(error) or type(error).__name__
                 post(lambda why=why: self.failed(why))
             if not stale:
-                await asyncio.sleep(pause * (0.5 + random.random() / 2))  # noqa: S311 - jitter
+                await asyncio.sleep(pause * (0.5 + chance() / 2))
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _values(self, client: Client) -> Any:
@@ -190,7 +190,7 @@ class Watch:
                     raise OSError(f"the device answers {formats.dotted(int(answer.code))}")
                 yield answer, notified
                 age = answer.opt.max_age
-                patience = (DEFAULT_MAX_AGE_S if age is None else max(age, 1)) * (1 + SPREAD * random.random())  # noqa: S311
+                patience = (DEFAULT_MAX_AGE_S if age is None else max(age, 1)) * (1 + SPREAD * chance())
                 if answer.opt.observe is None and not notified:  # not observable: asked again when it is stale
                     await asyncio.sleep(patience)
                     return
