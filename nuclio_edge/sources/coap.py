@@ -66,7 +66,7 @@ class CoapSource:
         self.intake = Intake(self.loop, self.planner, self.answers, self.blocks, self.sender)
         self.answers.observers = self.intake.observers = self.observers
         self.answers.watched = self.observers.at
-        self.settle_request: Any = self.answers.settle
+        self.settle: Any = self.answers.settle  # (event, response, error); bound here, which is a call less a request
         self.watcher: Any = None  # of other devices' resources, once a trigger wants one
         self.client: Any = None  # aiocoap's, once somebody needs it
         self.loop_thread = 0
@@ -103,10 +103,6 @@ class CoapSource:
         if self.watcher is not None:
             self.watcher.open()
 
-    def settle(self, event: Any, response: Response | None, _error: BaseException | None) -> None:
-        """Answer a request."""
-        self.settle_request(event, response)
-
     def stop_receiving(self) -> None:
         """Refuse further requests (5.03); replies still go out, and their acknowledgements are read."""
         self.intake.stop()
@@ -123,7 +119,7 @@ class CoapSource:
     def close(self) -> None:
         """Leave no socket, timer or thread."""
         self.stop_receiving()
-        self.settle_request = _too_late
+        self.settle = _too_late
         if self.client is not None:
             self.client.close()
             self.client = None
@@ -222,8 +218,9 @@ class CoapSource:
         self.attempts += 1
         left = []
         for host, port, group in self._missing:
+            take = self.intake.take_group if group else self.intake.take
             try:
-                self.intake.endpoints.append(Endpoint(self.loop, host, port, self.intake.take, group))
+                self.intake.endpoints.append(Endpoint(self.loop, host, port, take, group))
             except OSError as error:
                 left.append((host, port, group))
                 where = f"{group or host}:{port}"
@@ -270,5 +267,5 @@ class _Any:
 _ANY: Any = _Any()
 
 
-def _too_late(_event: Any, _response: Any) -> None:
+def _too_late(_event: Any, _response: Any, _error: Any) -> None:
     """A handler was done after the source was closed: nobody can be told."""

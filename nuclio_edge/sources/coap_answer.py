@@ -60,7 +60,7 @@ class Answers:
 
     # -- outcomes -----------------------------------------------------------------------------------------------------
 
-    def settle(self, event: CoapEvent, response: Response | None) -> None:
+    def settle(self, event: CoapEvent, response: Response | None, _error: BaseException | None = None) -> None:
         """Answer with what a handler returned."""
         peer, key, plan, first = event._token
         if plan.simple and event._reply is None and first < NON_FLAG_SET:
@@ -78,7 +78,13 @@ class Answers:
             if self._waiting:
                 self._waiting.pop(event, None)
             peer.new[key] = reply
-            peer.endpoint.send(reply, peer)
+            if peer.control:
+                peer.endpoint.send(reply, peer)
+            else:  # spelled out: a call less
+                try:
+                    peer.sendto(reply, peer.address)
+                except OSError:
+                    peer.endpoint.unsent += 1
             if self.watched and plan.code in _CHANGING and (response is None or response.status_code < 300):
                 self.observers.changed(plan.path)
             return

@@ -17,6 +17,7 @@ from nuclio_edge.sources.coap_links import listing
 from nuclio_edge.sources.coap_listen import LARGEST
 from nuclio_edge.sources.coap_params import WELL_KNOWN
 from nuclio_edge.sources.coap_peer import ALL, EACH
+from nuclio_edge.sources.coap_plan import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from nuclio_edge.sources.coap_blocks import Blocks
     from nuclio_edge.sources.coap_listen import Endpoint
     from nuclio_edge.sources.coap_peer import Peer
-    from nuclio_edge.sources.coap_plan import Plan, Planner
+    from nuclio_edge.sources.coap_plan import Planner
     from nuclio_edge.sources.coap_send import Sender
 
 _NONE = 1 << 30
@@ -48,7 +49,6 @@ class Intake:
         self.observers: Any = None  # set by the source
         self.endpoints: list[Endpoint] = []
         self.stopped = False
-        self.received = 0
         self.routed = 0
         self.unrouted = 0
         self.rejected: dict[str, int] = {}
@@ -60,7 +60,7 @@ class Intake:
     def take(self, endpoint: Endpoint, data: bytes, address: tuple[Any, ...], info: Any) -> None:
         """One datagram; see the module."""
         size = len(data)
-        if size < 4 or (start := _START[data[0]]) > size or not 0 < (code := data[1]) < 32 or endpoint.group:
+        if not 4 <= size <= LARGEST or (start := _START[data[0]]) > size or not 0 < (code := data[1]) < 32:
             self._other(endpoint, data, address, info)
             return
         loop = self._loop
@@ -71,7 +71,8 @@ class Intake:
         if info is not None and info != peer.info:
             endpoint.note(peer, info)
         key = data[2:start]
-        known = peer.new.get(key)
+        new = peer.new
+        known = new.get(key)
         if known is None and peer.old:
             known = peer.old.get(key)
         if known is not None:
@@ -80,37 +81,36 @@ class Intake:
         peers.exchanges += 1
         if peers.exchanges >= ALL:
             peers.shrink(loop.now)
+            new = peer.new
         # A first 0xFF that is part of an option leaves bytes before it that are no whole options: they are never found.
         mark = data.find(b"\xff", start)
         if mark < 0:
-            options, body = data[start:], b""
+            options = data[start:]
+            body = b""
         else:
-            options, body = data[start:mark], data[mark + 1 :]
+            options = data[start:mark]
+            body = data[mark + 1 :]
         plan = self._plans[code].get(options)
-        if plan is None or plan.special or size > LARGEST or self.stopped or (mark >= 0 and not body):
+        if plan is None or plan.special or (mark >= 0 and not body):
             self._special(peer, key, code, data, start)
             return
-        self.received += 1
         self.routed += 1
-        trigger = plan.trigger
-        event = CoapEvent(trigger, (peer, key, plan, data[0]), code, options, body, address, loop.wall)  # type: ignore[arg-type]  # not special: there is one
-        if not trigger.submit(event):  # type: ignore[union-attr]
+        event = CoapEvent(plan.trigger, (peer, key, plan, data[0]), code, options, body, address, loop.wall)  # type: ignore[arg-type]  # not special: there is one
+        if not plan.trigger.submit(event):  # type: ignore[union-attr]
             self._keep(event)
-        if key not in peer.new:  # not answered yet
-            peer.new[key] = event
+        if key not in new:  # not answered yet
+            new[key] = event
             if data[0] < 0x50:
                 self._answers.wait(event)
+
+    @property
+    def received(self) -> int:
+        """All that came: what became of it is what is counted."""
+        return self.routed + self.unrouted + sum(self.rejected.values())
 
     # -- requests out of the ordinary ---------------------------------------------------------------------------------
 
     def _special(self, peer: Peer, key: bytes, code: int, data: bytes, start: int) -> None:
-        if len(data) > LARGEST:
-            self.reject("too-big")
-            plan = _no_plan(code)
-            self._answers.fail(
-                (peer, key, plan, data[0]), formats.TOO_LARGE, f"larger than {LARGEST} bytes: use blocks"
-            )
-            return
         try:
             plan, body = self._planner.make(code, data, start)
         except MessageError:
@@ -126,7 +126,6 @@ class Intake:
         if plan.error is not None:
             wrong, text = plan.error
             if wrong in (formats.NOT_FOUND, formats.NOT_ALLOWED):
-                self.received += 1
                 self.unrouted += 1
             else:
                 self.reject(_REASONS.get(wrong, "bad-request"))
@@ -165,7 +164,6 @@ class Intake:
     def _submit(self, token: Token, body: bytes) -> None:
         """An event for each function that has this path: one, unless a manifest was not checked."""
         peer, key, plan, first = token
-        self.received += 1
         self.routed += 1
         for trigger in (plan.trigger, *plan.others):
             assert trigger is not None  # noqa: S101 - what is routed has one
@@ -182,7 +180,6 @@ class Intake:
         """What an output has published."""
         plan = token[2]
         found = self._planner.resources[plan.path]
-        self.received += 1
         self.routed += 1
         if plan.accept not in (None, found.format):
             self._answers.fail(token, formats.NOT_ACCEPTABLE, "there is another Content-Format here")
@@ -194,7 +191,6 @@ class Intake:
 
     def reject(self, reason: str) -> None:
         """Count a request that becomes no event."""
-        self.received += 1
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
 
     # -- room ---------------------------------------------------------------------------------------------------------
@@ -243,6 +239,7 @@ class Intake:
     def stop(self) -> None:
         """Take no more requests; acknowledgements are still read."""
         self.stopped = True
+        self._planner.stop()
         while self._kept:
             event = self._kept.popleft()
             trigger: Any = event._trigger
@@ -253,8 +250,8 @@ class Intake:
     # -- messages that are no requests --------------------------------------------------------------------------------
 
     def _other(self, endpoint: Endpoint, data: bytes, address: tuple[Any, ...], info: Any) -> None:
-        if endpoint.group:
-            self._multicast(endpoint, data, address)
+        if len(data) > LARGEST:
+            self._too_big(endpoint, data, address, info)
             return
         try:
             message = coap.Message(data)
@@ -277,13 +274,26 @@ class Intake:
         else:
             self.ignored += 1
 
+    def _too_big(self, endpoint: Endpoint, data: bytes, address: tuple[Any, ...], info: Any) -> None:
+        """A datagram that may have been cut off: the advice to use blocks, where it begins like a request."""
+        start, code = _START[data[0]], data[1]
+        if start > len(data) or not 0 < code < 32:
+            self.ignored += 1
+            return
+        self.reject("too-big")
+        peer = endpoint.peers.meet(address, self._loop.now)
+        if info is not None and info != peer.info:
+            endpoint.note(peer, info)
+        token = (peer, data[2:start], Plan(code, b""), data[0])
+        self._answers.fail(token, formats.TOO_LARGE, f"larger than {LARGEST} bytes: use blocks")
+
     def _reset(self, endpoint: Endpoint, data: bytes, address: tuple[Any, ...], info: Any) -> None:
         peer = endpoint.peers.meet(address, self._loop.now)
         if info is not None and info != peer.info:
             endpoint.note(peer, info)
         endpoint.send(b"\x70\x00" + data[2:4], peer)
 
-    def _multicast(self, endpoint: Endpoint, data: bytes, address: tuple[Any, ...]) -> None:
+    def take_group(self, endpoint: Endpoint, data: bytes, address: tuple[Any, ...], _info: Any) -> None:
         """A request to a group (8.1): NON only; errors are kept to oneself; answered from an address of one's own."""
         own = next((one for one in self.endpoints if not one.group and one.family == endpoint.family), None)
         if own is None or len(data) < 4 or _START[data[0]] > len(data) or data[0] < 0x50 or not 0 < data[1] < 32:
@@ -314,9 +324,3 @@ _REASONS = {
     formats.UNSUPPORTED: "content-format",
     formats.NOT_ACCEPTABLE: "not-acceptable",
 }
-
-
-def _no_plan(code: int) -> Plan:
-    from nuclio_edge.sources.coap_plan import Plan
-
-    return Plan(code, b"")

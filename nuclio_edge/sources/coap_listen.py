@@ -57,7 +57,7 @@ class Endpoint:
             self._socket.close()
             raise
         self.port: int = self._socket.getsockname()[1]
-        self._sendto = self._socket.sendto
+        self.sendto = self._socket.sendto
         loop.add(self._socket, self._read_everywhere if self.everywhere else self._read)
         self.reading = True
 
@@ -114,7 +114,7 @@ class Endpoint:
             if peer.control:
                 self._socket.sendmsg((datagram,), peer.control, 0, peer.address)
             else:
-                self._sendto(datagram, peer.address)
+                self.sendto(datagram, peer.address)
         except OSError:
             self.unsent += 1
 

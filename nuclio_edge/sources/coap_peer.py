@@ -25,10 +25,11 @@ class Peer:
     switched off and on may begin with the same ids.
     """
 
-    __slots__ = ("address", "control", "endpoint", "info", "new", "old", "until")
+    __slots__ = ("address", "control", "endpoint", "info", "new", "old", "sendto", "until")
 
     def __init__(self, endpoint: Any, address: tuple[Any, ...], until: int) -> None:
         self.endpoint = endpoint
+        self.sendto = endpoint.sendto
         self.address = address
         self.until = until
         self.new: dict[bytes, Any] = {}

@@ -83,6 +83,7 @@ class Planner:
     def __init__(self) -> None:
         self.plans: list[dict[bytes, Plan]] = [{} for _ in range(32)]
         self._kept = 0
+        self._stopped = False
         self._exact: dict[str, dict[int, list[Trigger]]] = {}
         self._below: list[tuple[str, dict[int, list[Trigger]]]] = []
         self.resources: dict[str, Any] = {}  # what outputs have published, by path
@@ -111,6 +112,11 @@ class Planner:
         for plans in self.plans:
             plans.clear()
         self._kept = 0
+
+    def stop(self) -> None:
+        """From now on every request is out of the ordinary: it is refused."""
+        self._stopped = True
+        self.forget()
 
     def make(self, code: int, data: bytes, start: int) -> tuple[Plan, bytes]:
         """The plan of a request whose options begin at `start`, and its payload; MessageError when it is broken."""
@@ -190,7 +196,7 @@ class Planner:
         found = table.get(plan.code) if table else None
         if found:
             plan.trigger, plan.others = found[0], tuple(found[1:])
-            plan.special = carried or bool(plan.others)
+            plan.special = carried or bool(plan.others) or self._stopped
             plan.simple = not (carried or plan.accept is not None or plan.etags or plan.quiet)
             return None
         if plan.path in self.resources:

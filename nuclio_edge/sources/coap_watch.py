@@ -136,7 +136,6 @@ class Watch:
         self._kept = event
         if self.trigger.submit(event):
             self._kept = None
-            self._source.intake.received += 1
             self._source.intake.routed += 1
         else:
             self.trigger.on_room(self._again)
