@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket as socket  # what `socket` wraps: with its enums and selectors that costs 1.2 MB more
 import errno
-import socket
 
 from nuclio_edge.sources.coap_peer import Peers
 
@@ -155,23 +155,25 @@ class Endpoint:
         """Remember at which of our addresses a peer asks, and whether a reply would leave from there by itself."""
         peer.info = info
         peer.control = ()
-        with socket.socket(self.family, socket.SOCK_DGRAM) as probe:
-            try:
-                if self.family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-                probe.connect(peer.address)
-                chosen = probe.getsockname()[0].partition("%")[0]
-                for level, kind, data in info:
-                    if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
-                        came = data[:16]
-                        if came[:1] != b"\xff" and socket.inet_pton(socket.AF_INET6, chosen) != came:
-                            peer.control = ((level, kind, came + data[16:20]),)
-                    elif level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-                        came = data[8:12]  # struct in_pktinfo: interface, our address, the header's destination
-                        if not 224 <= came[0] <= 239 and socket.inet_aton(chosen) != came:
-                            peer.control = ((level, kind, bytes(4) + came + bytes(4)),)
-            except OSError:
-                pass  # no route: then the reply will not leave either
+        probe = socket.socket(self.family, socket.SOCK_DGRAM)
+        try:
+            if self.family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            probe.connect(peer.address)
+            chosen = probe.getsockname()[0].partition("%")[0]
+            for level, kind, data in info:
+                if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
+                    came = data[:16]
+                    if came[:1] != b"\xff" and socket.inet_pton(socket.AF_INET6, chosen) != came:
+                        peer.control = ((level, kind, came + data[16:20]),)
+                elif level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
+                    came = data[8:12]  # struct in_pktinfo: interface, our address, the header's destination
+                    if not 224 <= came[0] <= 239 and socket.inet_aton(chosen) != came:
+                        peer.control = ((level, kind, bytes(4) + came + bytes(4)),)
+        except OSError:
+            pass  # no route: then the reply will not leave either
+        finally:
+            probe.close()
 
 
 # What an earlier reply met with, told at the next call (udp(7)).

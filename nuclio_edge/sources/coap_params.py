@@ -151,7 +151,7 @@ def when_full(address: Values) -> str:
 
 def is_multicast(text: str) -> bool:
     """Whether it is the address of a group, perhaps with an interface: ff02::fd%eth0."""
-    import socket
+    import _socket as socket
 
     host = text.partition("%")[0]
     try:
@@ -165,7 +165,7 @@ def is_multicast(text: str) -> bool:
 
 
 def _is_numeric(host: str) -> bool:
-    import socket
+    import _socket as socket
 
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
