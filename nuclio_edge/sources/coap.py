@@ -13,8 +13,6 @@ process has the port, an interface has no address yet), "connecting": it is trie
 
 from __future__ import annotations
 
-from _thread import get_ident
-
 from nuclio_edge.sources.coap_answer import Answers
 from nuclio_edge.sources.coap_blocks import Blocks
 from nuclio_edge.sources.coap_intake import Intake
@@ -69,7 +67,6 @@ class CoapSource:
         self.settle: Any = self.answers.settle  # (event, response, error); bound here, which is a call less a request
         self.watcher: Any = None  # of other devices' resources, once a trigger wants one
         self.client: Any = None  # aiocoap's, once somebody needs it
-        self.loop_thread = 0
         self._missing: list[tuple[str, int, str]] = []  # (host, port, group) not bound yet
         self._timer: Any = None
         self._pause = FIRST_PAUSE_MS
@@ -96,7 +93,6 @@ class CoapSource:
         if self.state != "closed":
             return
         wanted = [(*parse_listen(text), "") for text in dict.fromkeys(self.params.listen)]
-        self.loop_thread = get_ident()
         port = wanted[0][1] or PORT if wanted else PORT
         self._missing = [*wanted, *(("", port, group) for group in self.params.multicast)]
         self._bind()

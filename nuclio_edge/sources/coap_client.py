@@ -63,8 +63,7 @@ class Reply:
 class Client:
     """The thread, its asyncio loop, and aiocoap's context on it. Any thread may call what is not a coroutine."""
 
-    def __init__(self, name: str, loop_thread: int) -> None:
-        self.loop_thread = loop_thread
+    def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._context: Any = None
         self._ending = False
@@ -180,7 +179,7 @@ def start(source: CoapSource) -> None:
         if source.client is None:
             if source.state == "closed":
                 raise OSError("the source is closed")
-            source.client = Client(source.name, source.loop_thread)
+            source.client = Client(source.name)
 
 
 _METHODS = {name.upper(): number for number, name in formats.METHODS.items()}

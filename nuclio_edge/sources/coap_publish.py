@@ -76,7 +76,7 @@ class CoapBinding:
         self._context.check()
         source = self._source
         client = _client(source)
-        if get_ident() == client.loop_thread:
+        if get_ident() == source.loop.thread:  # a worker's handler that is led has the seat lent: `thread` is 0
             raise RuntimeError(
                 "an inline function runs on the loop, where nothing may wait: "
                 'give the function isolation = "thread" to make requests'
