@@ -9,6 +9,7 @@ What the holder of the tables (a module or the class) may offer besides, each op
     check_params(params) -> faults       (key, message, hint or None) each; a key inside a table is dotted: "will.topic"
     check_trigger(address) -> faults
     check_output(output) -> faults
+    trigger_claims(address) -> (key, claim)   what only one trigger on a source may have: 'GET /door'
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'
     board_ports(params) -> (key, kind, name)   what goes by the board's name: "serial", "i2c" or "spi", and which
     pins(params) -> (key, pin, chip)     the pins of the board that it takes for itself
@@ -39,12 +40,12 @@ SOURCES = {
     "timer": ("nuclio_edge.sources.timer:TimerSource", "nuclio_edge.sources.timer:TimerSource"),
     "serial": ("nuclio_edge.sources.serial:SerialSource", "nuclio_edge.sources.serial_params"),
     "sensor": ("nuclio_edge.sources.sensor:SensorSource", "nuclio_edge.sources.sensor_params"),
+    "coap": ("nuclio_edge.sources.coap:CoapSource", "nuclio_edge.sources.coap_params"),
     "memory": ("nuclio_edge.sources.memory:MemorySource", "nuclio_edge.sources.memory:MemorySource"),
 }
 
 # Known by name, not there yet: kind -> the keys of its triggers, so that a trigger without a source can be explained.
 LATER_SOURCES: dict[str, tuple[str, ...]] = {
-    "coap": ("path", "method"),
     "http": ("path", "method"),
 }
 LATER_BINDINGS = ("nosql", "object", "stream", "file")

@@ -19,6 +19,7 @@ FIGURES = {
     "wakeup": "one event per wake-up",
     "pipeline": "in -> handler (JSON) -> publish through mosquitto",
     "qos1": "QoS 1 ingest, acknowledged after the handler",
+    "coap": "CoAP CON POST -> handler -> response",
     "inprocess": "Event + route + call + metrics in process",
     "latency": "latency through mosquitto at 1,000/s",
     "busy": "an inline function's reply while another function burns CPU in a thread",

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge import registry
+from nuclio_edge.core.coap_codec import CON, NON
 from nuclio_edge.sources.memory import MemorySource
 from nuclio_edge.sources.timer import TimerSource
 from nuclio_edge.testing import Clock, SourceRig, check_source
+from tests.contract.coap import CoapRig
 from tests.contract.gpio import PinRig, TableRig
 from tests.contract.mqtt import MqttRig
 from tests.contract.sensor import SensorRig
@@ -112,5 +114,11 @@ def test_the_mqtt_source(start_mosquitto: StartBroker, qos: int, version: int, f
     assert len(held) == (15 + 2 * (qos > 0) + (qos > 0 and version == 5)), held
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
+@pytest.mark.parametrize("kind", [CON, NON], ids=["CON", "NON"])
+def test_the_coap_source(kind: int, host: str) -> None:
+    assert len(check_source(CoapRig(kind, host))) == 13
+
+
 def test_no_kind_is_left_out() -> None:
-    assert set(registry.SOURCES) == {MemorySource.kind, TimerSource.kind, "mqtt", "gpio", "serial", "sensor"}
+    assert set(registry.SOURCES) == {"memory", "timer", "mqtt", "coap", "gpio", "serial", "sensor"}

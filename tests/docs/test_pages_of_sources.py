@@ -65,6 +65,39 @@ def test_the_mqtt_page(tmp_path: Path, mosquitto: Mosquitto) -> None:
         assert run.stop() == 0
 
 
+def test_the_coap_page(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.bind(("::", 0))
+        port = probe.getsockname()[1]
+    write_out("sources/coap.md", tmp_path)
+    manifest = tmp_path / "edge.toml"
+    text = manifest.read_text().replace(":5683", f":{port}").replace("coap://127.0.0.1/", f"coap://127.0.0.1:{port}/")
+    manifest.write_text(text)
+    with Running(tmp_path) as run:
+        run.ready()
+
+        def ask(*arguments: str) -> str:
+            command = [
+                program("coap-client-notls"),
+                "-B",
+                "25",
+                *arguments[:-1],
+                f"coap://localhost:{port}{arguments[-1]}",
+            ]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=50).stdout.strip()
+
+        assert ask("-m", "put", "-e", '{"target": 19.5}', "-t", "50", "/heating") == '{"target":19.5}'
+        promised = re.search(r"^</heating>.*$", (DOCS / "sources" / "coap.md").read_text(), re.MULTILINE)
+        assert promised is not None
+        assert ask("-m", "get", "/.well-known/core") == promised[0]
+        assert ask("-m", "get", "/heating/last") == '{"target":19.5}'
+        heard = run.wait_for(message="target")["with"]
+        assert (heard["value"], heard["from"]) == (19.5, f"coap://127.0.0.1:{port}/heating/last")
+        assert run.stop() == 0
+
+
 def test_the_timer_page(tmp_path: Path) -> None:
     write_out("sources/timer.md", tmp_path)
     with Running(tmp_path) as run:

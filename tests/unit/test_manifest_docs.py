@@ -27,6 +27,9 @@ SECTIONS: dict[str, Fields] = {
     "mqtt source": registry.tables("mqtt").PARAMS,
     "mqtt trigger": registry.tables("mqtt").TRIGGER,
     "mqtt output": registry.tables("mqtt").OUTPUT,
+    "coap source": registry.tables("coap").PARAMS,
+    "coap trigger": registry.tables("coap").TRIGGER,
+    "coap output": registry.tables("coap").OUTPUT,
     "timer trigger": registry.tables("timer").TRIGGER,
     "serial source": registry.tables("serial").PARAMS,
     "serial rs485": registry.tables("serial").RS485,
@@ -54,6 +57,8 @@ def shown(field: Field) -> str:
         return "**required**"
     if value in (None, (), {}, ""):
         return ""
+    if field.type == "list":
+        value = value[0]
     if field.type == "duration":
         units = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
         unit, factor = next((unit, factor) for unit, factor in units if value % factor == 0)

@@ -1,0 +1,156 @@
+"""Bodies in blocks (RFC 7959): requests put together from theirs, replies handed out in ours. Bounded every way."""
+
+from __future__ import annotations
+
+from nuclio_edge.core import coap_codec as coap
+from nuclio_edge.sources import coap_formats as formats
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nuclio_edge.core.loop import Loop
+    from nuclio_edge.sources.coap_peer import Peer
+    from nuclio_edge.sources.coap_plan import Plan
+
+LIFETIME_MS = 247_000  # EXCHANGE_LIFETIME: after that a peer does not go on
+UPLOADS = 64
+RENDERINGS = 64
+_LOOK_MS = 30_000
+
+
+class Upload:
+    """A request's body on its way in."""
+
+    __slots__ = ("body", "until")
+
+    def __init__(self, until: int) -> None:
+        self.body = bytearray()
+        self.until = until
+
+
+class Rendering:
+    """A reply that is longer than a block, kept until the peer has fetched the rest."""
+
+    __slots__ = ("body", "code", "etag", "options", "until")
+
+    def __init__(self, code: int, options: list[tuple[int, bytes]], body: bytes, until: int) -> None:
+        self.code = code
+        self.options = options
+        self.body = body
+        self.etag = next((value for number, value in options if number == coap.ETAG), b"")
+        self.until = until
+
+
+class Blocks:
+    """What is on its way in either direction, by peer and by what it asks for.
+
+    A new beginning replaces what was there; where there is no room the oldest goes, counted in `dropped`.
+    """
+
+    def __init__(self, loop: Loop, max_body: int) -> None:
+        self._loop = loop
+        self._max_body = max_body
+        self._uploads: dict[tuple[Any, ...], Upload] = {}
+        self._renderings: dict[tuple[Any, ...], Rendering] = {}
+        self._timer: Any = None
+        self.held = 0  # bytes, both ways
+        self.dropped = 0  # replies that were no longer kept when room was needed
+        self.unfinished = 0  # uploads that their peers never finished, or that had to go
+
+    def add(self, peer: Peer, plan: Plan, part: bytes) -> tuple[bytes | None, tuple[int, str] | None]:
+        """Take a block of a request: (None, None) to go on, (body, None) whole, or (None, (code, text)) refused."""
+        assert plan.block1 is not None  # noqa: S101 - that is why we are here
+        number, more, size = plan.block1
+        key = (peer.address, plan.code, plan.asked)
+        upload = self._uploads.get(key)
+        if number == 0:
+            if upload is not None:
+                self._forget(key)
+                self.unfinished += 1
+            if not more:
+                return (part, None) if len(part) <= self._max_body else (None, self._too_large())
+            upload = Upload(0)
+            self._make_room()
+            self._uploads[key] = upload
+        elif upload is None or number * size != len(upload.body):
+            return None, (formats.INCOMPLETE, "blocks are missing before this one")
+        if more and len(part) != size:
+            self._forget(key)
+            return None, (formats.BAD_REQUEST, "a block that is not of its size")
+        if len(upload.body) + len(part) > self._max_body:
+            self._forget(key)
+            return None, self._too_large()
+        upload.body += part
+        self.held += len(part)
+        upload.until = self._loop.now + LIFETIME_MS
+        if more:
+            self._watch()
+            return None, None
+        body = bytes(upload.body)
+        self._forget(key)
+        return body, None
+
+    def keep(self, peer: Peer, plan: Plan, code: int, options: list[tuple[int, bytes]], body: bytes) -> None:
+        """Keep a reply whose further blocks will be asked for."""
+        key = (peer.address, plan.code, plan.asked)
+        self._drop(key)
+        while self._renderings and (
+            len(self._renderings) >= RENDERINGS or self.held + len(body) > 4 * max(self._max_body, 1 << 20)
+        ):
+            self._drop(next(iter(self._renderings)))
+            self.dropped += 1
+        self._renderings[key] = Rendering(code, options, body, self._loop.now + LIFETIME_MS)
+        self.held += len(body)
+        self._watch()
+
+    def find(self, peer: Peer, plan: Plan) -> Rendering | None:
+        """The reply of which a further block is asked for, if it is still there."""
+        found = self._renderings.get((peer.address, plan.code, plan.asked))
+        if found is not None:
+            found.until = self._loop.now + LIFETIME_MS
+        return found
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self.unfinished += len(self._uploads)
+        self._uploads.clear()
+        self._renderings.clear()
+        self.held = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_large(self) -> tuple[int, str]:
+        return formats.TOO_LARGE, f"{self._max_body} bytes are taken at most"
+
+    def _make_room(self) -> None:
+        while self._uploads and (len(self._uploads) >= UPLOADS or self.held > 4 * max(self._max_body, 1 << 20)):
+            self._forget(next(iter(self._uploads)))
+            self.unfinished += 1
+
+    def _forget(self, key: tuple[Any, ...]) -> None:
+        upload = self._uploads.pop(key, None)
+        if upload is not None:
+            self.held -= len(upload.body)
+
+    def _drop(self, key: tuple[Any, ...]) -> None:
+        gone = self._renderings.pop(key, None)
+        if gone is not None:
+            self.held -= len(gone.body)
+
+    def _watch(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_MS, self._look)
+
+    def _look(self) -> None:
+        """Let go of what nobody went on with."""
+        self._timer = None
+        now = self._loop.now
+        for key in [key for key, upload in self._uploads.items() if upload.until <= now]:
+            self._forget(key)
+            self.unfinished += 1
+        for key in [key for key, rendering in self._renderings.items() if rendering.until <= now]:
+            self._drop(key)
+        if self._uploads or self._renderings:
+            self._watch()
