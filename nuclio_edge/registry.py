@@ -10,6 +10,7 @@ What the holder of the tables (a module or the class) may offer besides, each op
     check_trigger(address) -> faults
     check_output(output) -> faults
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'
+    trigger_claims(address) -> (key, claim)   what only one trigger of a source may have: "GET of /door"
     when_full(address) -> policy         the default of inbox.when_full; "block" unless offered
     SHARED_WINDOW = True                 one function that holds its events back holds back all functions on the source
 """
@@ -30,6 +31,7 @@ GROUP = "nuclio_edge.sources"
 # kind -> (class, tables)
 SOURCES = {
     "mqtt": ("nuclio_edge.sources.mqtt:MqttSource", "nuclio_edge.sources.mqtt_params"),
+    "http": ("nuclio_edge.sources.http:HttpSource", "nuclio_edge.sources.http_params"),
     "timer": ("nuclio_edge.sources.timer:TimerSource", "nuclio_edge.sources.timer:TimerSource"),
     "memory": ("nuclio_edge.sources.memory:MemorySource", "nuclio_edge.sources.memory:MemorySource"),
 }
@@ -37,7 +39,6 @@ SOURCES = {
 # Known by name, not there yet: kind -> the keys of its triggers, so that a trigger without a source can be explained.
 LATER_SOURCES: dict[str, tuple[str, ...]] = {
     "coap": ("path", "method"),
-    "http": ("path", "method"),
     "gpio": ("pin", "line", "edge", "bias", "debounce"),
     "serial": (),
     "sensor": (),

@@ -63,7 +63,8 @@ def _from_response(value: "Any") -> Response:
     content_type = value.content_type
     if isinstance(body, dict) or (isinstance(body, list) and content_type == JSON):
         body = to_json(body)
-        content_type = JSON
+        if not isinstance(content_type, str) or not content_type.endswith("+json"):  # a CloudEvent, a problem …
+            content_type = JSON
     if content_type is not None and not isinstance(content_type, str):
         raise ValueError("content_type is a %s, not text" % type(content_type).__name__)
     answer = Response(None, _bytes(body), content_type, _status(value.status_code))
