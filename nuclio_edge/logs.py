@@ -137,12 +137,12 @@ class FunctionLogger(Logger):
     __slots__ = ("_level",)
 
     @property
-    def level(self) -> int:  # type: ignore[override]  # settable as well
+    def level(self) -> int:
         """Records below it are not made; lower while an event is handled whose sender asked for more."""
         if TAPS and self._context is not None and self._context._event is not None:
             tap = TAPS.get(self._context._event.id)
             if tap is not None:
-                return min(self._level, tap.level)
+                return min(self._level, int(tap.level))
         return self._level
 
     @level.setter

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 
 LIMIT = 64 * 1024  # bytes of parts that wait for the client
 
-_Generator = type((lambda: (yield))())
+
+def _gen() -> Any:
+    yield
 
 
 async def _agen() -> Any:
     yield
 
 
+_Generator = type(_gen())
 _AsyncGenerator = type(_agen())
 _STREAMS = (_Generator, _AsyncGenerator)
 
@@ -176,7 +179,11 @@ async def deliver_async(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseE
         if in_parts:
             _begin(pipe, event, response)
         part = first
-        while pipe.put(part) if in_parts else parts.append(part) is None:
+        while True:
+            if not in_parts:
+                parts.append(part)
+            elif not pipe.put(part):
+                break
             while in_parts and pipe.full():
                 flag.clear()
                 pipe.waits = True
@@ -266,17 +273,12 @@ _END: Any = object()
 
 def _opened(result: Any, first: Any) -> tuple[Response, bytes]:
     """The response that a first item makes, without its body, and the body."""
-    made = to_response(first)
-    if isinstance(made, Unencodable):
-        raise ValueError(made.body.decode("utf-8", "replace"))
+    made = _sendable(first)
     if type(made.body) is not bytes:
         raise TypeError("a generator yields another one")
     body: bytes = made.body
     if isinstance(result, Response):
-        outer = to_response(Response(result.headers, b"", result.content_type, result.status_code, result.event_id))
-        if isinstance(outer, Unencodable):
-            raise ValueError(outer.body.decode("utf-8", "replace"))
-        made = outer
+        made = _sendable(Response(result.headers, b"", result.content_type, result.status_code, result.event_id))
     made.body = b""
     return made, body
 
@@ -285,10 +287,17 @@ def _bytes(item: Any) -> bytes:
     """A later item's bytes."""
     if type(item) is bytes:
         return item
-    made = to_response(item)
-    if isinstance(made, Unencodable) or type(made.body) is not bytes:
-        raise TypeError(f"a part of the answer is a {type(item).__name__} that cannot be sent")
-    return made.body
+    body = _sendable(item).body
+    if type(body) is not bytes:
+        raise TypeError("a generator yields another one")
+    return body
+
+
+def _sendable(value: Any) -> Response:
+    made = to_response(value)
+    if isinstance(made, Unencodable):
+        raise ValueError(made.body.decode("utf-8", "replace"))  # noqa: TRY004 - of no one type
+    return made
 
 
 def _in_parts(event: Any) -> bool:
@@ -327,5 +336,3 @@ def _set(aio: Any, flag: Any) -> None:
         aio.call_soon_threadsafe(flag.set)
     except RuntimeError:
         pass  # its loop is closed
-
-

@@ -44,10 +44,7 @@ class Url(str):
     def path(self) -> str:
         """As it came, percent signs and all; `/` when it is empty."""
         _, separator, rest = self.partition("://")
-        if separator:
-            rest = rest[len(self.netloc) :]
-        else:
-            rest = str(self)
+        rest = rest[len(self.netloc) :] if separator else str(self)
         return rest.partition("#")[0].partition("?")[0] or "/"
 
     @property

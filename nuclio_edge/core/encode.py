@@ -35,6 +35,8 @@ def to_response(value: "Any") -> Response:
     try:
         if type(value) is dict:
             return Response(None, to_json(value), JSON)
+        if type(value) is str:
+            return Response(None, value.encode())
         if value is None or type(value) is bytes:
             return Response(None, value or b"")
         if isinstance(value, (Response, ExceptionWithResponse)):

@@ -66,6 +66,7 @@ class HttpSource:
         self._pause = FIRST_PAUSE_MS
         self._said = False
         self.server = server = Server(host.loop, self._respond)
+        self._replies = server.replies
         server.refused = self._refused
         server.foresee = self._foresee
         server.on_trouble = lambda what, why: host.log.warn_with(what, "reason", why)
@@ -128,18 +129,22 @@ class HttpSource:
     def settle(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """Answer."""
         exchange: Exchange = event._token
-        if exchange.note is None and event._reply is None:
-            if response is None:
+        if response is None:
+            if exchange.plain and event._reply is None:
                 exchange.answer(200)
                 return
-            if type(response.body) is bytes and not response.headers and response.status_code != 503:
-                content_type = response.content_type
-                if not content_type.startswith("application/cloudevents"):
-                    try:
-                        exchange.answer(response.status_code, content_type, response.body)
-                    except ValueError as wrong:
-                        self._unsendable(event, wrong)
-                    return
+        elif self._replies.second == self._loop.wall // 1000:
+            # Only what is usual is known there: no Retry-After, no CloudEvent.
+            start = self._replies.known.get((response.status_code, response.content_type))
+            if (
+                start is not None
+                and exchange.plain
+                and not response.headers
+                and event._reply is None
+                and type(response.body) is bytes
+            ):
+                exchange.quick(start, response.body)
+                return
         from nuclio_edge.sources.http_settle import settle
 
         try:
@@ -174,6 +179,10 @@ class HttpSource:
         self.server.close()
         self._become("closed")
 
+    def addresses(self) -> list[str]:
+        """Where it listens now: a port 0 of the manifest is the one that the system chose."""
+        return [listener.name() for listener in self._listeners.values()]
+
     # -- requests -----------------------------------------------------------------------------------------------------
 
     def _respond(self, exchange: Exchange) -> None:
@@ -189,13 +198,16 @@ class HttpSource:
             from nuclio_edge.sources.http_settle import Note
 
             exchange.note = Note(event, self._cors(trigger), head.logs, self.host.log)
-        if trigger.submit(event):
+            exchange.plain = False
+        waits = bool(self._kept) and any(kept._trigger is trigger for kept in self._kept)  # none overtakes another
+        if not waits and trigger.submit(event):
             self.received += 1
             self.routed += 1
         else:
             self._kept.append(event)
             connection.stalled = True  # type: ignore[union-attr]  # as above
-            trigger.on_room(self._room)
+            if not waits:
+                trigger.on_room(self._room)
 
     def _route(self, exchange: Exchange) -> Any:
         """The trigger of a request whose like was not seen before; None when it has been answered without one."""
@@ -243,18 +255,22 @@ class HttpSource:
         """Submit what was kept; of each trigger up to the first for which there still is no room."""
         kept, self._kept = self._kept, []
         full: list[Any] = []
+        taken = []
         for event in kept:
             trigger: Any = event._trigger
-            if trigger in full or not trigger.submit(event):
-                if trigger not in full:
-                    full.append(trigger)
-                    trigger.on_room(self._room)
+            if trigger in full:
                 self._kept.append(event)
-                continue
-            self.received += 1
-            self.routed += 1
-            if event._token.connection is not None:
-                event._token.connection.resume()
+            elif trigger.submit(event):
+                self.received += 1
+                self.routed += 1
+                taken.append(event._token.connection)
+            else:
+                full.append(trigger)
+                self._kept.append(event)
+                trigger.on_room(self._room)
+        for connection in taken:  # only now: the requests behind these must not overtake those that are still kept
+            if connection is not None:
+                connection.resume()
 
     def _give_up(self, event: Event) -> None:
         """Nobody will have room for this one."""
@@ -269,7 +285,9 @@ class HttpSource:
 
     def _unsendable(self, event: Event, wrong: ValueError) -> None:
         """An answer that HTTP does not allow: who asked gets a 500, the function's author is told."""
-        self.host.log.error_with("an answer could not be sent", "function", event._trigger.function.name, "error", str(wrong))  # type: ignore[union-attr]  # it was submitted to one
+        self.host.log.error_with(
+            "an answer could not be sent", "function", event._trigger.function.name, "error", str(wrong)
+        )  # type: ignore[union-attr]  # it was submitted to one
         event._token.answer(500, "text/plain", str(wrong).encode())
 
     def _load_certificate(self) -> None:

@@ -32,7 +32,7 @@ def read(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any] | None
             kind = value.partition(";")[0].strip().lower()
         elif low.startswith("ce-"):
             binary[low[3:]] = _decoded(value)
-    if kind == JSON or kind == STRUCTURED:
+    if kind in (JSON, STRUCTURED):
         try:
             found = port.json_loads(body)
         except (ValueError, RecursionError):

@@ -42,8 +42,8 @@ class Connection:
     """A client that is connected; `peer` is who, `scheme` "http" or "https", `identity` whom TLS has shown it to be."""
 
     __slots__ = (
-        "_ahead", "_blocked_since", "_body", "_buffer", "_head", "_interest", "_left", "_moved", "_parts", "_recv",
-        "_send", "_sent", "_since", "_sock", "_state", "ends", "flight", "held", "identity", "origin", "out", "reading",
+        "_ahead", "_blocked_since", "_body", "_buffer", "_head", "_interest", "_left", "_loop", "_moved", "_parts", "_recv",
+        "_respond", "_send", "_sent", "_since", "_sock", "_state", "_whole", "ends", "flight", "held", "identity", "origin", "out", "reading",
         "scheme", "sending", "server", "stalled",
     )  # fmt: skip
 
@@ -52,6 +52,9 @@ class Connection:
         self._sock = sock
         self._recv = sock.recv
         self._send = sock.send
+        self._loop = server.loop
+        self._respond = server.respond
+        self._whole = server.heads.whole
         self.origin = (peer, scheme, "")
         self.flight: deque[Exchange] = deque()
         self.out: list[bytes] = []  # what this turn has answered
@@ -88,27 +91,17 @@ class Connection:
         except OSError as error:
             self._failed(error)
             return
-        server = self.server
-        if self._state == IDLE and not self.flight:
-            head = server.heads.known.get(data)
-            if head is not None and head.length == 0 and not self.ends:  # the usual request, seen before: no more of it
-                self._since = server.loop.now
-                self.flight.append(exchange := Exchange(self, head, b""))
-                self.reading = True
-                server.respond(exchange)
-                self.reading = False
-                out = self.out
-                if len(out) == 1 and not self.flight and not self.ends:
-                    data = out.pop()
-                    try:
-                        if self._send(data) == len(data):
-                            return
-                    except OSError:
-                        pass  # `_flush` meets it again
-                    out.append(data)
-                self._flush()
-                return
-        self._take(data)
+        if self._state == IDLE and data in self._whole and not self.flight:  # one request, seen before, and no more
+            self._since = self._loop.now
+            exchange = Exchange(self, self._whole[data], b"")
+            if exchange.closes:
+                self.ends = True
+            self.flight.append(exchange)
+            self._respond(exchange)
+            if self.stalled:
+                self._want()
+        else:
+            self._take(data)
 
     def _other(self, mask: int) -> None:
         """Anything but a plain wish to be read."""
@@ -273,6 +266,23 @@ class Connection:
         """Whether the client takes what it is sent."""
         return len(self.sending) + sum(map(len, self.out)) < HIGH
 
+    def alone(self, exchange: Exchange, data: bytes) -> bool:
+        """Send a whole answer at once, if nothing is before, behind or beside it; False when it has to be queued."""
+        if len(self.flight) != 1 or self.reading or self.ends or self.sending or self.out or self._buffer:
+            return False
+        self.flight.clear()
+        self._since = self._loop.now
+        try:
+            sent = self._send(data)
+        except OSError:
+            sent = 0  # `_flush` meets it again
+        if sent != len(data):
+            self.out.append(data[sent:] if sent else data)
+            self._flush()
+        elif self._interest != IN:
+            self._want()
+        return True
+
     def advance(self, exchange: Exchange) -> None:
         """Part of an answer is there: send it if its turn has come, and those behind it that are whole."""
         flight = self.flight
@@ -361,7 +371,9 @@ class Connection:
             full = self.ends or self.stalled or len(self.flight) >= PIPELINE
             wanted = (0 if full or len(self.sending) >= HIGH else IN) | (OUT if self.sending else 0)
         if wanted != self._interest:
-            if wanted & IN and not self._interest & IN:  # the client is not to blame for the time in which we did not read
+            if (
+                wanted & IN and not self._interest & IN
+            ):  # the client is not to blame for the time in which we did not read
                 self._since = self.server.loop.now
                 self._moved = 0
             self._interest = wanted
@@ -422,6 +434,7 @@ class Connection:
         self.ends = True
         if self.flight:
             self.flight[-1].closes = True
+            self.flight[-1].plain = False
         self._want()
 
     def lost(self) -> None:

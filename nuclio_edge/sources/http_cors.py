@@ -1,4 +1,4 @@
-"""Cross-origin requests of browsers (https://fetch.spec.whatwg.org/#http-cors-protocol), by a trigger's or source's table."""
+"""Cross-origin requests of browsers, by a trigger's or source's table (https://fetch.spec.whatwg.org/#cors-protocol)."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ class HttpEvent(Event):
     ) -> None:
         self._trigger = trigger
         self._token = token
+        self._reply = None
         self._head = head
         self.raw_body = body
         self._origin = origin

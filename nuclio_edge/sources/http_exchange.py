@@ -23,17 +23,29 @@ _WHOLE, _CHUNKED, _UNTIL_CLOSE, _NOTHING = range(4)
 class Exchange:
     """A request that waits for its answer. `head` and `body` are the request's; `note` is for whoever answers."""
 
-    __slots__ = ("_parts", "body", "closes", "connection", "ended", "head", "note", "on_room", "waiting")
+    __slots__ = ("_parts", "body", "closes", "connection", "ended", "head", "note", "on_room", "plain", "waiting")
 
     def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
         self.connection: Connection | None = connection  # None once it is gone
         self.head = head
         self.body = body
         self.closes = not head.keep_alive
+        self.plain = head.plain  # nothing keeps the answer from being of the usual kind
         self.waiting = b""  # what may not go out yet, since an earlier answer has not
         self.ended = False
         self.note: Any = None
         self.on_room: Callable[[], Any] | None = None  # of an answer in parts: called when there is room for more
+
+    def quick(self, start: bytes, body: bytes) -> None:
+        """Give a whole answer of the usual kind, whose head up to the length is `start` (`Replies.known`)."""
+        connection = self.connection
+        if connection is None or self.ended:
+            return
+        self.ended = True
+        data = b"%b%d\r\n\r\n%b" % (start, len(body), body)
+        if not connection.alone(self, data):
+            self.waiting = data
+            connection.advance(self)
 
     def answer(
         self, status: int, content_type: str | None = None, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -48,7 +60,7 @@ class Exchange:
             replies.renew(server.loop.wall)
         head = self.head
         if headers or self.closes or status in BODILESS or not head.minor:
-            start = replies.first(status) + fields(headers or {}, content_type if body or not headers else content_type)
+            start = replies.first(status) + fields(headers or {}, content_type)
             start += self._connection()
             if status in BODILESS:
                 data = start + b"\r\n"
@@ -61,21 +73,11 @@ class Exchange:
         if head.method != "HEAD":
             data += body
         self.ended = True
-        flight = connection.flight
-        if len(flight) == 1 and not connection.sending:  # the usual case of `connection.advance`, spelled out
-            flight.clear()
-            connection.out.append(data)
-            if self.closes:
-                connection.ends = True
-            if not connection.reading:
-                connection.answered()
-            return
-        self.waiting += data
-        connection.advance(self)
+        if self.closes or not connection.alone(self, data):
+            self.waiting += data
+            connection.advance(self)
 
-    def begin(
-        self, status: int, content_type: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def begin(self, status: int, content_type: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         """Begin an answer whose length is not known; ValueError as in `answer`."""
         connection = self.connection
         if connection is None:

@@ -4,8 +4,8 @@ Laws (RFC 9112, where it leaves a choice the strict one, because a proxy in fron
 - The grammar is one regular expression: CR LF ends a line, a bare CR or LF nowhere; no folded lines, no space before
   a colon, no control characters. Exactly one Host in 1.1, at most one in 1.0.
 - Content-Length once and digits alone, or Transfer-Encoding once and exactly `chunked` (1.1 only), never both.
-- A head of the common shape (1.1, a path, none of the headers that change how bytes are read but a Content-Length) is
-  decided by this alone: 2 us. For every other one a second opinion is asked, httptools or h11 (http_strict.py): what
+- A head of the common shape (1.1, a path, Content-Length the only header that changes how bytes are read) is decided
+  by this alone: 2 us. For every other one a second opinion is asked, httptools or h11 (http_strict.py): what
   that refuses, or reads differently, is refused. So both agree with us on every request that is run.
 
 Heads that were accepted are remembered by their bytes: a client that keeps its connection sends the same again (0.1 us).
@@ -58,7 +58,21 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
 class Head:
     """One head, shared by all requests that begin with the same bytes; nothing of it changes but `route` and `notes`."""
 
-    __slots__ = ("expects", "keep_alive", "length", "logs", "method", "minor", "notes", "path", "query", "raw", "route", "target")
+    __slots__ = (
+        "expects",
+        "keep_alive",
+        "length",
+        "logs",
+        "method",
+        "minor",
+        "notes",
+        "path",
+        "plain",
+        "query",
+        "raw",
+        "route",
+        "target",
+    )
 
     def __init__(self, raw: bytes, method: str, target: bytes, minor: int) -> None:
         self.raw = raw
@@ -69,6 +83,7 @@ class Head:
         self.path = path.decode("ascii") if b"%" not in path else _unquoted(path)
         self.length = 0  # bytes of the body, or CHUNKED
         self.keep_alive = True
+        self.plain = method != "HEAD"  # 1.1, kept alive, and not HEAD: the answer can be of the usual kind
         self.expects = False  # 100-continue
         self.logs = False  # has an X-Nuclio-Log-Level
         self.route: Any = None  # where it goes, kept by whoever routes it
@@ -88,10 +103,13 @@ def _unquoted(path: bytes) -> str:
 class Heads:
     """The heads of one server: those that were accepted lately, and how others are judged."""
 
-    __slots__ = ("known", "strict")
+    __slots__ = ("known", "strict", "whole")
 
     def __init__(self, strict: Opinion | None = None) -> None:
-        self.known: dict[bytes, Head] = {}  # for the connection's inner loop
+        self.known: dict[bytes, Head] = {}
+        self.whole: dict[
+            bytes, Head
+        ] = {}  # those without a body: the bytes are a request; for the connection's inner loop
         self.strict = strict
 
     def head(self, raw: bytes) -> Head:
@@ -101,18 +119,23 @@ class Heads:
             head = self._judge(raw)
             if len(raw) <= _LONGEST_REMEMBERED:
                 if len(self.known) >= _REMEMBERED:
-                    self.known.clear()
+                    self.forget()
                 self.known[raw] = head
+                if not head.length:
+                    self.whole[raw] = head
         return head
 
     def forget(self) -> None:
         """Forget all: what the heads' `route` says is not true any more."""
         self.known.clear()
+        self.whole.clear()
 
     def _judge(self, raw: bytes) -> Head:
         found = _HEAD.fullmatch(raw)
         if found is None:
-            raise Refusal(400, "the first line is no request" if not _FIRST_LINE.match(raw) else "a header is malformed")
+            raise Refusal(
+                400, "the first line is no request" if not _FIRST_LINE.match(raw) else "a header is malformed"
+            )
         name, target, version, block = found.groups()
         if version[:1] != b"1":
             raise Refusal(505, "HTTP/1.1 is spoken here")
@@ -144,6 +167,7 @@ class Heads:
             if said not in (b"keep-alive", b"close"):
                 return False
             head.keep_alive = said != b"close"
+            head.plain = head.plain and head.keep_alive
         if b"\r\ncontent-length:" in low:
             found = _LENGTH.search(low)
             if found is None or low.count(b"\r\ncontent-length:") != 1 or len(found[1]) > _MAX_DIGITS:
@@ -203,6 +227,7 @@ def _frame(head: Head, by_name: dict[bytes, list[bytes]]) -> None:
         head.length = int(lengths[0])
     said = {word.strip().lower() for value in by_name.get(b"connection", ()) for word in value.split(b",")}
     head.keep_alive = b"close" not in said and (head.minor > 0 or b"keep-alive" in said)
+    head.plain = head.plain and head.keep_alive and head.minor > 0
     expects = by_name.get(b"expect")
     if expects is not None and head.minor:
         if [value.lower() for value in expects] != [b"100-continue"]:
@@ -221,5 +246,6 @@ def _other_form(head: Head, target: bytes) -> Head:
     else:
         raise Refusal(400, "the target is no path")
     made = Head(head.raw, head.method, path, head.minor)
-    made.length, made.keep_alive, made.expects, made.logs = head.length, head.keep_alive, head.expects, head.logs
+    for name in ("length", "keep_alive", "plain", "expects", "logs"):
+        setattr(made, name, getattr(head, name))
     return made

@@ -36,13 +36,12 @@ class Address:
         self.v6 = v6
 
 
-def parse(text: str, folder: str = "/") -> Address:
-    """The address that a text means; ValueError says what is wrong with it. A relative path is one of `folder`."""
+def parse(text: str) -> Address:
+    """The address that a text means; ValueError says what is wrong with it."""
     if text.startswith("unix:"):
-        path = text[5:]
-        if not path or "\0" in path or path.endswith("/"):
-            raise ValueError("a path follows unix:, e.g. unix:/run/nuclio-edge/api.sock")
-        path = os.path.normpath(os.path.join(folder, path))
+        path = os.path.normpath(text[5:])
+        if not path.startswith("/") or "\0" in path or text.endswith("/"):
+            raise ValueError("an absolute path follows unix:, e.g. unix:/run/nuclio-edge/api.sock")
         if len(os.fsencode(path)) > _LONGEST_PATH:
             raise ValueError(f"the path of a unix socket has {_LONGEST_PATH} bytes at most")
         return Address(text, path=path)
@@ -84,7 +83,7 @@ class Listener:
 
         self.address = address
         self.tcp = not address.path
-        self._inode = None
+        self._inode: tuple[int, int] | None = None
         family = socket.AF_UNIX if address.path else socket.AF_INET6 if address.v6 else socket.AF_INET
         self.socket: Any = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -109,6 +108,13 @@ class Listener:
         except OSError:
             self.close()
             raise
+
+    def name(self) -> str:
+        """Where it listens: host:port, or the path."""
+        if not self.tcp:
+            return self.address.path
+        host, port = self.socket.getsockname()[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def peer(self, sock: Any, address: Any) -> str:
         """Who has connected: host:port, or process and user of a unix socket."""

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 _METHOD = Field("string", choices=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
 CORS = {
-    "allow_origins": Field("list", required=True, of=Field("string", minimum=1), single=True, doc='who may ask; "*": all'),
+    "allow_origins": Field(
+        "list", required=True, of=Field("string", minimum=1), single=True, doc='who may ask; "*": all'
+    ),
     "allow_methods": Field("list", (), of=_METHOD, single=True, doc="default: those that the path has"),
-    "allow_headers": Field("list", (), of=Field("string", minimum=1), single=True, doc="default: whatever is asked for"),
+    "allow_headers": Field(
+        "list", (), of=Field("string", minimum=1), single=True, doc="default: whatever is asked for"
+    ),
     "allow_credentials": Field("boolean", default=False, doc="cookies and the like may be sent"),
     "expose_headers": Field("list", (), of=Field("string", minimum=1), single=True, doc="what scripts may read"),
     "max_age": Field("duration", 600_000, minimum=0, maximum=86_400_000, doc="how long a browser remembers it"),
@@ -43,7 +47,9 @@ PARAMS = {
     "key": Field("path", secret=True, doc="its key: a path, or a secret with its content"),
     "client_ca": Field("path", doc="clients must show a certificate of these"),
     "header_timeout": Field("duration", 10_000, minimum=100, doc="for a request's head"),
-    "body_timeout": Field("duration", 20_000, minimum=100, doc="for a body, and a second more for each 500 bytes of it"),
+    "body_timeout": Field(
+        "duration", 20_000, minimum=100, doc="for a body, and a second more for each 500 bytes of it"
+    ),
     "idle_timeout": Field("duration", 75_000, minimum=100, doc="between two requests"),
     "write_timeout": Field("duration", 20_000, minimum=100, doc="for a client that does not read its answer"),
     "cors": _CORS,
@@ -82,6 +88,8 @@ def check_params(params: Values) -> Iterator[Fault]:
         path = getattr(params, key)
         if path is not None and not isinstance(path, Secret) and not os.path.isfile(path):
             yield key, "there is no such file", None
+    if isinstance(params.cert, str) and os.path.isfile(params.cert) and params.key is not None:
+        yield from _check_pair(params)
     if mode(params.socket_mode) is None:
         yield "socket_mode", f"{quote(params.socket_mode)} is not a mode", 'write e.g. "0660"'
     yield from _check_cors(params.cors)
@@ -129,6 +137,20 @@ def mode(text: str) -> int | None:
     except ValueError:
         return None
     return number if 0 <= number <= 0o777 else None
+
+
+def _check_pair(params: Values) -> Iterator[Fault]:
+    """Whether certificate and key are what they should be, and belong together."""
+    import ssl
+
+    from nuclio_edge.sources.http_tls import context
+
+    ca = params.client_ca if params.client_ca is not None and os.path.isfile(params.client_ca) else None
+    try:
+        context(params.cert, params.key, ca)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "unreadable"
+        yield "cert", f"certificate and key cannot be used: {str(reason).replace('_', ' ').lower()}", None
 
 
 def _check_cors(cors: Values | None) -> Iterator[Fault]:

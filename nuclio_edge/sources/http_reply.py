@@ -1,4 +1,4 @@
-"""The head of a response: status, headers and length -> bytes; those that are sent over and over are made once a second.
+"""The head of a response: status, headers and length -> bytes; the usual ones are made once a second.
 
 Which bytes follow is not for handlers to say: Content-Length, Transfer-Encoding, Connection and the like of theirs are
 left out; the connection sets its own.
@@ -55,13 +55,17 @@ class Replies:
         self.known.clear()
 
     def usual(self, status: int, content_type: str | None) -> bytes:
-        """The beginning of a response that has no other header; ValueError when the content type cannot be sent."""
+        """The beginning of a response that has no other header; ValueError when the content type cannot be sent.
+
+        What is remembered may be sent without another look: a 503 wants Retry-After, a CloudEvent its attributes.
+        """
         made = self.known.get((status, content_type))
         if made is None:
             made = self.first(status) + _content_type(content_type) + b"Content-Length: "
-            if len(self.known) >= _REMEMBERED:
-                self.known.clear()
-            self.known[status, content_type] = made
+            if status != 503 and not (content_type or "").startswith("application/cloudevents"):
+                if len(self.known) >= _REMEMBERED:
+                    self.known.clear()
+                self.known[status, content_type] = made
         return made
 
     def first(self, status: int) -> bytes:

@@ -25,10 +25,8 @@ class Routes:
         self._below: dict[str, ByMethod] = {}  # by what comes before the /*
         for trigger in triggers:
             path = trigger.address.path  # type: ignore[union-attr]  # the manifest gave it one
-            if path.endswith("/*"):
-                at = self._below.setdefault(path[:-2], {})
-            else:
-                at = self._exact.setdefault(path, {})
+            below = path.endswith("/*")
+            at = (self._below if below else self._exact).setdefault(path[:-2] if below else path, {})
             for method in trigger.address.method or (None,):  # type: ignore[union-attr]  # as above
                 at.setdefault(method, trigger)
 
@@ -58,6 +56,4 @@ def allowed(at: ByMethod | None) -> str:
     """The methods that are served, as Allow tells them; all of them where no path is meant (`*`)."""
     if at is None or None in at:
         return ", ".join(METHODS)
-    return ", ".join(
-        name for name in METHODS if name in at or name == "OPTIONS" or (name == "HEAD" and "GET" in at)
-    )
+    return ", ".join(name for name in METHODS if name in at or name == "OPTIONS" or (name == "HEAD" and "GET" in at))

@@ -126,7 +126,8 @@ class Server:
                 connection.expire()
                 deadline = connection.deadline() if connection in self.connections else FOREVER
             earliest = min(earliest, deadline)
-        self.watch(earliest)
+        if self.connections:  # one that was at work may be idle by then
+            self.watch(min(earliest, now + self.idle_timeout))
 
     # -- accepting ----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Answers that are more than status, type and body: log records, CORS, CloudEvents, parts; imported for the first one."""
+"""Answers that are more than status, type and body: log records, CORS, CloudEvents, parts; imported when needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Note:
             self.level = LEVELS.get(said, LEVELS["info"])
             self.own = getattr(log, "level", 0)  # what the processor's log takes anyhow
             self.id = event.id
-            TAPS[self.id] = self  # type: ignore[index]  # an event of a source has an id
+            TAPS[self.id] = self
 
     def take(self, record: Any) -> bool:
         """Keep a record of the event's handler; whether it is for nobody else. Any thread."""

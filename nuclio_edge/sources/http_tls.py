@@ -150,6 +150,3 @@ class TlsConnection(Connection):
         except (OSError, ValueError):
             pass  # it wants the client's answer, for which nobody waits
         super()._shut(sock)
-
-
-

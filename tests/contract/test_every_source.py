@@ -10,6 +10,7 @@ from nuclio_edge import registry
 from nuclio_edge.sources.memory import MemorySource
 from nuclio_edge.sources.timer import TimerSource
 from nuclio_edge.testing import Clock, SourceRig, check_source
+from tests.contract.http import HttpRig
 from tests.contract.mqtt import MqttRig
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from nuclio_edge.core.event import Event
     from nuclio_edge.manifest.schema import Values
+    from tests.certificates import Certificates
     from tests.conftest import StartBroker
 
 
@@ -94,5 +96,12 @@ def test_the_mqtt_source(start_mosquitto: StartBroker, qos: int, version: int, f
     assert len(held) == (15 + 2 * (qos > 0) + (qos > 0 and version == 5)), held
 
 
+# Over TLS on one connection only: of several, whose handshake ends first is nobody's affair.
+@pytest.mark.parametrize(("secure", "pipelined", "count"), [(False, False, 14), (False, True, 12), (True, True, 12)])
+def test_the_http_source(certificates: Certificates, secure: bool, pipelined: bool, count: int) -> None:
+    held = check_source(HttpRig(certificates if secure else None, pipelined=pipelined))
+    assert len(held) == count, held
+
+
 def test_no_kind_is_left_out() -> None:
-    assert set(registry.SOURCES) == {MemorySource.kind, TimerSource.kind, "mqtt"}
+    assert set(registry.SOURCES) == {MemorySource.kind, TimerSource.kind, "http", "mqtt"}
