@@ -11,7 +11,6 @@ from __future__ import annotations
 import random
 
 from nuclio_edge.sources.http_event import HttpEvent
-from nuclio_edge.sources.http_exchange import Exchange
 from nuclio_edge.sources.http_listen import Listener, parse
 from nuclio_edge.sources.http_params import OUTPUT, PARAMS, TRIGGER, mode
 from nuclio_edge.sources.http_routes import Routes, allowed, choose
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
     from nuclio_edge.core.response import Response
     from nuclio_edge.manifest.schema import Fields, Values
+    from nuclio_edge.sources.http_exchange import Exchange
     from nuclio_edge.sources.http_head import Head
 
 HEALTH = "/__internal/health"
@@ -285,9 +285,8 @@ class HttpSource:
 
     def _unsendable(self, event: Event, wrong: ValueError) -> None:
         """An answer that HTTP does not allow: who asked gets a 500, the function's author is told."""
-        self.host.log.error_with(
-            "an answer could not be sent", "function", event._trigger.function.name, "error", str(wrong)
-        )  # type: ignore[union-attr]  # it was submitted to one
+        function = event._trigger.function.name if event._trigger is not None else ""
+        self.host.log.error_with("an answer could not be sent", "function", function, "error", str(wrong))
         event._token.answer(500, "text/plain", str(wrong).encode())
 
     def _load_certificate(self) -> None:

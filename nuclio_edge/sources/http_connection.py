@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections import deque
 
 from nuclio_edge.core.port import IN, OUT
-from nuclio_edge.sources.http_chunked import Chunked
 from nuclio_edge.sources.http_exchange import Exchange
-from nuclio_edge.sources.http_head import CHUNKED, MAX_HEAD, Refusal
+from nuclio_edge.sources.http_head import Refusal
+from nuclio_edge.sources.http_intake import Intake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PIPELINE = 16  # requests in flight on one connection
 READ = 16 * 1024
-READ_BODY = 256 * 1024
+
 HIGH = 256 * 1024  # bytes of answers that wait for the client; from there on nothing more is read, or pulled
 LINGER_MS = 2000
 LEAST_RATE = 500  # bytes a second that a body, or a client's reading, has to make on the average
@@ -39,13 +39,15 @@ _HANG_UP = 0x18  # EPOLLERR | EPOLLHUP
 
 
 class Connection:
-    """A client that is connected; `peer` is who, `scheme` "http" or "https", `identity` whom TLS has shown it to be."""
+    """A client that is connected; `origin` is who, by "http" or "https", and whom TLS has shown it to be."""
 
+    # fmt: off
     __slots__ = (
-        "_ahead", "_blocked_since", "_body", "_buffer", "_head", "_interest", "_left", "_loop", "_moved", "_parts", "_recv",
-        "_respond", "_send", "_sent", "_since", "_sock", "_state", "_whole", "ends", "flight", "held", "identity", "origin", "out", "reading",
-        "scheme", "sending", "server", "stalled",
-    )  # fmt: skip
+        "_ahead", "_blocked_since", "_intake", "_interest", "_loop", "_moved", "_recv", "_respond", "_send", "_sent",
+        "_since", "_sock", "_state", "_whole", "ends", "flight", "origin", "out", "reading", "sending", "server",
+        "stalled",
+    )
+    # fmt: on
 
     def __init__(self, server: Server, sock: Any, peer: str, scheme: str = "http") -> None:
         self.server = server
@@ -62,13 +64,8 @@ class Connection:
         self.reading = False  # within `_ready`: answers wait for its end
         self.ends = False  # nothing more is taken; it is closed when everything is answered
         self.stalled = False  # the respondent has no room: the newest request waits
-        self.held = 0  # bytes of a body on its way in, as counted by the server
-        self._buffer = b""
+        self._intake = Intake(server.heads, server.max_body, server.hold)
         self._state = HEAD  # a first request is expected sooner than a second one
-        self._head: Head | None = None
-        self._parts: list[bytes] = []
-        self._left = 0
-        self._body: Chunked | None = None
         self._interest = IN
         self._since = server.loop.now
         self._moved = 0  # bytes since then, of what has to make progress
@@ -127,7 +124,8 @@ class Connection:
         if self._state == LINGER:
             return
         self._moved += len(data)
-        self._buffer = self._buffer + data if self._buffer else data
+        intake = self._intake
+        intake.buffer = intake.buffer + data if intake.buffer else data
         self.reading = True
         self._parse()
         self.reading = False
@@ -135,117 +133,62 @@ class Connection:
 
     def _parse(self) -> None:
         """Make requests of what has been read, as far as there is room for them."""
+        intake = self._intake
         try:
-            while self._buffer and not self.ends and not self.stalled and len(self.flight) < PIPELINE:
+            while intake.buffer and not self.ends and not self.stalled and len(self.flight) < PIPELINE:
                 if self.out and not self.has_room():
-                    break
-                if not (self._next_body() if self._head is not None else self._next_head()):
-                    break
+                    return
+                before = intake.head
+                found = intake.next()
+                if found is None:
+                    self._wait(before)
+                    return
+                self._request(*found)
         except Refusal as refusal:
-            self._refuse(refusal.status, refusal.why)
+            self._refuse(refusal.status, refusal.why, refusal.head)
 
-    def _next_head(self) -> bool:
-        """Take a head off the buffer; False when there is none yet."""
-        data = self._buffer
-        if data[:1] in (b"\r", b"\n"):  # an empty line before a request is read over (RFC 9112, 2.2)
-            if data[:2] == b"\r":
-                return False
-            if data[:2] != b"\r\n":
-                raise Refusal(400, "the first line is no request")
-            data = self._buffer = data[2:]
-            if data[:1] in (b"\r", b"\n"):
-                raise Refusal(400, "the first line is no request")
-            return bool(data)
-        end = data.find(b"\r\n\r\n", 0, MAX_HEAD) + 4
-        if end == 3:
-            if len(data) >= MAX_HEAD:
-                raise Refusal(431, f"a head has {MAX_HEAD} bytes at most")
-            if b"\n" in data and _broken(data):
-                raise Refusal(400, "a line does not end as it should")
-            if self._state == IDLE:
+    def _wait(self, before: Head | None) -> None:
+        """A request is not whole yet; `before` is whose body was already on its way."""
+        head = self._intake.head
+        if head is None:
+            if self._state == IDLE and self._intake.buffer:
                 self._enter(HEAD)
-            return False
-        server = self.server
-        head = server.heads.head(data if end == len(data) else data[:end])
-        self._buffer = data[end:]
-        if not head.length:
-            self._request(head, b"")
-            return True
-        if head.length > server.max_body:
-            self._refuse(413, f"the body is longer than {server.max_body} bytes", head)
-            return False
-        if head.length > 0 and len(data) - end >= head.length:  # whole already
-            end = head.length
-            self._request(head, self._buffer[:end])
-            self._buffer = self._buffer[end:]
-            return True
-        if head.expects and not self._buffer and not self._welcome(head):
-            return False
-        self._head = head
-        self._left = head.length
-        self._body = Chunked(server.max_body) if head.length == CHUNKED else None
-        self._enter(BODY)
-        self._moved = 0
-        return True
+        elif head is not before:
+            self._enter(BODY)
+            if head.expects and not self._intake.held:
+                self._welcome(head)
 
-    def _welcome(self, head: Head) -> bool:
+    def _welcome(self, head: Head) -> None:
         """Answer `Expect: 100-continue`: yes, or the refusal that would follow anyhow."""
         refused = self.server.foresee(head)
         if refused is not None:
+            self._intake.drop()
             exchange = Exchange(self, head, b"")
             exchange.closes = True
+            exchange.plain = False
             self.ends = True
             self.flight.append(exchange)
             refused(exchange)
-            return False
-        if self.flight:  # its turn has not come: nothing may be sent between two answers; the client goes on by itself
-            return True
-        self.out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return True
-
-    def _next_body(self) -> bool:
-        head = self._head
-        data = self._buffer
-        body: bytes
-        if self._body is not None:
-            before = len(self._body.body)
-            at = self._body.take(data, 0)
-            self._hold(len(self._body.body) - before)
-            self._buffer = data[at:]
-            if not self._body.done:
-                return False
-            body = bytes(self._body.body)
-        else:
-            piece = data if len(data) <= self._left else data[: self._left]
-            self._buffer = data[len(piece) :]
-            self._parts.append(piece)
-            self._left -= len(piece)
-            self._hold(len(piece))
-            if self._left:
-                return False
-            body = b"".join(self._parts)
-        self._head = self._body = None
-        self._parts = []
-        self._release()
-        self._state = IDLE
-        self._request(head, body)  # type: ignore[arg-type]  # there is one, or we were not here
-        return True
+        elif (
+            not self.flight
+        ):  # else its turn has not come: nothing may go between two answers; the client goes on anyhow
+            self.out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _request(self, head: Head, body: bytes) -> None:
         """Hand a whole request over."""
         self.flight.append(exchange := Exchange(self, head, body))
         self._state = IDLE
-        self._since = self.server.loop.now
+        self._since = self._loop.now
         if exchange.closes:
             self.ends = True
-        self.server.respond(exchange)
+        self._respond(exchange)
 
     def _refuse(self, status: int, why: str, head: Head | None = None) -> None:
         """Answer what is no request, or one that is not taken; in its turn, and as the last."""
         exchange = Exchange(self, head or self.server.no_head, b"")
         exchange.closes = True
         self.ends = True
-        self._drop_body()
+        self._forget()
         self.flight.append(exchange)
         self.server.refused(status)
         exchange.answer(status, "text/plain", why.encode())
@@ -255,9 +198,8 @@ class Connection:
         if not self.flight and not self.out and not self.sending:
             self.lost()
             return
-        self._drop_body()
+        self._forget()
         self.ends = True
-        self._buffer = b""
         self._want()
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -268,7 +210,7 @@ class Connection:
 
     def alone(self, exchange: Exchange, data: bytes) -> bool:
         """Send a whole answer at once, if nothing is before, behind or beside it; False when it has to be queued."""
-        if len(self.flight) != 1 or self.reading or self.ends or self.sending or self.out or self._buffer:
+        if len(self.flight) != 1 or self.reading or self.ends or self.sending or self.out or self._intake.buffer:
             return False
         self.flight.clear()
         self._since = self._loop.now
@@ -339,12 +281,12 @@ class Connection:
                     first.on_room()
                     if self.out:
                         continue
-            if self._buffer and not self.ends and not self.stalled and len(self.flight) < PIPELINE:
-                before = len(self._buffer)
+            if self._intake.buffer and not self.ends and not self.stalled and len(self.flight) < PIPELINE:
+                before = len(self._intake.buffer)
                 self.reading = True
                 self._parse()
                 self.reading = False
-                if self.out or (self._buffer and len(self._buffer) != before):
+                if self.out or (self._intake.buffer and len(self._intake.buffer) != before):
                     continue
             break
         if self.ends and not self.flight:
@@ -413,7 +355,7 @@ class Connection:
 
     def idle(self) -> bool:
         """Whether nothing is asked for."""
-        return self._state == IDLE and not self.flight and not self._buffer and not self.sending
+        return self._state == IDLE and not self.flight and not self._intake.buffer and not self.sending
 
     def resume(self) -> None:
         """The respondent has room again."""
@@ -429,8 +371,7 @@ class Connection:
         if not self.flight and not self.sending and not self.out:
             self.lost()
             return
-        self._drop_body()
-        self._buffer = b""
+        self._forget()
         self.ends = True
         if self.flight:
             self.flight[-1].closes = True
@@ -442,13 +383,13 @@ class Connection:
         sock, self._sock = self._sock, None
         if sock is None:
             return
-        self._drop_body()
+        self._forget()
         self.server.loop.remove(sock)
         self._close(sock)
         flight, self.flight = self.flight, deque()
         self.ends = True
         self.out = []
-        self.sending = self._buffer = b""
+        self.sending = b""
         _cut_off(flight)
         self.server.gone(self)
 
@@ -459,8 +400,8 @@ class Connection:
         """Everything is answered: say so, and read on for a moment."""
         if self._state == LINGER or self._sock is None:
             return
+        self._forget()
         self._enter(LINGER)
-        self._buffer = b""
         try:
             self._shut(self._sock)
         except OSError:
@@ -482,20 +423,13 @@ class Connection:
         self._moved = 0
         self.server.watch(self.deadline())
 
-    def _hold(self, size: int) -> None:
-        self.held += size
-        if not self.server.hold(size):
-            raise Refusal(503, "no memory for the body at present")
-
-    def _release(self) -> None:
-        self.server.hold(-self.held)
-        self.held = 0
-
-    def _drop_body(self) -> None:
-        if self.held:
-            self._release()
-        self._parts = []
-        self._head = self._body = None
+    def _forget(self) -> None:
+        """Nothing more is made of what has been read."""
+        intake = self._intake
+        if intake.head is not None:
+            self.server.count("cut off")
+        intake.drop()
+        intake.buffer = b""
 
 
 def _cut_off(flight: deque[Exchange]) -> None:
@@ -504,8 +438,3 @@ def _cut_off(flight: deque[Exchange]) -> None:
         exchange.connection = None
         if exchange.on_room is not None:
             exchange.on_room()
-
-
-def _broken(data: bytes) -> bool:
-    """Whether a head that is not whole holds a line end that no whole one may: then no more of it need be waited for."""
-    return data.count(b"\n") != data.count(b"\r\n")

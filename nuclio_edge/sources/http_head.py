@@ -1,14 +1,14 @@
 """The head of an HTTP/1.1 request: bytes -> Head, or a Refusal; what it says is decided here and nowhere else.
 
 Laws (RFC 9112, where it leaves a choice the strict one, because a proxy in front may have chosen otherwise):
-- The grammar is one regular expression: CR LF ends a line, a bare CR or LF nowhere; no folded lines, no space before
-  a colon, no control characters. Exactly one Host in 1.1, at most one in 1.0.
-- Content-Length once and digits alone, or Transfer-Encoding once and exactly `chunked` (1.1 only), never both.
+- The grammar is one regular expression: CR LF ends a line, bare CR and LF stand nowhere; no folded lines, no space
+  before a colon, no control characters. Exactly one Host in 1.1, at most one in 1.0.
+- Content-Length once and digits alone, or Transfer-Encoding once and exactly `chunked` (1.1), never both.
 - A head of the common shape (1.1, a path, Content-Length the only header that changes how bytes are read) is decided
   by this alone: 2 us. For every other one a second opinion is asked, httptools or h11 (http_strict.py): what
   that refuses, or reads differently, is refused. So both agree with us on every request that is run.
 
-Heads that were accepted are remembered by their bytes: a client that keeps its connection sends the same again (0.1 us).
+Heads that were accepted are remembered by their bytes: one that stays connected sends the same again (0.1 us).
 """
 
 from __future__ import annotations
@@ -47,16 +47,17 @@ _METHODS = {name.encode(): name for name in METHODS}
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer
-    """Bytes that are no request we take: the status to answer with, and why, in words for whoever sent them."""
+    """Bytes that are no request we take: the status to answer with, why, in words for the sender, and its head."""
 
-    def __init__(self, status: int, why: str) -> None:
+    def __init__(self, status: int, why: str, head: Head | None = None) -> None:
         super().__init__(why)
         self.status = status
         self.why = why
+        self.head = head
 
 
 class Head:
-    """One head, shared by all requests that begin with the same bytes; nothing of it changes but `route` and `notes`."""
+    """One head, shared by all requests that begin with the same bytes; only `route` and `notes` of it change."""
 
     __slots__ = (
         "expects",
@@ -208,7 +209,7 @@ def headers(raw: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _frame(head: Head, by_name: dict[bytes, list[bytes]]) -> None:
-    """How long the body is and what becomes of the connection (RFC 9112, 6.3 and 9.3); Refusal where it is not clear."""
+    """How long the body is, and whether the connection goes on (RFC 9112, 6.3, 9.3); Refusal where it is not clear."""
     hosts = by_name.get(b"host", [])
     if len(hosts) > 1 or (head.minor and not hosts):
         raise Refusal(400, "one Host is needed")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from nuclio_edge.core.port import IN
 from nuclio_edge.sources.http_connection import FOREVER, Connection
-from nuclio_edge.sources.http_exchange import Exchange
 from nuclio_edge.sources.http_head import Head, Heads
 from nuclio_edge.sources.http_reply import Replies
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.loop import Loop
+    from nuclio_edge.sources.http_exchange import Exchange
     from nuclio_edge.sources.http_head import Opinion
     from nuclio_edge.sources.http_listen import Listener
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import select
 import socket
 import ssl
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from nuclio_edge.sources.http import HttpSource
@@ -76,75 +80,65 @@ class HttpRig(SourceRig):
 
 
 class Client:
-    """One connection; it is made, written to and read on a thread, as the source's loop does not run meanwhile."""
+    """One connection; a thread reads from it, as the source's loop does not run meanwhile, and with TLS writes as well.
+
+    One thread for both: an SSL object must not be read and written at the same time.
+    """
 
     def __init__(self, address: str, context: ssl.SSLContext | None, answers: list[tuple[int, bytes]]) -> None:
         host, _, port = address.rpartition(":")
-        self._plain = self._socket = socket.create_connection((host, int(port)), 30)
+        self._socket: socket.socket = socket.create_connection((host, int(port)), 30)
         self._context = context
         self._answers = answers
-        self._todo: list[bytes] = []
-        self._ready = threading.Condition()
-        self._threads: list[threading.Thread] = []
-        self._start(self._talk)
-
-    def _start(self, call: Any) -> None:
-        thread = threading.Thread(target=call, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        self._todo: deque[bytes] = deque()
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._talk, daemon=True)
+        self._thread.start()
 
     def post(self, path: str, body: bytes) -> None:
-        with self._ready:
-            if self._context is None and self._plain.fileno() >= 0:  # at once, so that requests keep their order
-                self._send(_request(path, body))
-            else:
-                self._todo.append(_request(path, body))
-                self._ready.notify()
+        if self._context is None:  # at once, so that requests on several connections keep their order
+            with contextlib.suppress(OSError):  # the server has gone
+                self._socket.sendall(_request(path, body))
+        else:
+            self._todo.append(_request(path, body))
+            self._wake.send(b"x")
 
     def close(self) -> None:
-        with self._ready:
-            self._todo.append(b"")
-            self._ready.notify()
-        try:
-            self._plain.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        for thread in self._threads:
-            thread.join(30)
+        self._wake.close()
+        self._thread.join(30)
         self._socket.close()
-        self._plain.close()
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._socket.sendall(data)
-        except OSError:
-            pass  # the server has gone
+        self._woken.close()
 
     def _talk(self) -> None:
-        try:
+        # Whatever the source does with the connection, it is its end here.
+        with contextlib.suppress(OSError):
             if self._context is not None:
-                self._socket = self._context.wrap_socket(self._plain, server_hostname="127.0.0.1")
-                self._start(self._write)
-            file = self._socket.makefile("rb")
-            with file:
-                while line := file.readline():
-                    status = int(line.split()[1])
-                    length = 0
-                    while (header := file.readline()) not in (b"\r\n", b""):
-                        if header.lower().startswith(b"content-length:"):
-                            length = int(header.split(b":")[1])
-                    self._answers.append((status, file.read(length)))
-        except (OSError, ValueError):
-            pass  # closed
+                self._socket = self._context.wrap_socket(self._socket, server_hostname="127.0.0.1")
+            came = b""
+            while True:
+                ready = select.select([self._socket, self._woken], [], [])[0]
+                if self._woken in ready:
+                    if not self._woken.recv(100):
+                        return
+                    while self._todo:
+                        self._socket.sendall(self._todo.popleft())
+                if self._socket in ready:
+                    data = self._socket.recv(65536)
+                    if not data:
+                        return
+                    came = self._understand(came + data)
 
-    def _write(self) -> None:
-        while True:
-            with self._ready:
-                self._ready.wait_for(lambda: self._todo)
-                data = self._todo.pop(0)
-            if not data:
-                return
-            self._send(data)
+    def _understand(self, came: bytes) -> bytes:
+        """Keep the answers that are whole; returns the rest."""
+        while b"\r\n\r\n" in came:
+            head, _, rest = came.partition(b"\r\n\r\n")
+            found = re.search(rb"(?i)content-length: (\d+)", head)
+            length = int(found[1]) if found else 0
+            if len(rest) < length:
+                break
+            self._answers.append((int(head.split()[1]), rest[:length]))
+            came = rest[length:]
+        return came
 
 
 def _request(path: str, body: bytes) -> bytes:
