@@ -40,7 +40,9 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
     elif result is not None:
         if token is not None or function.outputs:
             if not _ENCODER:
-                _load_encoder()
+                from .encode import to_response
+
+                _ENCODER.append(to_response)
             response = _ENCODER[0](result)
             status = response.status_code
         else:
@@ -65,12 +67,6 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
 
 
 _ENCODER: "list[Any]" = []  # to_response, once a value has somewhere to go: a board without outputs never loads it
-
-
-def _load_encoder() -> None:
-    from .encode import to_response
-
-    _ENCODER.append(to_response)
 
 
 def status_of(result: "Any") -> int:
@@ -146,15 +142,10 @@ class InlineCall:
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)
-        if result is not None and not function.outputs:
-            if event._token is None:
-                status = status_of(result)
-            else:
-                if not _ENCODER:
-                    _load_encoder()
+        if result is not None and not function.outputs and (event._token is None or _ENCODER):
+            if event._token is not None:
                 result = _ENCODER[0](result)
-                status = result.status_code
-            if status < 400:
+            if status_of(result) < 400:
                 trigger.handled += 1
                 note(trigger, ticks)
                 if event._token is not None:

@@ -98,7 +98,8 @@ class Sources:
         if function is None or has_bad(values):
             return
         for key, message, hint in function(values):
-            self._convert.report.error((*path, *key.split(".")), code, message, hint)
+            inside = [int(part) if part.isdigit() else part for part in key.split(".")]
+            self._convert.report.error((*path, *inside), code, message, hint)
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}
@@ -198,17 +199,17 @@ class Sources:
         best = max(near, key=lambda name: near[name], default=None)
         if best is not None and near[best]:
             return best  # reading its table reports what does not belong
-        kinds = [kind for kind, known in registry.LATER_SOURCES.items() if keys[0] in known]
-        if kinds:
-            message = f"{keys[0]} is for kind {listed(kinds, 'or')}, which comes with a later version"
-            report.error((*path, keys[0]), "E202", message)
-            return None
         for kind in registry.SOURCES:
             if keys[0] in (getattr(registry.tables(kind), part, None) or ()):
                 message = f"no source is declared that takes {keys[0]}"
                 hint = f'[source.NAME] with kind = "{kind}"'
                 report.error(path, "E302", message, hint)
                 return None
+        kinds = [kind for kind, known in registry.LATER_SOURCES.items() if keys[0] in known]
+        if kinds:
+            message = f"{keys[0]} is for kind {listed(kinds, 'or')}, which comes with a later version"
+            report.error((*path, keys[0]), "E202", message)
+            return None
         for key in keys:
             self._convert.unknown(key, sorted({known for table in fields.values() for known in table}), path)
         return None

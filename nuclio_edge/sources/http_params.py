@@ -149,8 +149,9 @@ def _check_pair(params: Values) -> Iterator[Fault]:
     try:
         context(params.cert, params.key, ca)
     except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "unreadable"
-        yield "cert", f"certificate and key cannot be used: {str(reason).replace('_', ' ').lower()}", None
+        reason = getattr(error, "reason", None)
+        said = str(reason).replace("_", " ").lower() if reason else "one of them is not in PEM form, or not readable"
+        yield "cert", f"certificate and key cannot be used: {said}", None
 
 
 def _check_cors(cors: Values | None) -> Iterator[Fault]:

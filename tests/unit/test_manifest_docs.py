@@ -27,6 +27,9 @@ SECTIONS: dict[str, Fields] = {
     "mqtt source": registry.tables("mqtt").PARAMS,
     "mqtt trigger": registry.tables("mqtt").TRIGGER,
     "mqtt output": registry.tables("mqtt").OUTPUT,
+    "http source": registry.tables("http").PARAMS,
+    "http trigger": registry.tables("http").TRIGGER,
+    "http cors": registry.tables("http").CORS,
     "timer trigger": registry.tables("timer").TRIGGER,
     "memory trigger": registry.tables("memory").TRIGGER,
     "memory output": registry.tables("memory").OUTPUT,
@@ -44,6 +47,8 @@ def shown(field: Field) -> str:
         return "**required**"
     if value in (None, (), {}, ""):
         return ""
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(f'"{one}"' for one in value) + "]`"
     if field.type == "duration":
         units = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
         unit, factor = next((unit, factor) for unit, factor in units if value % factor == 0)
