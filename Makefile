@@ -46,5 +46,5 @@ setup-run:
 
 setup-dev:
 	@.ci/setup/python-env dev
-	@.ci/setup/debian-programs mosquitto:mosquitto mosquitto_pub:mosquitto-clients openssl:openssl
+	@.ci/setup/debian-programs mosquitto:mosquitto mosquitto_pub:mosquitto-clients openssl:openssl wrk:wrk curl:curl
 	@.ci/setup/micropython
