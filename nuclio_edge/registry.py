@@ -6,7 +6,7 @@ point of the group "nuclio_edge.sources" whose name is the kind and whose object
 
 What the holder of the tables (a module or the class) may offer besides, each optional:
 
-    check_params(params) -> faults       (key, message, hint or None) each; a key inside a table or list is dotted: "will.topic"
+    check_params(params) -> faults       (key, message, hint or None) each, within a table dotted: "will.topic"
     check_trigger(address) -> faults
     check_output(output) -> faults
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'

@@ -15,7 +15,7 @@ from _thread import allocate_lock
 from collections import deque
 
 from .core.encode import Unencodable, to_response
-from .core.response import Response
+from .core.response import TEXT, Response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -250,8 +250,12 @@ def pull_on_loop(event: Event, response: Response, headers: dict[str, str], look
             event._token.end()
             event._reply = None
 
+    bare: Any = response  # a generator that was returned as it is has become a Response on its way here
+    if response.status_code == 200 and response.content_type == TEXT and not headers:
+        bare = None
     try:
-        made, first = _opened(response, run(lambda: next(source, None)))
+        made, first = _opened(bare, run(lambda: next(source, None)))
+        headers = {**made.headers, **headers}
     except BaseException as error:  # noqa: BLE001 - as above
         from .core.failure import error_response
 

@@ -120,8 +120,12 @@ def instant(text: str) -> int | None:
     """A time of RFC 3339 as milliseconds since 1970, None when it is none."""
     from datetime import datetime, timezone
 
-    if text[-1:] in "zZ" and text:
+    if text[-1:] in ("z", "Z"):
         text = text[:-1] + "+00:00"
+    whole, dot, rest = text.partition(".")
+    if dot:  # Python before 3.11 takes a fraction of six digits, no more and no less
+        digits = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+        text = f"{whole}.{digits[:6]:0<6}{rest[len(digits) :]}"
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -30,7 +30,7 @@ READ = 16 * 1024
 
 HIGH = 256 * 1024  # bytes of answers that wait for the client; from there on nothing more is read, or pulled
 LINGER_MS = 2000
-LEAST_RATE = 500  # bytes a second that a body, or a client's reading, has to make on the average
+LEAST_RATE = 500  # bytes a second that a body has to make on the average
 FOREVER = 1 << 62
 
 IDLE, HEAD, BODY, FLIGHT, LINGER = range(5)
@@ -43,7 +43,7 @@ class Connection:
 
     # fmt: off
     __slots__ = (
-        "_ahead", "_blocked_since", "_intake", "_interest", "_loop", "_moved", "_recv", "_respond", "_send", "_sent",
+        "_ahead", "_blocked_since", "_intake", "_interest", "_loop", "_moved", "_recv", "_respond", "_send",
         "_since", "_sock", "_state", "_whole", "ends", "flight", "origin", "out", "reading", "sending", "server",
         "stalled",
     )
@@ -70,7 +70,6 @@ class Connection:
         self._since = server.loop.now
         self._moved = 0  # bytes since then, of what has to make progress
         self._blocked_since = 0
-        self._sent = 0  # bytes since then
         self._ahead = False  # a `_flush` is due when the turn ends
 
     def attach(self) -> None:
@@ -296,11 +295,8 @@ class Connection:
 
     def _block(self, sent: int) -> None:
         """The client does not read as fast as it is answered."""
-        now = self.server.loop.now
-        if not self._blocked_since:
-            self._blocked_since = now
-            self._sent = 0
-        self._sent += sent
+        if sent or not self._blocked_since:  # the kernel asks for more only when a third of its buffer is free
+            self._blocked_since = self._loop.now
         self._want()
 
     def _want(self) -> None:
@@ -328,7 +324,7 @@ class Connection:
         """When it has to have got on, by `ticks_ms`."""
         server = self.server
         if self._blocked_since:
-            return self._blocked_since + server.write_timeout + self._sent * 1000 // LEAST_RATE
+            return self._blocked_since + server.write_timeout
         state = self._state
         if state == LINGER:
             return self._since + LINGER_MS
@@ -377,6 +373,11 @@ class Connection:
             self.flight[-1].closes = True
             self.flight[-1].plain = False
         self._want()
+
+    def abort(self) -> None:
+        """Send what there is, and break off."""
+        self._flush()
+        self.lost()
 
     def lost(self) -> None:
         """Close at once, whatever is in flight: its answers go nowhere."""

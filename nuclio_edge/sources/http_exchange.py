@@ -119,7 +119,7 @@ class Exchange:
     def abort(self) -> None:
         """The answer that has begun will never be whole: the client is to notice, so the connection breaks off."""
         if self.connection is not None:
-            self.connection.lost()
+            self.connection.abort()
 
     def _connection(self) -> bytes:
         if self.closes:

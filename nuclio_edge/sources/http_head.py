@@ -192,10 +192,14 @@ class Heads:
 
             self.strict = opinion()
         said = self.strict(raw)
-        mine = [(name.lower(), value) for name, value in fields]
-        if said != (head.method.encode(), target, mine):
+        if (said[0], said[1]) != (head.method.encode(), target) or _comparable(said[2]) != _comparable(fields):
             raise Refusal(400, "the head is ambiguous")
         return head
+
+
+def _comparable(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Without what libraries put in lower case, each in its own way."""
+    return [(name.lower(), value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in fields]
 
 
 def headers(raw: bytes) -> list[tuple[bytes, bytes]]:

@@ -68,12 +68,6 @@ class Intake:
 
     def _take_head(self) -> Head | None:
         data = self.buffer
-        if data[:1] in (b"\r", b"\n"):  # one empty line before a request is read over (RFC 9112, 2.2)
-            if data == b"\r":
-                return None
-            if data[:2] != b"\r\n" or data[2:3] in (b"\r", b"\n"):
-                raise Refusal(400, "the first line is no request")
-            data = self.buffer = data[2:]
         end = data.find(b"\r\n\r\n", 0, MAX_HEAD) + 4
         if end == 3:
             if len(data) >= MAX_HEAD:
