@@ -48,11 +48,11 @@ def read(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, Any] | None
 def _structured(found: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
     made = {name: value for name, value in found.items() if value is not None and name != "data_base64"}
     if "data_base64" in found:
-        from binascii import Error, a2b_base64
+        from base64 import b64decode
 
         try:
-            made["data"] = a2b_base64(found["data_base64"])
-        except (Error, TypeError, ValueError):
+            made["data"] = b64decode(found["data_base64"], validate=True)
+        except (TypeError, ValueError):
             return None, "data_base64 of the CloudEvent is not base64"
     elif "data" not in made:
         made["data"] = b""
@@ -70,11 +70,11 @@ def _checked(made: dict[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def as_headers(headers: dict[str, Any], cloud: Mapping[str, Any]) -> dict[str, Any]:
-    """The headers with all attributes of a structured CloudEvent among them, as binary mode has them."""
-    have = {name.lower() for name in headers}
+    """The headers with all attributes of a CloudEvent among them, as binary mode has them, decoded."""
+    have = {name.lower(): name for name in headers}
     for name, value in cloud.items():
-        if name not in ("data", "datacontenttype") and "ce-" + name not in have:
-            headers["ce-" + name] = value if isinstance(value, str) else port.json_dumps(value)
+        if name not in ("data", "datacontenttype"):
+            headers[have.get("ce-" + name, "ce-" + name)] = value if isinstance(value, str) else port.json_dumps(value)
     return headers
 
 

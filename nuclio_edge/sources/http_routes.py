@@ -46,10 +46,10 @@ class Routes:
 
 def choose(at: ByMethod, method: str) -> Trigger | None:
     """The trigger for a method; HEAD is served by who serves GET."""
-    found = at.get(method) or at.get(None)
+    found = at.get(method)
     if found is None and method == "HEAD":
         found = at.get("GET")
-    return found
+    return found or at.get(None)
 
 
 def allowed(at: ByMethod | None) -> str:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    Start = Callable[..., Rig]
+
 MANIFEST = """
 [source.api]
 kind = "http"
@@ -139,9 +141,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     for rig in rigs:
         rig.__exit__()
         assert not rig.processor.tally().wrong
-
-
-Start = "Callable[..., Rig]"
 
 
 def source(rig: Rig) -> Any:
