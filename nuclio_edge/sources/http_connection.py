@@ -44,7 +44,7 @@ class Connection:
     # fmt: off
     __slots__ = (
         "_ahead", "_blocked_since", "_intake", "_interest", "_loop", "_moved", "_recv", "_respond", "_send",
-        "_since", "_sock", "_state", "_whole", "ends", "flight", "origin", "out", "reading", "sending", "server",
+        "_since", "_sock", "_seen", "_state", "ends", "flight", "origin", "out", "reading", "sending", "server",
         "stalled",
     )
     # fmt: on
@@ -56,7 +56,7 @@ class Connection:
         self._send = sock.send
         self._loop = server.loop
         self._respond = server.respond
-        self._whole = server.heads.whole
+        self._seen = server.heads.whole.get
         self.origin = (peer, scheme, "")
         self.flight: deque[Exchange] = deque()
         self.out: list[bytes] = []  # what this turn has answered
@@ -87,9 +87,9 @@ class Connection:
         except OSError as error:
             self._failed(error)
             return
-        if self._state == IDLE and data in self._whole and not self.flight:  # one request, seen before, and no more
-            self._since = self._loop.now
-            exchange = Exchange(self, self._whole[data], b"")
+        head = self._seen(data)
+        if head is not None and self._state == IDLE and not self.flight:  # one request, seen before, and no more
+            exchange = Exchange(self, head, b"")
             if exchange.closes:
                 self.ends = True
             self.flight.append(exchange)

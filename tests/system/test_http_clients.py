@@ -164,7 +164,12 @@ def test_two_processors_share_a_port_when_both_say_so(tmp_path: Path) -> None:
         two.ready()
         pids = {str(one.process.pid), str(two.process.pid)}
         seen: set[str] = set()
-        wait_until(lambda: seen.add(curl(f"http://127.0.0.1:{port}/")) or seen == pids, lambda: f"{seen} of {pids}")
+
+        def both_seen() -> bool:
+            seen.add(curl(f"http://127.0.0.1:{port}/"))
+            return seen == pids
+
+        wait_until(both_seen, lambda: f"{seen} of {pids}")
         assert one.stop() == 0
         assert curl(f"http://127.0.0.1:{port}/") == str(two.process.pid)
         assert two.stop() == 0

@@ -98,7 +98,7 @@ class Wire:
 
 def parsed(came: bytes) -> list[tuple[int, dict[str, str], bytes]]:
     """The whole answers at the beginning of some bytes."""
-    found = []
+    found: list[tuple[int, dict[str, str], bytes]] = []
     while b"\r\n\r\n" in came:
         head, _, rest = came.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
@@ -413,7 +413,7 @@ def handler(context, event):
             "type": "application/json", "body": {"a": 1, "b": 2}, "topic": "", "identity": "",
         }  # fmt: skip
         rig.processor.stop()
-        rig.until(lambda rig=rig: not rig.processor.sources)
+        rig.until(rig.stopped)
 
 
 @pytest.mark.parametrize("isolation", ["inline", "thread", "async"])

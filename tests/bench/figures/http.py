@@ -39,7 +39,7 @@ isolation = "{isolation}"
 
 [[function.f.trigger]]
 path = "/"
-inbox = {{{{ when_full = "block" }}}}
+inbox = {{ when_full = "block" }}
 """
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
