@@ -43,8 +43,26 @@ class Connection:
 
     # fmt: off
     __slots__ = (
-        "_ahead", "_blocked_since", "_intake", "_interest", "_loop", "_moved", "_recv", "_respond", "_send",
-        "_since", "_sock", "_seen", "_state", "ends", "flight", "origin", "out", "reading", "sending", "server",
+        "_ahead",
+        "_blocked_since",
+        "_intake",
+        "_interest",
+        "_loop",
+        "_moved",
+        "_recv",
+        "_respond",
+        "_seen",
+        "_send",
+        "_since",
+        "_sock",
+        "_state",
+        "ends",
+        "flight",
+        "origin",
+        "out",
+        "reading",
+        "sending",
+        "server",
         "stalled",
     )
     # fmt: on
