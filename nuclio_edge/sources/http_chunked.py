@@ -82,4 +82,6 @@ class Chunked:
         self._trailers += len(line)
         if self._trailers > MAX_TRAILERS or not _TRAILER.fullmatch(line):
             raise Refusal(400, "a trailer is malformed, or they are too long")
+        if line.partition(b":")[0].lower() in (b"content-length", b"transfer-encoding"):  # RFC 9110, 6.5.1
+            raise Refusal(400, "a trailer says how the body is framed")
         return False

@@ -43,6 +43,17 @@ class HttpEvent(Event):
         self.timestamp_ms = wall
 
 
+def make_head(method: str, target: str, headers: dict[str, str]) -> bytes:
+    """The head that a request by hand would have; what a target cannot hold is percent-encoded."""
+    kept = "!$&'()*+,-./:;=?@_~%"
+    safe = "".join(
+        char if char.isascii() and (char.isalnum() or char in kept) else "".join(f"%{b:02X}" for b in char.encode())
+        for char in target
+    )
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {"Host": "localhost", **headers}.items())
+    return f"{method} {safe} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
 def _target(event: HttpEvent) -> bytes:
     return event._head[: event._head.index(b"\r")].split(b" ")[1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import atheris  # type: ignore[import-not-found,unused-ignore]  # not on every machine
+import atheris  # type: ignore[import-untyped,import-not-found,unused-ignore]  # not on every machine
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["nuclio_edge"]):

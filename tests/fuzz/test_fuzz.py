@@ -1,4 +1,4 @@
-"""The fuzz targets, for a bounded number of inputs; by hand longer: `… tests/fuzz/http_requests.py -max_total_time=3600`."""
+"""The fuzz targets, for a bounded number of inputs; for longer by hand, with `-max_total_time=3600`."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 import shutil
 import signal
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli import Running, write
+from tests.cli import Running, call, write
 from tests.docs.pages import write_out
 from tests.waiting import LIMIT, wait_until
 
@@ -196,6 +197,14 @@ def test_a_load_of_many_connections_is_answered_without_an_error_and_the_ledger_
         [stopped] = [record for record in run.records if record.get("event") == "stopped"]
         assert stopped["with"]["received"] >= int(count[1])
         assert stopped["with"]["failed"] == 0
+
+
+def test_invoke_makes_the_request_that_a_trigger_takes(tmp_path: Path) -> None:
+    code = "def handler(context, event): return [event.method, event.path, event.fields, event.get_header('x-a')]"
+    write(tmp_path, manifest("127.0.0.1:0"), f=code)
+    done = call("invoke", "f", "-p", "/a b?c=d", "-b", '{"e": 1}', "-d", "X-A=1", "-l", "none", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(json.loads(done.stdout)["body"]) == ["POST", "/a b", {"e": 1, "c": "d"}, "1"]
 
 
 def test_the_page_about_the_source_is_true(tmp_path: Path) -> None:

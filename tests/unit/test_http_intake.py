@@ -93,6 +93,7 @@ REFUSED = {
     "a chunk that goes on": (400, HEAD + b"\r\n1\r\nabc"),
     "a chunk with a bare line feed": (400, HEAD + b"\r\n1\na\r\n0\r\n\r\n"),
     "a long chunk extension": (400, HEAD + b"\r\n1;" + b"a" * 300),
+    "a trailer that frames": (400, HEAD + b"\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n"),
     "endless trailers": (400, HEAD + b"\r\n0\r\n" + b"a: b\r\n" * 700),
 }  # fmt: skip
 
