@@ -234,6 +234,9 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(start: Start) -> None:
     with Wire(rig) as wire:
         wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000))
         assert wire.answers(1)[0][0] == 413
+        for _ in range(3):
+            rig.turn_for(20)
+            wire.send(bytes(10_000))  # raises if the connection was reset
         rig.until(lambda: wire.read() and wire.ended)
         wire.socket.close()
         rig.until(lambda: not source(rig).server.connections)
