@@ -46,6 +46,6 @@ setup-run:
 
 setup-dev:
 	@.ci/setup/python-env dev
-	@.ci/setup/debian-programs mosquitto:mosquitto mosquitto_pub:mosquitto-clients openssl:openssl coap-client-notls:libcoap3-bin
+	@.ci/setup/debian-programs mosquitto:mosquitto mosquitto_pub:mosquitto-clients openssl:openssl coap-client-notls:libcoap3-bin wrk:wrk curl:curl
 	@.ci/setup/micropython
 	@.ci/setup/virtual-machines

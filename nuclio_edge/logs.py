@@ -34,6 +34,11 @@ _COLOURS = {"debug": "\x1b[2m", "info": "", "warning": "\x1b[33m", "error": "\x1
 _PLAIN = "\x1b[0m"
 
 
+# Event id -> who wants the records of its handler, below the configured level too (the HTTP source, for a request that
+# asks): `level`, and `take(record)`, which says whether the record was made for it alone.
+TAPS: dict[str | None, Any] = {}
+
+
 class Log:
     """The log of a processor. Callable as a logger's `emit` from any thread; never raises, never waits.
 
@@ -85,8 +90,10 @@ class Log:
         }
 
     def __call__(self, record: Record) -> None:
-        """Take a record to every sink that wants its level."""
+        """Take a record to every sink that wants its level, and to who asked for those of its event."""
         try:
+            if TAPS and record[6] in TAPS and TAPS[record[6]].take(record):
+                return
             wanted = False
             level = record[1]
             for sink in self.sinks:
@@ -127,7 +134,20 @@ class Log:
 class FunctionLogger(Logger):
     """The logger of a handler: core's, and the one method of the SDK's that wants Python's logging."""
 
-    __slots__ = ()
+    __slots__ = ("_level",)
+
+    @property
+    def level(self) -> int:
+        """Records below it are not made; lower while an event is handled whose sender asked for more."""
+        if TAPS and self._context is not None and self._context._event is not None:
+            tap = TAPS.get(self._context._event.id)
+            if tap is not None:
+                return min(self._level, int(tap.level))
+        return self._level
+
+    @level.setter
+    def level(self, level: int) -> None:
+        self._level = level
 
     def set_handler(self, handler_name: str, file: Any, formatter: Any) -> None:
         """Also write every record to a file, formatted by a logging.Formatter; replaces an earlier one of that name."""

@@ -6,7 +6,7 @@ point of the group "nuclio_edge.sources" whose name is the kind and whose object
 
 What the holder of the tables (a module or the class) may offer besides, each optional:
 
-    check_params(params) -> faults       (key, message, hint or None) each; a key inside a table is dotted: "will.topic"
+    check_params(params) -> faults       (key, message, hint or None) each, within a table dotted: "will.topic"
     check_trigger(address) -> faults
     check_output(output) -> faults
     trigger_claims(address) -> (key, claim)   what only one trigger on a source may have: 'GET /door'
@@ -37,6 +37,7 @@ GROUP = "nuclio_edge.sources"
 SOURCES = {
     "mqtt": ("nuclio_edge.sources.mqtt:MqttSource", "nuclio_edge.sources.mqtt_params"),
     "gpio": ("nuclio_edge.sources.gpio:GpioSource", "nuclio_edge.sources.gpio_params"),
+    "http": ("nuclio_edge.sources.http:HttpSource", "nuclio_edge.sources.http_params"),
     "timer": ("nuclio_edge.sources.timer:TimerSource", "nuclio_edge.sources.timer:TimerSource"),
     "serial": ("nuclio_edge.sources.serial:SerialSource", "nuclio_edge.sources.serial_params"),
     "sensor": ("nuclio_edge.sources.sensor:SensorSource", "nuclio_edge.sources.sensor_params"),
@@ -44,10 +45,7 @@ SOURCES = {
     "memory": ("nuclio_edge.sources.memory:MemorySource", "nuclio_edge.sources.memory:MemorySource"),
 }
 
-# Known by name, not there yet: kind -> the keys of its triggers, so that a trigger without a source can be explained.
-LATER_SOURCES: dict[str, tuple[str, ...]] = {
-    "http": ("path", "method"),
-}
+# Known by name, not there yet.
 LATER_BINDINGS = ("nosql", "object", "stream", "file")
 
 # Sources that are there without a table, unless the manifest declares one of the kind: name -> kind.
@@ -85,8 +83,6 @@ def _foreign(kind: str) -> Any:
     """Return the class of another package's kind."""
     from nuclio_edge.manifest.problems import listed, quote, suggest
 
-    if kind in LATER_SOURCES:
-        raise UnknownKindError(f"kind {quote(kind)} comes with a later version", later=True)
     if kind in LATER_BINDINGS:
         raise UnknownKindError(f"kind {quote(kind)} is a binding's", "write [binding.NAME]")
     from importlib.metadata import entry_points  # 5 MB, only for kinds that are not ours
@@ -98,7 +94,7 @@ def _foreign(kind: str) -> Any:
         except Exception as error:
             message = f"kind {quote(kind)} cannot be loaded from {found[kind].value}: {error}"
             raise UnknownKindError(message) from error
-    here = [*SOURCES, *LATER_SOURCES, *found]
+    here = [*SOURCES, *found]
     raise UnknownKindError(f"no source is of kind {quote(kind)}", suggest(kind, here) or f"there are {listed(here)}")
 
 
@@ -107,7 +103,7 @@ def _binding(kind: str) -> Any:
 
     if kind in LATER_BINDINGS:
         raise UnknownKindError(f"kind {quote(kind)} comes with a later version", later=True)
-    if kind in SOURCES or kind in LATER_SOURCES:
+    if kind in SOURCES:
         raise UnknownKindError(
             f"kind {quote(kind)} is a source's", "write [source.NAME]; what can send is a binding too"
         )

@@ -17,6 +17,7 @@ from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
 from .queues import Queue
+from .streams import deliver, is_stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,6 +140,8 @@ class Worker:
                 result = handler(context, event)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                 error = caught
+            if result is not None and event._token is not None and is_stream(result):
+                result, error = deliver(loop, event, result)
             end = clock()
             # In this order: `_abandon` marks the worker, then looks at `current`. Whichever is first, one of the two
             # sees the other, and the event is concluded once.

@@ -107,6 +107,10 @@ class Rig:
         self.until(lambda: settled.outcomes, f"an answer on {path}")
         return settled.statuses()[0], settled.bodies()[0]
 
+    def stopped(self) -> bool:
+        """Whether the processor has closed everything."""
+        return not self.processor.sources
+
     def trigger(self, function: str, index: int = 0) -> Trigger:
         return self.processor.functions[function].triggers[index]
 

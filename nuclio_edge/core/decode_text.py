@@ -15,14 +15,15 @@ def form(raw: "bytes") -> "dict[str, Any]":
     for pair in bytes(raw).rstrip(b"\r\n").split(b"&"):
         name, _, value = pair.partition(b"=")
         if name:
-            found[_unquoted(name)] = _unquoted(value)
+            found[unquoted(name)] = unquoted(value)
             if len(found) > MAX_FIELDS:
                 raise ValueError("more than %d fields" % MAX_FIELDS)
     return found
 
 
-def _unquoted(raw: "bytes") -> str:
-    parts = raw.replace(b"+", b" ").split(b"%")
+def unquoted(raw: "bytes", plus: bool = True) -> str:
+    """Percent-encoded UTF-8 as text, `plus` (a form's, a query's) being a space; ValueError when it is no UTF-8."""
+    parts = (raw.replace(b"+", b" ") if plus else raw).split(b"%")
     if len(parts) > 1:
         for at in range(1, len(parts)):
             part = parts[at]

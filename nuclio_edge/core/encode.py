@@ -35,6 +35,8 @@ def to_response(value: "Any") -> Response:
     try:
         if type(value) is dict:
             return Response(None, to_json(value), JSON)
+        if type(value) is str:
+            return Response(None, value.encode())
         if value is None or type(value) is bytes:
             return Response(None, value or b"")
         if isinstance(value, (Response, ExceptionWithResponse)):
@@ -63,7 +65,8 @@ def _from_response(value: "Any") -> Response:
     content_type = value.content_type
     if isinstance(body, dict) or (isinstance(body, list) and content_type == JSON):
         body = to_json(body)
-        content_type = JSON
+        if not isinstance(content_type, str) or not content_type.endswith("+json"):  # a CloudEvent, a problem …
+            content_type = JSON
     if content_type is not None and not isinstance(content_type, str):
         raise ValueError("content_type is a %s, not text" % type(content_type).__name__)
     answer = Response(None, _bytes(body), content_type, _status(value.status_code))

@@ -132,20 +132,26 @@ class InlineCall:
             conclude(trigger, event, None, error, clock() - start)
             return True
         ticks = clock() - start
+        token = event._token
         if result is None and 0 <= ticks < self.limit:
             trigger.handled += 1
             trigger.busy += ticks
             trigger.buckets[bucket(ticks)] += 1
-            if event._token is not None:
+            if token is not None:
                 trigger.source.settle(event, None, None)
             return True
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)
-        if result is not None and event._token is None and not function.outputs and status_of(result) < 400:
-            trigger.handled += 1
-            note(trigger, ticks)
-            return True
+        if result is not None and not function.outputs and (token is None or _ENCODER):
+            if token is not None:
+                result = _ENCODER[0](result)
+            if status_of(result) < 400:
+                trigger.handled += 1
+                note(trigger, ticks)
+                if token is not None:
+                    trigger.source.settle(event, result, None)
+                return True
         trigger.charge(event)
         conclude(trigger, event, result, None, ticks)
         return True
@@ -193,10 +199,9 @@ class InlineRunner:
 
     def again(self, event: "Event") -> None:
         """Run the next attempt of an event that failed; it is counted as pending already."""
-        trigger = event._trigger
-        if trigger is None or self.function.suspended:
-            if trigger is not None:
-                trigger.drop(event, "suspended")
+        trigger: "Any" = event._trigger
+        if self.function.suspended:
+            trigger.drop(event, "suspended")
             return
         self.take()
         self.context._event = event

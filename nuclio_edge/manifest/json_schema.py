@@ -127,7 +127,7 @@ def _named(section: str, table: Schema) -> Schema:
 
 def _sources() -> Schema:
     kinds = {kind: registry.tables(kind).PARAMS for kind in registry.SOURCES}
-    return _by_kind(kinds, tuple(registry.LATER_SOURCES))
+    return _by_kind(kinds)
 
 
 def _by_kind(kinds: Mapping[str, Fields], others: tuple[str, ...] = ()) -> Schema:

@@ -99,7 +99,8 @@ class Sources:
         if function is None or has_bad(values):
             return
         for key, message, hint in function(values):
-            self._convert.report.error((*path, *key.split(".")), code, message, hint)
+            inside = [int(part) if part.isdigit() else part for part in key.split(".")]
+            self._convert.report.error((*path, *inside), code, message, hint)
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}
@@ -193,17 +194,12 @@ class Sources:
         self, keys: list[str], fields: Mapping[str, Fields], reported: list[str], path: KeyPath, part: str
     ) -> str | None:
         report = self._convert.report
-        if any(keys[0] in registry.LATER_SOURCES.get(self._kind(name), keys) for name in reported):
+        if reported:
             return None  # probably one of those, and their kind is reported already
         near = {name: sum(key in known for key in keys) for name, known in fields.items()}
         best = max(near, key=lambda name: near[name], default=None)
         if best is not None and near[best]:
             return best  # reading its table reports what does not belong
-        kinds = [kind for kind, known in registry.LATER_SOURCES.items() if keys[0] in known]
-        if kinds:
-            message = f"{keys[0]} is for kind {listed(kinds, 'or')}, which comes with a later version"
-            report.error((*path, keys[0]), "E202", message)
-            return None
         for kind in registry.SOURCES:
             if keys[0] in (getattr(registry.tables(kind), part, None) or ()):
                 message = f"no source is declared that takes {keys[0]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nuclio_edge.manifest.convert import BAD, has_bad
 from nuclio_edge.manifest.model import Batch, OutputSpec, Retry, TriggerSpec
-from nuclio_edge.manifest.problems import quote
+from nuclio_edge.manifest.problems import LINE, quote
 from nuclio_edge.manifest.tables import OUTPUT, SELECT, TRIGGER
 
 TYPE_CHECKING = False
@@ -28,11 +28,12 @@ _LATER = {
 class Triggers:
     """Reads triggers and outputs against the sources of one manifest."""
 
-    __slots__ = ("_convert", "_retries", "_sources")
+    __slots__ = ("_claims", "_convert", "_retries", "_sources")
 
     def __init__(self, converter: Converter, sources: Sources) -> None:
         self._convert = converter
         self._sources = sources
+        self._claims: dict[tuple[str, str], KeyPath] = {}  # (source, what only one trigger of it may have)
         self._retries: dict[tuple[Any, ...], Any] = {}  # equal ones are one object
 
     def read(self, raw: Any, path: KeyPath, *, select: bool = False) -> dict[str, Any] | None:
@@ -54,6 +55,7 @@ class Triggers:
         if has_bad(own) or has_bad(address):
             return None
         self._later(own, path)
+        self._claim(source, tables, address, path)
         when_full = own.inbox.when_full
         if when_full is None:
             default = getattr(tables, "when_full", None)
@@ -73,6 +75,17 @@ class Triggers:
             "source": source,
             "when_full": when_full,
         }
+
+    def _claim(self, source: str, tables: Any, address: Values, path: KeyPath) -> None:
+        """Report what another trigger of the source has already."""
+        claims = getattr(tables, "trigger_claims", None)
+        for key, claim in claims(address) if claims is not None else ():
+            see = self._claims.setdefault((source, claim), (*path, key))
+            if see != (*path, key):
+                other = ".".join(map(str, see[:-2])) + f"[{see[-2]}]"
+                message = f"{claim} is already that of {other} (line {LINE})"
+                self._convert.report.error((*path, key), "E311", message, see=see)
+                break
 
     def _later(self, own: Values, path: KeyPath) -> None:
         for key, message in _LATER.items():
@@ -113,6 +126,9 @@ class Triggers:
             if not chosen:
                 message = f"{quote(str(select))} selects no function"
                 self._convert.report.error((*path, "select"), "E307", message, _labels_hint(functions))
+            if len(chosen) > 1 and parts is not None and any(name == parts["source"] for name, _ in self._claims):
+                message = f"{quote(str(select))} selects {len(chosen)} functions, and a request goes to one"
+                self._convert.report.error((*path, "select"), "E311", message)
             for function in chosen if parts is not None else ():
                 triggers = function.triggers
                 spec = TriggerSpec(function=function.name, index=len(triggers), **parts)  # type: ignore[arg-type]

@@ -90,7 +90,6 @@ class _Reading:
         whole.check_hint(tables["sync"], sources, self.report)
         check_pins(sources, functions, device.board, self.report)
         if not self.report.errors:
-            whole.check_claims(functions, sources, self.report)
             whole.check_shared(functions, sources, self.report)
             whole.check_idle(functions, self.report)
         return Manifest(

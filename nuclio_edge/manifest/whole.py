@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nuclio_edge.manifest.convert import BAD, shape_of
-from nuclio_edge.manifest.problems import LINE, listed, quote, suggest
+from nuclio_edge.manifest.problems import listed, quote, suggest
 from nuclio_edge.manifest.schema import Field, values
 from nuclio_edge.manifest.tables import SINKS
 
@@ -89,21 +89,6 @@ def check_shared(functions: Mapping[str, FunctionSpec], sources: Sources, report
             message = f"{len(users[source])} functions share its window, and {shown} may hold it when slow or in retry"
             hint = "a second source for the slow ones keeps them apart; so will durable = true, with a later version"
             report.warning(("source", source), "W503", message, hint)
-
-
-def check_claims(functions: Mapping[str, FunctionSpec], sources: Sources, report: Report) -> None:
-    """Report what two triggers of a source cannot both have: the same path and method."""
-    taken: dict[tuple[str, str], TriggerSpec] = {}
-    for function in functions.values():
-        for trigger in function.triggers if not function.disabled else ():
-            claims = getattr(sources.tables(trigger.source), "trigger_claims", None)
-            for key, claim in claims(trigger.address) if claims else ():
-                other = taken.setdefault((trigger.source, claim), trigger)
-                if other is not trigger:
-                    message = f"{claim} is already {other.ledger_id}'s (line {LINE})"
-                    see = ("function", other.function, "trigger", other.index, key)
-                    report.error(("function", function.name, "trigger", trigger.index, key), "E311", message, see=see)
-                    break
 
 
 def _holds(trigger: TriggerSpec) -> bool:

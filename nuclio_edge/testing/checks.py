@@ -66,6 +66,14 @@ def _has_unrouted(rig: SourceRig) -> bool:
     return rig.can("emit_unrouted")
 
 
+def _is_shared(rig: SourceRig) -> bool:
+    return not rig.exclusive
+
+
+def _is_exclusive(rig: SourceRig) -> bool:
+    return rig.exclusive
+
+
 def _pushes_back(rig: SourceRig) -> bool:
     return rig.pushes_back
 
@@ -209,7 +217,7 @@ def a_full_inbox_loses_nothing(bench: Bench) -> None:
     ensure(function.bodies() == sent, "a hundred events do not come once each and in order")
 
 
-@_check()
+@_check(_is_shared)
 def every_function_has_its_own_event_once(bench: Bench) -> None:
     one, two = bench.function(holds=True), bench.function()
     if not bench.rig.own_schedule:
@@ -237,7 +245,7 @@ def what_no_trigger_wants_is_counted(bench: Bench) -> None:
     bench.until_arrived(function, 1)
 
 
-@_check()
+@_check(_is_shared)
 def routes_are_added_removed_and_replaced_while_it_is_open(bench: Bench) -> None:
     one = bench.function()
     bench.open()
@@ -261,6 +269,21 @@ def routes_are_added_removed_and_replaced_while_it_is_open(bench: Bench) -> None
     bench.emit(first=3)
     bench.until_arrived(new, 1)
     ensure(len(two.arrived) == 2, "a function that was replaced gets an event")
+    ensure(bench.source.state == "open", "it does not stay open")
+
+
+@_check(_is_exclusive)
+def an_address_goes_from_one_function_to_the_next_while_it_is_open(bench: Bench) -> None:
+    one = bench.function()
+    bench.open()
+    bench.emit()
+    bench.until_arrived(one, 1)
+    bench.functions = [new] = [_successor(bench, one)]
+    bench.route()
+    bench.until_in_force()
+    bench.emit(first=1)
+    bench.until_arrived(new, 1)
+    ensure(len(one.arrived) == 1, "a function that was replaced gets an event")
     ensure(bench.source.state == "open", "it does not stay open")
 
 

@@ -41,6 +41,7 @@ class SourceRig:
     body: bytes | None = None  # what every event brings, if `emit` cannot choose it
     path: str | None = None  # the events' path; None: not looked at
     pushes_back = False  # events that find no room are never lost: the world keeps them
+    exclusive = False  # an address is one function's: two at the same one are an error of the manifest
     own_schedule = False  # every trigger brings events of its own (timer): two of them in one function mean two events
 
     def begin(self) -> None:

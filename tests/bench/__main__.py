@@ -22,6 +22,7 @@ FIGURES = {
     "coap": "CoAP CON POST -> handler -> response",
     "inprocess": "Event + route + call + metrics in process",
     "latency": "latency through mosquitto at 1,000/s",
+    "http": "HTTP GET, kept alive; the slides' own run",
     "busy": "an inline function's reply while another function burns CPU in a thread",
     "footprint": "start, memory, idle wake-ups",
     "thousand": "1,000 functions with 1,000 filters",

@@ -13,6 +13,7 @@ from nuclio_edge.sources.timer import TimerSource
 from nuclio_edge.testing import Clock, SourceRig, check_source
 from tests.contract.coap import CoapRig
 from tests.contract.gpio import PinRig, TableRig
+from tests.contract.http import HttpRig
 from tests.contract.mqtt import MqttRig
 from tests.contract.sensor import SensorRig
 from tests.contract.serial import SerialRig
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from nuclio_edge.core.event import Event
     from nuclio_edge.manifest.schema import Values
+    from tests.certificates import Certificates
     from tests.conftest import StartBroker
 
 
@@ -120,5 +122,12 @@ def test_the_coap_source(kind: int, host: str) -> None:
     assert len(check_source(CoapRig(kind, host))) == 13
 
 
+# Over TLS on one connection only: of several, whose handshake ends first is nobody's affair.
+@pytest.mark.parametrize(("secure", "pipelined", "count"), [(False, False, 14), (False, True, 12), (True, True, 12)])
+def test_the_http_source(certificates: Certificates, secure: bool, pipelined: bool, count: int) -> None:
+    held = check_source(HttpRig(certificates if secure else None, pipelined=pipelined))
+    assert len(held) == count, held
+
+
 def test_no_kind_is_left_out() -> None:
-    assert set(registry.SOURCES) == {"memory", "timer", "mqtt", "coap", "gpio", "serial", "sensor"}
+    assert set(registry.SOURCES) == {"memory", "timer", "mqtt", "coap", "http", "gpio", "serial", "sensor"}

@@ -30,6 +30,9 @@ SECTIONS: dict[str, Fields] = {
     "coap source": registry.tables("coap").PARAMS,
     "coap trigger": registry.tables("coap").TRIGGER,
     "coap output": registry.tables("coap").OUTPUT,
+    "http source": registry.tables("http").PARAMS,
+    "http trigger": registry.tables("http").TRIGGER,
+    "http cors": registry.tables("http").CORS,
     "timer trigger": registry.tables("timer").TRIGGER,
     "serial source": registry.tables("serial").PARAMS,
     "serial rs485": registry.tables("serial").RS485,
@@ -57,8 +60,10 @@ def shown(field: Field) -> str:
         return "**required**"
     if value in (None, (), {}, ""):
         return ""
-    if field.type == "list":
+    if isinstance(value, tuple) and len(value) == 1:
         value = value[0]
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(f'"{one}"' for one in value) + "]`"
     if field.type == "duration":
         units = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
         unit, factor = next((unit, factor) for unit, factor in units if value % factor == 0)
