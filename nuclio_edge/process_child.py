@@ -240,10 +240,11 @@ class Work:
 
     def load(self, about: dict[str, Any]) -> Loaded:
         """Import the function's code and run init_context."""
-        from . import running
+        from . import capture, running
         from .loader import load
 
         loaded = load(about["name"], **about["code"])
+        capture.install_logging()  # the import may have been the first of Python's logging
         self.running.space = loaded.package
         running.register(self.running)
         self.handler = loaded.handler

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
 
+# Characters that a line of a secret has at least to be hidden by itself: "}" or "key:" stand in many an innocent text.
+SECRET_LINE = 12
+
 
 def parser() -> Parser:
     """The command's options; not asked for on the way of a plain `run FILE`."""
@@ -215,7 +218,10 @@ class Run:
 
 
 def hide_secrets(log: Log, manifest: Manifest) -> None:
-    """Have the log show *** for what the manifest's sources have as secrets."""
+    """Have the log show *** for what the manifest's sources, and its functions in `env`, have as secrets.
+
+    A key of many lines is printed line by line: each line of it is hidden as well.
+    """
     from nuclio_edge.manifest.schema import Secret
 
     for source in manifest.sources.values():
@@ -223,6 +229,13 @@ def hide_secrets(log: Log, manifest: Manifest) -> None:
             value = getattr(source.params, key)
             if isinstance(value, Secret):
                 log.mask(value.content)
+    for function in manifest.functions.values():
+        for name in function.secrets:
+            text = function.env.get(name, "")
+            log.mask(text)
+            for line in text.splitlines():
+                if len(line) >= SECRET_LINE and not line.startswith("-----"):
+                    log.mask(line)
 
 
 def say(text: str) -> None:

@@ -71,6 +71,7 @@ class Functions:
             outputs=(),
             path=folder,
             requirements=own.requirements,
+            secrets=_secret_names(own.env),
             timeout_ms=own.timeout,
             triggers=(),
             workers_max=workers_max,
@@ -232,6 +233,10 @@ class Functions:
             except (OSError, SyntaxError) as error:
                 self._files[file] = error
         return self._files[file]
+
+
+def _secret_names(env: Any) -> tuple[str, ...]:
+    return tuple(name for name, value in env.items() if isinstance(value, Secret)) if env and env is not BAD else ()
 
 
 def _near_file(file: str) -> str | None:

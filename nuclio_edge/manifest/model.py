@@ -161,8 +161,8 @@ class FunctionSpec(Spec):
     """One `[function.NAME]`.
 
     The code is `file` (absolute), or `code` when it stands in the manifest; `module` and `callable` name what to import
-    and call, `path` is the folder whose modules resolve first. `env` is resolved text; `bindings` None means all.
-    `concurrency` None: not said.
+    and call, `path` is the folder whose modules resolve first. `env` is resolved text, `secrets` the names in it whose
+    text came from secrets; `bindings` None means all. `concurrency` None: not said.
     """
 
     __slots__ = (
@@ -183,6 +183,7 @@ class FunctionSpec(Spec):
         "outputs",
         "path",
         "requirements",
+        "secrets",
         "timeout_ms",
         "triggers",
         "workers_max",
@@ -205,6 +206,7 @@ class FunctionSpec(Spec):
     outputs: Sequence[OutputSpec]
     path: str
     requirements: tuple[str, ...]
+    secrets: tuple[str, ...]
     timeout_ms: int
     triggers: Sequence[TriggerSpec]
     workers_max: int

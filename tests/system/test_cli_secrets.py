@@ -1,0 +1,83 @@
+"""What a manifest has as secrets, in a function's `env` too, never shows in a log."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli import Running, call, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SECRETS = """
+[device]
+secrets_dir = "."
+[function.tick]
+handler = "tick.py"
+isolation = "{isolation}"
+env = {{ API_KEY = {{ secret = "key" }}, PEM = {{ secret = "pem" }}, PLAIN = "seen", KIND = "{isolation}" }}
+[[function.tick.trigger]]
+every = "50ms"
+"""
+TELLS = """
+import logging, os, sys
+print("imported with", os.environ["API_KEY"])
+def handler(context, event):
+    key = os.environ["API_KEY"]
+    print("printed", key, os.environ["PLAIN"])
+    print(os.environ["PEM"])
+    sys.stderr.write("on stderr " + key + "\\n")
+    if os.environ["KIND"] == "process":  # elsewhere that is the processor's own descriptor
+        os.write(2, b"past Python " + key.encode() + b"\\n")
+    logging.warning("by logging %s", key)
+    context.logger.info_with("with pairs", "pair", {"key": [key]})
+    raise ValueError("wrong key " + key)
+"""
+KEY = 'wea"ther-\\key-ä'
+PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG\nAbCdEf0123456789+/==\n-----END KEY-----\n"
+
+
+def put(folder: Path, isolation: str, key: str) -> None:
+    (folder / "key").write_text(key)
+    (folder / "pem").write_text(PEM)
+    write(folder, SECRETS.format(isolation=isolation), tick=TELLS)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_a_secret_in_env_shows_as_stars_wherever_a_function_says_it(tmp_path: Path, isolation: str) -> None:
+    put(tmp_path, isolation, KEY)
+    with Running(tmp_path) as run:
+        run.wait_for(message="printed *** seen")
+        run.wait_for(message="imported with ***")
+        run.wait_for(message="on stderr ***")
+        run.wait_for(message="by logging ***")
+        assert run.wait_for(message="with pairs")["with"] == {"pair": {"key": ["***"]}}
+        assert "wrong key ***" in run.wait_for(message="failed")["with"]["error"]
+        run.wait_for(message="-----BEGIN KEY-----")
+        if isolation == "process":
+            run.wait_for(message="past Python ***")
+        run.stop()
+        for part in ("ther-", "MIIEvQ", "AbCdEf"):
+            assert part not in run.log + run.out_file.read_text()
+
+
+def test_a_secret_that_is_new_at_a_reload_is_hidden_as_well(tmp_path: Path) -> None:
+    put(tmp_path, "thread", "the-first-one")
+    with Running(tmp_path) as run:
+        run.wait_for(message="printed *** seen")
+        (tmp_path / "key").write_text("another-one")
+        run.send(signal.SIGHUP)
+        assert run.wait_for(event="reloaded")["with"]["changes"] == "function tick replaced"
+        run.wait_for(2, message="imported with ***")
+        run.stop()
+        assert "the-first-one" not in run.log and "another-one" not in run.log
+
+
+def test_invoke_hides_them_in_the_logs_that_it_shows(tmp_path: Path) -> None:
+    put(tmp_path, "thread", KEY)
+    done = call("invoke", "tick", cwd=tmp_path)
+    assert "printed *** seen" in done.stderr
+    assert "ther-" not in done.stderr
