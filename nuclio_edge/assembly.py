@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock, start_new_thread
+from _thread import start_new_thread
 from collections import deque
 
 from . import capture, environment, running
@@ -18,10 +18,11 @@ from .loader import load as load_code
 from .logs import FunctionLogger
 from .nuclio_sdk.platform import Platform
 from .registry import ON_DEMAND
+from .watchdog import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from .core.event import Event
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 # An import that takes longer at the start holds the other functions and the sources back no more.
 IMPORT_PATIENCE_MS = 30_000
+LOOK_MS = 1_000  # at the latest it is looked whether that has come
 
 
 class Assembly:
@@ -43,6 +45,8 @@ class Assembly:
         self.loop = processor.loop
         self.threads: Any = None
         self.asyncs: Any = None
+        self.importing = 0  # threads that do; `busy` as long as there is one
+        self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
         self._versions: dict[str, int] = {}
@@ -70,37 +74,86 @@ class Assembly:
             finally:
                 running.bind(None)
 
-    def load_all(self, functions: list[Function]) -> None:
+    def load_all(self, functions: Iterable[Function]) -> None:
         """Import what is to be there at the start, one after the other, on a thread: a module may wait for ever.
 
-        One that takes longer than `IMPORT_PATIENCE_MS` goes on by itself, the rest beside it; its function then waits
-        for it as it would for an init_context, within its timeout.
+        The loop turns meanwhile, so that a signal to stop is heard; then this returns at once. An import that takes
+        longer than `IMPORT_PATIENCE_MS` goes on by itself, the rest beside it; its function then waits for it as it
+        would for an init_context, within its timeout.
         """
         todo = deque(f for f in functions if f.spec.load == "start" and f.spec.isolation != "process")
-        while todo:
-            done = allocate_lock()
-            done.acquire()
-            begun = [port.ticks_ms()]  # when the present import began; empty: nobody waits for that thread any more
-            start_new_thread(self._import, (todo, begun, done))
-            while not done.acquire(timeout=1):
-                if port.ticks_ms() - begun[0] > IMPORT_PATIENCE_MS:
-                    begun.clear()
-                    break
+        while todo and not self.processor.stopping:
+            over: list[bool] = []
+            begun = self.import_on_thread(todo, lambda over=over: over.append(True))  # type: ignore[misc]  # bound at once
+            while not over and not self.processor.stopping and port.ticks_ms() - begun[0] <= IMPORT_PATIENCE_MS:
+                self.loop.turn(LOOK_MS)
+            begun.clear()
 
-    def _import(self, todo: deque[Function], begun: list[int], done: Any) -> None:
+    def import_on_thread(self, todo: deque[Function], done: Callable[[], Any]) -> list[int]:
+        """Import one after the other on a thread of its own, then call `done()` on the loop.
+
+        Returns when the present import began, in `port.ticks_ms`; emptied by the caller: begin no other one.
+        """
+        begun = [port.ticks_ms()]
+        watchdog = self.processor.watchdog
+        row = None
+        self.importing += 1
+        if watchdog is not None:
+            row = watchdog.slots.take()
+            watchdog.touch()
+
+        def over() -> None:
+            self.importing -= 1
+            if watchdog is not None:
+                watchdog.renew()
+                if row is not None:
+                    watchdog.slots.give_back(row)
+            done()
+
+        start_new_thread(self._import, (todo, begun, row, over))
+        return begun
+
+    def _import(self, todo: deque[Function], begun: list[int], row: Any, over: Callable[[], Any]) -> None:
         try:
             while todo and begun:
                 begun[0] = port.ticks_ms()
-                self.load(todo.popleft())
+                function = todo.popleft()
+                if row is not None:
+                    set_name(row, function.name)
+                    start_of(row)[0] = port.clock()
+                self.load(function)
         except IndexError:
             pass  # the last one was taken by the thread that came after this one
         finally:
-            done.release()
+            self.loop.post(over)
+
+    def load_beside(self, function: Function, done: Callable[[], Any]) -> None:
+        """Have a worker process import the code while an earlier version runs, then call `done()` on the loop.
+
+        `function.load_error` says what went wrong; `equip` takes the process over, else `discard` ends it.
+        """
+
+        def told(error: BaseException | None) -> None:
+            function.load_error = error
+            done()
+
+        self.beside.append(function)
+        function.runner = self._make_runner(function)
+        function.runner.load(told)
+
+    def discard(self, function: Function) -> None:
+        """Let go of a function that was loaded and is not to run after all."""
+        if function in self.beside:
+            self.beside.remove(function)
+            function.close()
 
     def equip(self, function: Function) -> None:
         """Give a function its runner, outputs and triggers."""
         spec = function.spec
-        function.runner = self._make_runner(function)
+        if function.runner is None:
+            function.runner = self._make_runner(function)
+        else:
+            self.beside.remove(function)
         function.outputs = tuple(self._make_output(output) for output in spec.outputs)
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
@@ -209,13 +262,15 @@ class Assembly:
         return ThreadRunner(function, self.threads, spec.workers_min, spec.workers_max, context)
 
     def busy(self) -> bool:
-        """Whether a handler is running on the loop or on a thread at this moment."""
-        if ACTIVE[0] is not None or (self.threads is not None and self.threads.busy > 0):
+        """Whether a handler or an import is running on the loop or on a thread at this moment."""
+        if ACTIVE[0] is not None or self.importing or (self.threads is not None and self.threads.busy > 0):
             return True
         return self.asyncs is not None and self.asyncs.busy()
 
     def close(self) -> None:
         """End the threads that idle; functions have ended theirs."""
+        for function in list(self.beside):
+            self.discard(function)
         if self.threads is not None:
             self.threads.close()
         if self.asyncs is not None:

@@ -17,9 +17,9 @@ CHANNEL = 3
 LIFELINE = 4
 
 # to the worker
-START, EVENT, ANSWER = range(3)
+START, BEGIN, EVENT, ANSWER = range(4)
 # from the worker
-INIT, READY, BROKEN, DONE, FAILED, LOG, CALL = range(16, 23)
+LOADED, INIT, READY, BROKEN, DONE, FAILED, LOG, CALL = range(16, 24)
 
 LONGEST = 1 << 28
 HEAD = Struct("<IB")  # length of the content, kind

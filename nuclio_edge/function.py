@@ -79,7 +79,7 @@ class Function:
         self.init_context: Any = None
         self.is_async = False
         self.package = ""
-        self.load_error: LoadError | None = None
+        self.load_error: BaseException | None = None
         self.unload: Callable[[], Any] | None = None
         self.runner: Any = None
         self.triggers: tuple[Trigger, ...] = ()

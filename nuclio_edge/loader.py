@@ -133,6 +133,8 @@ def format_user_error(error: BaseException, folder: str = "") -> str:
     shown = getattr(error, "user_text", None)
     if isinstance(shown, str):
         return shown  # raised, and shown by this function, in a worker process
+    if isinstance(error, LoadError):
+        return f"{error}\n{error.hint}" if error.hint else str(error)  # made by `_explain`, frames included
     from traceback import TracebackException
 
     try:

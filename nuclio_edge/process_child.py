@@ -21,6 +21,7 @@ from .core.response import ExceptionWithResponse, Response
 from .core.worker import status_of
 from .frames import (
     ANSWER,
+    BEGIN,
     BROKEN,
     CALL,
     CHANNEL,
@@ -29,6 +30,7 @@ from .frames import (
     FAILED,
     INIT,
     LIFELINE,
+    LOADED,
     LOG,
     READY,
     START,
@@ -226,7 +228,7 @@ class Work:
     def __init__(self, channel: Channel, about: dict[str, Any]) -> None:
         self.channel = channel
         self.path: str = about["path"]
-        self.triggers = [_Trigger(*one) for one in about["triggers"]]
+        self.triggers: list[_Trigger] = []
         self.classes: dict[str, type[Event]] = {}
         self.aio: Any = None
         self.context = Context(None, None, about["worker"])
@@ -235,11 +237,10 @@ class Work:
         self.context.function_version = about["version"]
         self.context.labels = about["labels"]
         self.context.env = os.environ
-        self.context.bindings = RemoteBindings(channel, about["bindings"])
         self.running = self._surround(about["name"])
 
     def load(self, about: dict[str, Any]) -> Loaded:
-        """Import the function's code and run init_context."""
+        """Import the function's code."""
         from . import capture, running
         from .loader import load
 
@@ -248,10 +249,15 @@ class Work:
         self.running.space = loaded.package
         running.register(self.running)
         self.handler = loaded.handler
+        return loaded
+
+    def begin(self, loaded: Loaded, bindings: list[str], triggers: list[Any]) -> None:
+        """Take the place of whatever ran before: it is known now what there is to write to. Runs init_context."""
+        self.context.bindings = RemoteBindings(self.channel, bindings)
+        self.triggers = [_Trigger(*one) for one in triggers]
         if loaded.init_context is not None:
             self.channel.send(INIT)
             self._finish(loaded.init_context(self.context))
-        return loaded
 
     def handle(self, event: Any, wanted: bool, number: int) -> None:
         """Call the handler and send what came of it."""
@@ -371,7 +377,10 @@ def main() -> None:
         stack_size(1 << 20)  # the system's 8 MiB would count as used
     work = Work(channel, about)
     try:
-        work.load(about)
+        loaded = work.load(about)
+        channel.send(LOADED)
+        begin = channel.next(lambda kind, _: kind == BEGIN)
+        work.begin(loaded, *marshal.loads(begin))  # noqa: S302 - as above
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
         from .loader import format_user_error
 

@@ -8,7 +8,23 @@ from collections import deque
 from .core import port
 from .core.response import ExceptionWithResponse, Response
 from .core.worker import conclude
-from .frames import BROKEN, CALL, DONE, EVENT, FAILED, INIT, LOG, READY, START, FrameError, Reader, frame, parted
+from .frames import (
+    BEGIN,
+    BROKEN,
+    CALL,
+    DONE,
+    EVENT,
+    FAILED,
+    INIT,
+    LOADED,
+    LOG,
+    READY,
+    START,
+    FrameError,
+    Reader,
+    frame,
+    parted,
+)
 from .process_spawn import Spawned
 
 TYPE_CHECKING = False
@@ -42,7 +58,9 @@ class Child:
     def __init__(self, runner: ProcessRunner, context: Context, number: int) -> None:
         self.runner = runner
         self.context = context
+        self.number = number
         self.inflight: deque[tuple[int, Event]] = deque()
+        self.loaded = False
         self.ready = False
         self.initialising = False
         self.since = port.clock()  # when the first of `inflight` began, or the process
@@ -61,7 +79,14 @@ class Child:
             runner.function.name, dict(context.env), self._readable, self._said, self._ended, self._loop
         )
         self.hold = runner.limits.hold(self._loop, self.spawned.pid, runner.function.name)
-        self.write(frame(START, marshal.dumps(runner.about(number))))
+        self.write(frame(START, marshal.dumps(runner.about(context))))
+        if not runner.beside:
+            self.begin()
+
+    def begin(self) -> None:
+        """Let it go on to init_context and events when it has imported the code."""
+        self.since = port.clock()
+        self.write(frame(BEGIN, marshal.dumps(self.runner.surroundings(self.context))))
 
     def give(self, event: Any) -> None:
         """Hand an event over."""
@@ -178,6 +203,9 @@ class Child:
             self.context.logger._emit((ms, level, name, message, tuple(pairs), self.context.function_name, event_id))
         elif kind == CALL:
             self.runner.call(self, content)
+        elif kind == LOADED:
+            self.loaded = True
+            self.runner.child_loaded()
         elif kind == INIT:
             self.initialising = True
             self.since = port.clock()

@@ -7,6 +7,8 @@ Laws:
   all processes). Past it the whole process group gets SIGKILL: nothing is ever abandoned.
 - A process ends with the processor: the kernel kills it when the processor goes away without a word.
 - After two deaths with no event handled between them the next process waits: 100 ms, doubled up to 10 s.
+- At a reload a process of the new version imports its code beside those of the old one, and goes on to init_context
+  when it takes their place; when it fails before that, nothing has changed.
 - All here runs on the loop but binding calls that want an answer, which have a thread.
 """
 
@@ -58,6 +60,8 @@ class ProcessRunner:
         self.limits = Limits(spec.limits.memory, spec.limits.cpu, _tree() if _limited(spec) else None)
         self.queue = Queue(function, self.flush)
         self.children: list[Child] = []
+        self.beside = False  # importing while an earlier version runs, until `start`
+        self._told: Callable[[BaseException | None], Any] | None = None  # who waits for that import
         self.deaths = 0  # without an event handled between them
         self._not_before = 0
         self._triggers: list[Trigger] = []
@@ -84,8 +88,21 @@ class ProcessRunner:
         """Queue the next attempt of an event that failed; it is counted as pending already."""
         self.queue.again(event)
 
+    def load(self, told: Callable[[BaseException | None], Any]) -> None:
+        """Have one process import the code and wait for `start`; `told(error)` on the loop when it has or cannot."""
+        self.beside = True
+        self._told = told
+        self._spawn()
+        self._watch()
+
     def start(self) -> None:
-        """Start the processes that there are at least."""
+        """Start the processes that there are at least, of which one may have been loaded before."""
+        if self.beside:
+            self.beside = False
+            for child in self.children:
+                child.context = self.make_context(child.number)  # sources may have been exchanged since
+                child.begin()
+                child.flush()
         while len(self.children) < max(self.low, 1) and self._spawn() is not None:
             pass
         self._watch()
@@ -125,10 +142,9 @@ class ProcessRunner:
         if self._caller is not None:
             self._caller.close()
 
-    def about(self, number: int) -> dict[str, Any]:
-        """What a process is told before its first event."""
+    def about(self, context: Context) -> dict[str, Any]:
+        """What a process is told before it imports the code."""
         spec = self.function.spec
-        context = self.make_context(number)
         code = {
             "module": spec.module,
             "callable": spec.callable,
@@ -140,14 +156,16 @@ class ProcessRunner:
             "name": self.function.name,
             "version": self.function.version,
             "labels": dict(spec.labels),
-            "worker": str(number),
+            "worker": context.worker_id,
             "level": context.logger.level,
-            "bindings": list(context.bindings),
-            "triggers": [_about(trigger) for trigger in self._triggers],
             "path": spec.path,
             "code": code,
             "data_limit": self.limits.data_limit(),
         }
+
+    def surroundings(self, context: Context) -> tuple[list[str], list[Any]]:
+        """What a process is told before its init_context: what it may write to, and where its events come from."""
+        return list(context.bindings), [_about(trigger) for trigger in self._triggers]
 
     def state_of(self, event: Event) -> tuple[str, int, dict[str, Any]]:
         """An event as it can travel: its class, its trigger's number, and the attributes that its source set."""
@@ -172,6 +190,11 @@ class ProcessRunner:
         if self._timer is None:
             self._watch()
 
+    def child_loaded(self) -> None:
+        """A process has imported the code."""
+        self._tell(None)
+        self._watch()
+
     def child_ready(self, child: Child) -> None:
         """A process has imported and initialised."""
         self.function.on_started()
@@ -190,6 +213,9 @@ class ProcessRunner:
         self._returned.extendleft(event for _, event in reversed(child.inflight))
         child.inflight.clear()
         if self._closing:
+            return
+        if self.beside:
+            self._tell(died)
             return
         if not child.ready and not child.expired:
             self.function.on_start_failed(died)
@@ -266,12 +292,20 @@ class ProcessRunner:
         try:
             child = Child(self, self.make_context(self._count), self._count)
         except OSError as error:
-            self.function.on_start_failed(error)
+            if self.beside:
+                self._tell(error)
+            else:
+                self.function.on_start_failed(error)
             return None
         self._count += 1
         self.children.append(child)
         child.flush()
         return child
+
+    def _tell(self, error: BaseException | None) -> None:
+        told, self._told = self._told, None
+        if told is not None:
+            self.loop.call_soon(lambda: told(error))
 
     def _resume(self) -> None:
         self._pause = None
@@ -294,7 +328,7 @@ class ProcessRunner:
         now = port.clock()
         for child in self.children:
             left = None
-            if child.dying:
+            if child.dying or (self.beside and child.loaded):
                 continue
             if not child.ready or child.inflight:
                 left = (child.since + self._limit(child) - now) // port.TICKS_PER_MS + 1
@@ -313,7 +347,7 @@ class ProcessRunner:
         self._timer = None
         for child in list(self.children):
             child.read()  # an outcome may be waiting
-            if child.dying:
+            if child.dying or (self.beside and child.loaded):
                 continue
             ran = port.clock() - child.since
             if not child.ready or child.inflight:

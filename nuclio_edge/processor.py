@@ -9,7 +9,7 @@ import os
 from _thread import allocate_lock, get_ident
 
 from . import capture, environment, forks
-from .assembly import Assembly
+from .assembly import IMPORT_PATIENCE_MS, Assembly
 from .core.inbox import Budget
 from .core.log import Logger
 from .core.loop import Loop
@@ -102,7 +102,10 @@ class Processor:
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])
         self.functions = {s.name: self.assembly.make(s) for s in manifest.functions.values() if not s.disabled}
-        self.assembly.load_all([*self.functions.values()])
+        self.assembly.load_all(function for name, function in self.functions.items() if name not in suspects)
+        if self.stopping:
+            self._open_no_more()
+            return
         for function in self.functions.values():
             self.assembly.equip(function)
         self.share_budget()
@@ -118,6 +121,12 @@ class Processor:
         self._patience = self.loop.now + READY_PATIENCE_MS
         self._opened = True
         self._check_ready()
+
+    def _open_no_more(self) -> None:
+        """Told to stop while a module was imported: nothing has begun that would have to come to its end."""
+        self.functions = {}
+        self._deadline = self.loop.now
+        self.loop.call_soon(self._drain)
 
     def intercept(self, hook: Callable[[OutputSpec, Response, Event], Any]) -> None:
         """Give what outputs would send to `hook` instead; before `open`."""
@@ -139,6 +148,8 @@ class Processor:
         if self.stopping:
             return
         self.stopping = True
+        if not self._opened:
+            return  # an import is waited for, which ends with this: `open` goes on from here
         for source in self.sources.values():
             source.stop_receiving()
         self._deadline = self.loop.now + self.manifest.device.stop_timeout_ms
@@ -281,7 +292,9 @@ class Processor:
         from .watchdog import Watchdog, culprit, limit_ms
 
         def limit() -> int:
-            return limit_ms(self.manifest.functions.values())
+            # An import may hold the interpreter's lock for long, for a good reason: a large extension on a slow card.
+            more = IMPORT_PATIENCE_MS if self.assembly.importing else 0
+            return limit_ms(self.manifest.functions.values()) + more
 
         self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, limit)
         self.watchdog.watch(self.assembly.busy)

@@ -1,12 +1,14 @@
 """Becoming another manifest, or taking a function's new version, while events go on.
 
-Laws: unchanged tables keep running untouched; new code is imported on a thread of its own before anything is switched;
-the old version of a function drains beside the new one, and stays where the new one cannot be imported; a source that
-changed is opened again when the old one, which may hold the same client id or descriptor, has settled what it brought
-in and is closed.
+Laws: unchanged tables keep running untouched; new code is imported, on a thread or in a worker process of its own,
+before anything is switched; the old version of a function drains beside the new one, and stays where the new one cannot
+be imported; a source that changed is opened again when the old one, which may hold the same client id or descriptor,
+has settled what it brought in and is closed.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 from .ledger import tally
 
@@ -74,6 +76,7 @@ def _become(
                 "the new version could not be loaded; the old one stays", "error", function.explain(function.load_error)
             )
             lines.append(f"function {function.name} keeps its old version")
+            processor.assembly.discard(function)
             continue
         lines.append(f"function {function.name} {'replaced' if function.name in processor.functions else 'added'}")
         _install(processor, function)
@@ -116,30 +119,31 @@ def _install(processor: Processor, function: Function) -> None:
 
 
 def _import_beside(processor: Processor, functions: list[Function], then: Callable[[], Any]) -> None:
-    """Import on a thread, so that the loop goes on, then call `then` on the loop, once.
+    """Import while the loop goes on, then call `then` on the loop, once.
 
-    What takes longer than its function's timeout is waited for by that function alone, as at the start.
+    What takes longer than its function's timeout on the thread is waited for by that function alone, as at the start;
+    a worker process that takes too long is killed, and its function's load has failed.
     """
-    waiting = [then]
+    assembly = processor.assembly
+    here = [function for function in functions if function.spec.isolation != "process"]
+    children = [f for f in functions if f.spec.isolation == "process" and f.spec.load == "start"]
+    waiting = {"", *(function.name for function in children)}  # no function has an empty name: that is the thread
 
-    def finish() -> None:
-        late.cancel()
-        if waiting:
-            waiting.pop()()
+    def arrived(who: str) -> None:
+        if who in waiting:
+            waiting.remove(who)
+            if not waiting:
+                late.cancel()
+                then()
 
-    patience = max((function.timeout_ms for function in functions), default=LOOK_MS)
-    late = processor.loop.call_later(patience, finish)
-
-    def work() -> None:
-        try:
-            for function in functions:
-                processor.assembly.load(function)
-        finally:
-            processor.loop.post(finish)
-
-    import threading
-
-    threading.Thread(target=work, name="import", daemon=True).start()
+    patience = max((function.timeout_ms for function in here), default=LOOK_MS)
+    late = processor.loop.call_later(patience, lambda: arrived(""))
+    if here:
+        assembly.import_on_thread(deque(here), lambda: arrived(""))
+    else:
+        processor.loop.call_soon(lambda: arrived(""))
+    for function in children:
+        assembly.load_beside(function, lambda name=function.name: arrived(name))  # type: ignore[misc]  # bound at once
 
 
 def _retire(processor: Processor, function: Function) -> None:

@@ -48,6 +48,10 @@ class Signals:
         }
         loop.add(self._read, self._take)
 
+    def on_terminal_stop(self, call: Callable[[], Any]) -> None:
+        """Call this for Ctrl-Z, on the main thread; it has to stop the process itself."""
+        self._before[_signal.SIGTSTP] = _signal.signal(_signal.SIGTSTP, lambda _number, _frame: call())
+
     def close(self) -> None:
         """Give the signals back to whom they belonged; idempotent."""
         for number, handler in self._before.items():
@@ -76,6 +80,11 @@ class Signals:
             self._stop()
         elif _signal.SIGHUP in numbers:
             self._reload()
+
+
+def stop_process() -> None:
+    """Stop this process as Ctrl-Z does; returns when it is continued."""
+    os.kill(os.getpid(), _signal.SIGSTOP)
 
 
 def notify(state: str) -> bool:

@@ -162,6 +162,20 @@ class Watchdog:
         if self._timer is None:
             self._put_off()
 
+    def renew(self) -> None:
+        """The limit has changed: watch with the new one from now on, if anything runs."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._look()
+
+    def stand_still(self, stop: Callable[[], Any]) -> None:
+        """Stop the process by `stop()`, which returns when it is continued: that time is nobody's."""
+        if self._timer is not None:
+            self._disarm()
+        stop()
+        if self._timer is not None:
+            self._arm(self._limit())
+
     def begin(self, row: Any, function: str) -> None:
         """A function begins to run on the loop's own thread."""
         if row is not None:
@@ -192,11 +206,14 @@ class Watchdog:
 
     def _put_off(self) -> None:
         """Begin the time anew; a new thread of faulthandler's, hence a few times in the limit and not per event."""
-        import faulthandler
-
         limit = self._limit()
         self._timer = self.loop.call_later(limit // _LOOKS, self._look)
         self._empty()
+        self._arm(limit)
+
+    def _arm(self, limit: int) -> None:
+        import faulthandler
+
         # The file is given each time: it is what an earlier note may have been written to.
         faulthandler.dump_traceback_later(limit / 1000, exit=True, file=self._file)
         faulthandler.register(_signal.SIGPROF, file=self._file, all_threads=False)

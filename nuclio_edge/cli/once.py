@@ -220,7 +220,8 @@ class Once(Beside):
     def _too_late(self) -> None:
         if self.call.event is None:
             waiting = ", ".join(name for name, source in self.sources.items() if source.state == "connecting")
-            print(f"{PROGRAM} invoke: no connection to {waiting} within --timeout", file=sys.stderr)
+            what = "the import has not ended" if self.assembly.importing else f"no connection to {waiting}"
+            print(f"{PROGRAM} invoke: {what} within --timeout", file=sys.stderr)
             self.stop()
         else:
             self.answered(Response(body=b"no answer within --timeout", status_code=408))

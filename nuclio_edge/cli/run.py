@@ -56,9 +56,10 @@ def main(arguments: list[str]) -> int:
     except EdgeError as error:
         say(f"nuclio-edge: {error}" + (f"\n  {error.hint}" if error.hint else ""))
         code = FAULT
-    threading = sys.modules.get("threading")
-    if threading is not None and threading.active_count() > 1:
-        _leave(code)  # a handler's thread that does not end would keep the process for ever
+    from _thread import _count
+
+    if _count():
+        _leave(code)  # a thread that does not end, of a handler or an import, would keep the process for ever
     return code
 
 
@@ -102,8 +103,14 @@ class Run:
         code = FAULT
         try:
             self._warn(processor.manifest)
+            if self.text:
+                signals.on_terminal_stop(self._stand_still)
             processor.on_ready = self._ready
+            self._reloading = True  # what is asked for while modules are imported is done afterwards
             processor.open()
+            self._reloading = False
+            if self._again is not None:
+                processor.loop.call_soon(self._reload_again)
             if watching:
                 from nuclio_edge.cli.watch import Watch
 
@@ -127,6 +134,16 @@ class Run:
 
         supervise.stopping()
         self.processor.stop()
+
+    def _stand_still(self) -> None:
+        """Ctrl-Z; without job control, that is without a terminal, nobody would continue us."""
+        from nuclio_edge.supervise import stop_process
+
+        watchdog = self.processor.watchdog
+        if watchdog is None:
+            stop_process()
+        else:
+            watchdog.stand_still(stop_process)
 
     def abort(self) -> None:
         """End at once: whatever runs or is queued is not acknowledged."""
@@ -166,8 +183,11 @@ class Run:
         supervise.ready(self._counts()[0])
         if self.watch is not None:
             self.watch.look()
-        if self._again is not None:
-            again, self._again = self._again, None
+        self._reload_again()
+
+    def _reload_again(self) -> None:
+        again, self._again = self._again, None
+        if again is not None and not self.processor.stopping:
             self.reload(again)
 
     def _ready(self, processor: Processor) -> None:

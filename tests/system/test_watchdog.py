@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli import Running, write
+from tests.cli import PROGRAM, Running, environment, write
+from tests.terminal import open_terminal
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -116,6 +120,66 @@ def test_an_idle_process_survives_being_stopped_and_continued(tmp_path: Path) ->
         time.sleep(8)  # the subject: a stop for longer than the limit of 6 s
         run.send(signal.SIGCONT)
         time.sleep(0.5)
+        assert run.stop() == 0
+
+
+def test_ctrl_z_while_a_handler_runs_is_no_freeze(tmp_path: Path) -> None:
+    slow = """
+import os, time
+def handler(context, event):
+    print("begun")
+    while not os.path.exists("go"):
+        time.sleep(0.05)
+    print("done")
+"""
+    write(tmp_path, MANIFEST.format(isolation="thread").replace('timeout = "1s"', ""), frozen=slow, other=slow)
+    text = (tmp_path / "edge.toml").read_text().replace('"other.py"', '"other.py"\ntimeout = "1s"\ndisabled = true', 1)
+    (tmp_path / "edge.toml").write_text(text.replace('"frozen.py"', '"frozen.py"\ntimeout = "3s"'))
+    ours, theirs = open_terminal()
+    process = subprocess.Popen(
+        [*PROGRAM, "run"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(tmp_path)
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while b"begun" not in seen:
+            seen += os.read(ours, 4096)
+        process.send_signal(signal.SIGTSTP)
+        stat = Path(f"/proc/{process.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it goes on")
+        time.sleep(9)  # the subject: a stop for longer than the limit of 3 s and 5 s
+        (tmp_path / "go").touch()
+        process.send_signal(signal.SIGCONT)
+        while b"done" not in seen:
+            seen += os.read(ours, 4096)
+        process.send_signal(signal.SIGTERM)
+        while b"received " not in seen:
+            seen += os.read(ours, 4096)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_an_import_that_freezes_the_process_ends_it_and_the_next_start_goes_without_it(tmp_path: Path) -> None:
+    # The 30 s that a good import may hold the lock for are too long for a test.
+    program = "import sys, nuclio_edge.processor as p; p.IMPORT_PATIENCE_MS = 500; from nuclio_edge.cli import main; "
+    code = "import re\nre.match(r'(a+)+$', 'a' * 40 + 'b')\ndef handler(context, event):\n    pass\n"
+    write(tmp_path, MANIFEST.format(isolation="thread"), frozen=code, other=OTHER)
+    ended = subprocess.run(
+        [sys.executable, "-c", program + "sys.exit(main(['run']))"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 1
+    with Running(tmp_path) as run:
+        told = run.wait_for(message="the last process was ended because a handler froze it")["with"]
+        assert told["culprit"] == "frozen: its code was using the processor"
+        run.ready().wait_for(3, function="other", message="I work")
         assert run.stop() == 0
 
 

@@ -1,0 +1,134 @@
+"""Code that cannot be imported, or takes its time: at the start, at a reload, and when a stop comes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli import Running, call, write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TICK = """
+[function.tick]
+handler = "tick.py"
+isolation = "process"
+[[function.tick.trigger]]
+every = "20ms"
+"""
+SAYS = """
+import os
+def init_context(context):
+    context.logger.info("{word} begins")
+def handler(context, event):
+    context.logger.info_with("{word}", "pid", os.getpid())
+"""
+HANGS = "print('importing')\nimport time\ntime.sleep(600)\n"
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("def handler(context, event):\n    return 1 +\n", None),  # the manifest's check has it
+        (
+            "raise ValueError('not today')\n",
+            "File \"tick.py\", line 1, in <module>\n    raise ValueError('not today')\nValueError: not today",
+        ),
+        ("import missing_module\n", "No module named 'missing_module'"),
+        ("import os\nos._exit(3)\n", "the worker process ended with exit code 3"),
+        ("import os\nos.kill(os.getpid(), 9)\n", "the worker process was killed by SIGKILL"),
+        ("import sys\nsys.exit(4)\n", "calls sys.exit(4) while it is imported"),
+    ],
+)
+def test_worker_processes_of_code_that_cannot_be_imported_do_not_take_the_place_of_those_that_work(
+    tmp_path: Path, broken: str, said: str | None
+) -> None:
+    write(tmp_path, TICK, tick=SAYS.format(word="old"))
+    with Running(tmp_path, "--watch") as run:
+        pid = run.wait_for(message="old")["with"]["pid"]
+        (tmp_path / "tick.py").write_text(broken + SAYS.format(word="broken"))
+        if said is None:
+            run.wait_for(event="reload-failed")
+        else:
+            assert run.wait_for(event="reloaded")["with"]["changes"] == "function tick keeps its old version"
+            message = "the new version could not be loaded; the old one stays"
+            assert said in run.wait_for(message=message)["with"]["error"]
+        seen = len(run.records)
+        run.wait_for(sum(r["message"] == "old" for r in run.records) + 5, message="old")
+        assert {r["with"]["pid"] for r in run.records[seen:] if r["message"] == "old"} == {pid}
+        (tmp_path / "tick.py").write_text(SAYS.format(word="new"))
+        run.wait_for(message="new")
+        assert run.stop() == 0
+        assert run.records[-1]["with"]["failed"] == 0
+        assert not any(record["message"].startswith("broken") for record in run.records)
+
+
+def test_a_worker_process_imports_beside_the_old_one_and_begins_when_it_takes_over(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick=SAYS.format(word="old"))
+    wait = "import os, time\nprint('importing')\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
+    with Running(tmp_path, "--watch") as run:
+        run.wait_for(message="old")
+        (tmp_path / "tick.py").write_text(wait + SAYS.format(word="new"))
+        run.wait_for(message="importing")
+        run.wait_for(sum(r["message"] == "old" for r in run.records) + 5, message="old")
+        assert not any(r["message"].startswith("new") for r in run.records)
+        (tmp_path / "go").touch()
+        run.wait_for(message="new")
+        assert run.stop() == 0
+        assert len([r for r in run.records if r["message"] == "new begins"]) == 1
+        assert run.records[-1]["with"]["failed"] == run.records[-1]["with"]["pending"] == 0
+
+
+def test_a_stop_while_a_worker_process_imports_at_a_reload_leaves_no_process(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick=SAYS.format(word="old"))
+    code = "import os\nopen('pid', 'w').write(str(os.getpid()))\n" + HANGS
+    with Running(tmp_path, "--watch") as run:
+        run.wait_for(message="old")
+        (tmp_path / "tick.py").write_text(code + SAYS.format(word="new"))
+        run.wait_for(message="importing")
+        assert run.stop() == 0
+    pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+@pytest.mark.parametrize("spins", [False, True])
+def test_a_stop_during_an_import_at_the_start_ends_it_at_once(tmp_path: Path, isolation: str, spins: bool) -> None:
+    code = "print('importing')\nwhile True:\n    pass\n" if spins else HANGS
+    text = TICK.replace("process", isolation) + '[function.other]\nhandler = "other.py"\n'
+    write(tmp_path, text, tick=code + "def handler(context, event): ...\n", other="def handler(c, e): ...\n")
+    with Running(tmp_path) as run:
+        run.wait_for(message="importing")
+        began = time.monotonic()
+        run.send(signal.SIGHUP)  # that comes meanwhile is no harm
+        # A worker process imports beside the sources: the events that waited for it are undrained.
+        assert run.stop() == (5 if isolation == "process" else 0)
+        # The patience with an import at the start is 30 s: less than that is not waited for it.
+        assert time.monotonic() - began < 25
+        assert run.records[-1]["event"] == "stopped"
+        assert not any("defect" in record["message"] for record in run.records)
+
+
+def test_a_reload_that_is_asked_for_during_an_import_follows_it(tmp_path: Path) -> None:
+    wait = "import os, time\nprint('importing')\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
+    path = write(tmp_path, TICK.replace("process", "thread"), tick=wait + SAYS.format(word="says"))
+    with Running(tmp_path) as run:
+        run.wait_for(message="importing")
+        path.write_text(path.read_text() + '[function.late]\nhandler = "tick.py"\n')
+        run.send(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        assert run.wait_for(event="reloaded")["with"]["changes"] == "function late added"
+        assert run.stop() == 0
+
+
+def test_invoke_says_that_it_was_the_import_that_took_too_long(tmp_path: Path) -> None:
+    write(tmp_path, TICK.replace("process", "thread"), tick=HANGS + "def handler(context, event): ...\n")
+    done = call("invoke", "tick", "--timeout", "1s", cwd=tmp_path)
+    assert "the import has not ended within --timeout" in done.stderr
+    assert done.returncode == 1
