@@ -98,5 +98,7 @@ class MqttRig(SourceRig):
     def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
+            thread = client._thread
             client.disconnect()
-            client.loop_stop()
+            if thread is not None:
+                thread.join()  # loop_stop() trips over a thread that ends, and forgets itself, in that very moment
