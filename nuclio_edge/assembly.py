@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import start_new_thread
+from _thread import allocate_lock, get_ident, start_new_thread
 from collections import deque
 
 from . import capture, environment, running
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from .calls import Calls
     from .core.event import Event
     from .core.response import Response
     from .loader import Loaded
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 # An import that takes longer at the start holds the other functions and the sources back no more.
 IMPORT_PATIENCE_MS = 30_000
+_CALLS = allocate_lock()  # for the moment in which the first call is made
 LOOK_MS = 1_000  # at the latest it is looked whether that has come
 
 
@@ -45,12 +47,15 @@ class Assembly:
         self.loop = processor.loop
         self.threads: Any = None
         self.asyncs: Any = None
+        self.made_calls: Calls | None = None  # once a function has called another
+        self._thread = get_ident()
         self.importing = 0  # threads that do; `busy` as long as there is one
         self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
         self._versions: dict[str, int] = {}
         self._begin, self._end = self._begin_inline, self._end_inline  # bound once, for all inline runners
+        self._invoke = self._call_function  # and for all contexts
 
     def make(self, spec: FunctionSpec) -> Function:
         """A function of a table, with its number as version; nothing is imported yet."""
@@ -169,7 +174,8 @@ class Assembly:
         """The context of one worker of a function."""
         spec = function.spec
         manifest = self.processor.manifest
-        context = Context(None, Platform("edge", manifest.device.namespace), str(worker))
+        platform = Platform("edge", manifest.device.namespace, invoke=self._invoke)
+        context = Context(None, platform, str(worker))
         context.logger = FunctionLogger(manifest.log.level, spec.name, self.processor.log.emit, context)
         context.function_name = spec.name
         context.function_version = function.version
@@ -179,6 +185,19 @@ class Assembly:
         context.env = function.env
         context.bindings = Bindings(context, self._binding_makers(spec))
         return context
+
+    def calls(self) -> Calls:
+        """The source of the events by which functions call each other; from any thread."""
+        with _CALLS:
+            if self.made_calls is None:
+                from .calls import Calls
+
+                self.made_calls = Calls(self.processor, self._thread)
+            return self.made_calls
+
+    def _call_function(self, name: str, event: Event, timeout: float | None) -> Response | None:
+        """A platform's way to another function; None when there is none of that name here."""
+        return self.calls().invoke(name, event, timeout) if name in self.processor.functions else None
 
     def logger(self, function: Function) -> Logger:
         """The logger for what is to be said of a function outside its handler."""
@@ -247,7 +266,7 @@ class Assembly:
         if spec.isolation == "process":
             from .processes import ProcessRunner
 
-            return ProcessRunner(function, self.loop, context)
+            return ProcessRunner(function, self.loop, context, self.calls)
         if function.is_async or (function.handler is None and _will_be_async(spec)):
             from .aio import AsyncPool, AsyncRunner
 
@@ -269,6 +288,8 @@ class Assembly:
 
     def close(self) -> None:
         """End the threads that idle; functions have ended theirs."""
+        if self.made_calls is not None:
+            self.made_calls.close()
         for function in list(self.beside):
             self.discard(function)
         if self.threads is not None:

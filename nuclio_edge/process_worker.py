@@ -67,6 +67,7 @@ class Child:
         self.idle_since = 0
         self.window = 1
         self.sent = 0
+        self._triggers = 0  # how many of them it has been told of
         self.dying = False
         self.error: BaseException | None = None  # why it could not start
         self.expired = False
@@ -86,7 +87,9 @@ class Child:
     def begin(self) -> None:
         """Let it go on to init_context and events when it has imported the code."""
         self.since = port.clock()
-        self.write(frame(BEGIN, marshal.dumps(self.runner.surroundings(self.context))))
+        bindings, triggers = self.runner.surroundings(self.context)
+        self._triggers = len(triggers)
+        self.write(frame(BEGIN, marshal.dumps((bindings, triggers))))
 
     def give(self, event: Any) -> None:
         """Hand an event over."""
@@ -96,7 +99,9 @@ class Child:
         self.inflight.append((self.sent, event))
         wanted = event._token is not None or bool(self.runner.function.outputs)
         what = [self.runner.state_of(one) for one in event] if isinstance(event, list) else self.runner.state_of(event)
-        self.write(frame(EVENT, marshal.dumps((self.sent, wanted, what))))
+        news = self.runner.triggers_from(self._triggers)  # one that came later: a function is called by another
+        self._triggers += len(news)
+        self.write(frame(EVENT, marshal.dumps((self.sent, wanted, what, news))))
         if self.hold is not None:
             self.hold.poke()
 

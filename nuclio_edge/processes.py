@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .calls import Calls
     from .core.context import Context
     from .core.event import Event
     from .core.inbox import Trigger
@@ -50,8 +51,11 @@ class ProcessRunner:
 
     lost = 0  # nothing is ever abandoned
 
-    def __init__(self, function: Function, loop: Loop, context: Callable[[int], Context]) -> None:
+    def __init__(
+        self, function: Function, loop: Loop, context: Callable[[int], Context], calls: Callable[[], Calls]
+    ) -> None:
         self.function = function
+        self.calls = calls
         self.loop = loop
         self.make_context = context
         spec = function.spec
@@ -158,6 +162,7 @@ class ProcessRunner:
             "labels": dict(spec.labels),
             "worker": context.worker_id,
             "level": context.logger.level,
+            "namespace": context.platform.namespace,
             "path": spec.path,
             "code": code,
             "data_limit": self.limits.data_limit(),
@@ -165,7 +170,11 @@ class ProcessRunner:
 
     def surroundings(self, context: Context) -> tuple[list[str], list[Any]]:
         """What a process is told before its init_context: what it may write to, and where its events come from."""
-        return list(context.bindings), [_about(trigger) for trigger in self._triggers]
+        return list(context.bindings), self.triggers_from(0)
+
+    def triggers_from(self, known: int) -> list[Any]:
+        """What a process is told of the triggers that it does not know yet."""
+        return [_about(trigger) for trigger in self._triggers[known:]]
 
     def state_of(self, event: Event) -> tuple[str, int, dict[str, Any]]:
         """An event as it can travel: its class, its trigger's number, and the attributes that its source set."""
@@ -226,11 +235,17 @@ class ProcessRunner:
                 self._watch()
 
     def call(self, child: Child, content: bytes) -> None:
-        """Call a binding's method for a process."""
+        """Call a binding's method, or another function, for a process."""
         from .core.msgpack import unpack
 
         number, name, method, args, named = unpack(content)
-        child.context._event = child.inflight[0][1] if child.inflight else None
+        event = child.inflight[0][1] if child.inflight else None
+        if not name:
+            wanted, given, timeout = args
+            caller, tell = self.function.name, lambda run: self._on_caller(child, number, run)
+            self.calls().begin_for_process(caller, event, wanted, given, timeout, tell)
+            return
+        child.context._event = event
 
         def run() -> Any:
             if method.startswith("_"):
@@ -238,9 +253,7 @@ class ProcessRunner:
             return getattr(child.context.bindings[name], method)(*args, **named)
 
         if number:
-            if self._caller is None:
-                self._caller = Caller(self.loop, f"calls-{self.function.name}")
-            self._caller.jobs.put((run, lambda answer: self._answer(child, number, answer)))
+            self._on_caller(child, number, run)
             return
         try:
             run()
@@ -254,6 +267,12 @@ class ProcessRunner:
                 "error",
                 f"{type(error).__name__}: {error}",
             )
+
+    def _on_caller(self, child: Child, number: int, run: Callable[[], Any]) -> None:
+        """Give a process what `run()` comes to, on a thread that may wait."""
+        if self._caller is None:
+            self._caller = Caller(self.loop, f"calls-{self.function.name}")
+        self._caller.jobs.put((run, lambda answer: self._answer(child, number, answer)))
 
     def _answer(self, child: Child, number: int, answer: tuple[bool, Any, str]) -> None:
         try:

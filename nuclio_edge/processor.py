@@ -231,7 +231,8 @@ class Processor:
     def tally(self) -> Tally:
         """What was received, handled, failed and shed up to now, over everything that ran in this process."""
         triggers = [trigger for function in self.all_functions() for trigger in function.triggers]
-        return tally([*self.sources.values(), *self.leaving], triggers, self.gone)
+        calls = self.assembly.made_calls
+        return tally([*self.sources.values(), *self.leaving, *([calls] if calls else [])], triggers, self.gone)
 
     # -- building -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from .core.inbox import EVENT_COST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from .core.event import Event
@@ -75,6 +75,33 @@ class Queue:
     def attach(self, trigger: Trigger) -> None:
         """Make the trigger's `submit` fill this queue."""
         trigger.submit = Entry(self, trigger).submit
+
+    def widen(self, entries: Iterable[Entry]) -> None:
+        """Be ready for one more trigger than the function was made with; `entries` are those that there are.
+
+        What waits is moved: a worker claims from the deque that it began with until that is empty, and a flooded one
+        would never come round to the other.
+        """
+        if self.several:
+            return
+        self.turns = deque()
+        boxes = []
+        for entry in entries:
+            if entry._append is None:
+                continue
+            old = entry._trigger.box
+            new = entry._trigger.box = type(old)()
+            try:
+                while True:
+                    new.append(deque.popleft(old))
+                    self.turns.append(new)
+            except IndexError:
+                pass
+            entry._append = new.append
+            boxes.append(new)
+        self._boxes = tuple(boxes)
+        self.several = True
+        self.claim = self._claim_by_turns
 
     def open(self, trigger: Trigger) -> Callable[[Event], None]:
         """Give the trigger its deque, unless it brings one, and return how to append to it."""

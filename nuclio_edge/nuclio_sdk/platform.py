@@ -11,14 +11,15 @@ if TYPE_CHECKING:
     from nuclio_edge.core.response import Response
     from nuclio_edge.nuclio_sdk.qualified_offset import QualifiedOffset
 
-    Invoke = Callable[[str, Event, "float | None"], Response]
+    Invoke = Callable[[str, Event, "float | None"], Response | None]
 
 
 class Platform:
-    """The SDK's Platform; on a device its kind is "edge" and functions are called in the process, not over HTTP.
+    """The SDK's Platform; on a device its kind is "edge", and a function of the same processor is called in it.
 
     `invoke(function_name, event, timeout)` runs another function of this processor and gives its Response with a body
-    of bytes. Without it (a unit test of a function) `connection_provider` makes the HTTP connection, as in the SDK.
+    of bytes, or None when there is none of that name: then it is called over HTTP, as in the SDK.
+    `connection_provider` makes the HTTP connection (a unit test of a function).
     """
 
     def __init__(
@@ -59,13 +60,18 @@ class Platform:
         timeout: float | None = None,
         service_name_override: str | None = None,
     ) -> Response:
-        """Call another function and wait for its Response, whose body is parsed when its type is application/json."""
+        """Call another function and wait for its Response, whose body is parsed when its type is application/json.
+
+        One of this processor is called in it, unless `service_name_override` names a service.
+        """
         from nuclio_edge.core import port
         from nuclio_edge.core.response import Response
 
-        if self._invoke is None or self._connection_provider is not None:
+        answer = None
+        if self._invoke is not None and self._connection_provider is None and service_name_override is None:
+            answer = self._invoke(function_name, event, timeout)
+        if answer is None:
             return self._call_over_http(function_name, event, timeout, service_name_override)
-        answer = self._invoke(function_name, event, timeout)
         body = answer.body
         if answer.content_type == "application/json" and isinstance(body, bytes):
             body = port.json_loads(body)
