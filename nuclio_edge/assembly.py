@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .calls import Calls
     from .core.event import Event
     from .core.response import Response
+    from .farewell import Farewell
     from .loader import Loaded
     from .manifest.model import FunctionSpec, OutputSpec, TriggerSpec
     from .processor import Processor
@@ -50,6 +51,7 @@ class Assembly:
         self.made_calls: Calls | None = None  # once a function has called another
         self._thread = get_ident()
         self.importing = 0  # threads that do; `busy` as long as there is one
+        self.farewells: dict[Function, Farewell] = {}
         self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
@@ -279,6 +281,15 @@ class Assembly:
         if self.threads is None:
             self.threads = Pool(self.loop, self.processor.watchdog, self.processor.seat)
         return ThreadRunner(function, self.threads, spec.workers_min, spec.workers_max, context)
+
+    def farewell(self, function: Function, limit_ms: int) -> Farewell:
+        """The last words of a function that has handled its last event; begun by the first call."""
+        found = self.farewells.get(function)
+        if found is None:
+            from .farewell import Farewell
+
+            found = self.farewells[function] = Farewell(function, limit_ms)
+        return found
 
     def busy(self) -> bool:
         """Whether a handler or an import is running on the loop or on a thread at this moment."""

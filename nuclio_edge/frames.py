@@ -19,7 +19,7 @@ LIFELINE = 4
 # to the worker
 START, BEGIN, EVENT, ANSWER = range(4)
 # from the worker
-LOADED, INIT, READY, BROKEN, DONE, FAILED, LOG, CALL = range(16, 24)
+LOADED, INIT, READY, BROKEN, DONE, FAILED, PARTED, LOG, CALL = range(16, 25)
 
 LONGEST = 1 << 28
 HEAD = Struct("<IB")  # length of the content, kind

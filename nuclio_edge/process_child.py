@@ -29,6 +29,7 @@ from .frames import (
     LIFELINE,
     LOADED,
     LOG,
+    PARTED,
     READY,
     START,
     two,
@@ -248,7 +249,13 @@ def main() -> None:
     while True:
         number, wanted, what, news = marshal.loads(channel.next(_is_work))  # noqa: S302 - as above
         work.triggers += [_Trigger(*one) for one in news]
-        if type(what) is list:
+        if not number:
+            from .farewell import part
+
+            part(work.context, work.path, work._finish)
+            work._end_lines()
+            channel.send(PARTED)
+        elif type(what) is list:
             from .batch import Events
 
             batch = Events()

@@ -18,6 +18,7 @@ from .frames import (
     INIT,
     LOADED,
     LOG,
+    PARTED,
     READY,
     START,
     FrameError,
@@ -29,6 +30,7 @@ from .process_spawn import Spawned
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .core.context import Context
@@ -67,6 +69,7 @@ class Child:
         self.idle_since = 0
         self.window = 1
         self.sent = 0
+        self._parted: Callable[[Child], Any] | None = None  # who waits for its last words
         self._triggers = 0  # how many of them it has been told of
         self.dying = False
         self.error: BaseException | None = None  # why it could not start
@@ -104,6 +107,11 @@ class Child:
         self.write(frame(EVENT, marshal.dumps((self.sent, wanted, what, news))))
         if self.hold is not None:
             self.hold.poke()
+
+    def part(self, told: Callable[[Child], Any]) -> None:
+        """Have it call its drain and termination callbacks; `told(child)` when it has."""
+        self._parted = told
+        self.write(frame(EVENT, marshal.dumps((0, False, None, ()))))
 
     def write(self, data: bytes) -> None:
         """Queue bytes for the process; `flush` sends them."""
@@ -167,10 +175,16 @@ class Child:
 
     def close(self) -> None:
         """Give back what the processor holds of it; the process has ended."""
+        self._has_parted()
         self.context.revoke()
         self.spawned.close()
         if self.hold is not None:
             self.hold.close()
+
+    def _has_parted(self) -> None:
+        told, self._parted = self._parted, None
+        if told is not None:
+            told(self)
 
     def _readable(self, mask: int) -> None:
         if mask & port.OUT and self._writing:
@@ -220,6 +234,8 @@ class Child:
             self.since = port.clock()
             self.idle_since = self._loop.now
             self.runner.child_ready(self)
+        elif kind == PARTED:
+            self._has_parted()
         elif kind == BROKEN:
             name, text = port.json_loads(content)
             self.error = _remote(name, "", text)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
 READY_PATIENCE_MS = 2_000
 ON_DEMAND_PATIENCE_S = 10  # of a handler's thread, for the loop to open a source
+# Of the stop's timeout so much, at most a quarter, is kept for the last words of those that are done when one hangs.
+LAST_WORDS_MS = 1_000
 LEAST_FLOOR = 8192  # bytes that every inbox may hold however small the budget: some twenty small events
 OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
 
@@ -84,6 +86,7 @@ class Processor:
         self._deadline: Any = None
         self._demanded: set[str] = set()  # sources without a table that only handlers use
         self._opened = False
+        self._last_words_ms = 0
         self._patience = 0
         self._ready_timer: Any = None
         self.gone: list[Tally] = []  # what was counted by those that are there no more
@@ -152,15 +155,21 @@ class Processor:
             return  # an import is waited for, which ends with this: `open` goes on from here
         for source in self.sources.values():
             source.stop_receiving()
-        self._deadline = self.loop.now + self.manifest.device.stop_timeout_ms
+        timeout = self.manifest.device.stop_timeout_ms
+        self._deadline = self.loop.now + timeout
+        self._last_words_ms = min(timeout // 4, LAST_WORDS_MS)
         self._drain()
 
     def _drain(self) -> None:
         busy = [f for f in self.all_functions() if not f.runner.drain() or any(t.pending for t in f.triggers)]
+        left = self._deadline - self.loop.now
+        speaking = (not busy or left < self._last_words_ms) and not self._last_words(busy, max(left, 0))
         unsent = [s for s in self.sources.values() if not getattr(s, "sent", _yes)()]
-        if (busy or unsent) and self.loop.now < self._deadline:
+        if (busy or speaking or unsent) and left > 0:
             self.loop.call_later(5, self._drain)
             return
+        for farewell in self.assembly.farewells.values():
+            farewell.expire()
         if busy:
             self.exit_code = UNDRAINED
             self.logger.warn_with(
@@ -168,6 +177,11 @@ class Processor:
             )
         self.close()
         self.loop.stop()
+
+    def _last_words(self, busy: list[Function], left_ms: int) -> bool:
+        """Have every function that is done call its drain and termination callbacks; whether all have."""
+        begun = [self.assembly.farewell(f, left_ms) for f in self.all_functions() if f not in busy]
+        return all(farewell.over for farewell in begun)
 
     def close(self) -> None:
         """Close sources and functions; idempotent. What is still pending stays unsettled: a broker sends it again."""

@@ -154,7 +154,9 @@ def _retire(processor: Processor, function: Function) -> None:
 def _let_go(processor: Processor, function: Function) -> None:
     if function not in processor.retired:
         return
-    if function.runner.drain() and not any(trigger.pending for trigger in function.triggers):
+    drained = function.runner.drain() and not any(trigger.pending for trigger in function.triggers)
+    if drained and processor.assembly.farewell(function, function.timeout_ms).over:
+        processor.assembly.farewells.pop(function)
         processor.retired.remove(function)
         processor.gone = [tally((), function.triggers, processor.gone)]
         function.close()

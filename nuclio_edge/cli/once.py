@@ -179,7 +179,14 @@ class Once(Beside):
 
         keys = tuple(manifest.log.__slots__)
         levels = values(keys, {**{key: getattr(manifest.log, key) for key in keys}, "level": call.level})
-        super().__init__(changed(manifest, log=levels), log, "invoke", {call.spec.name: call.spec})
+        # The others are there to be called by it; nothing else reaches them, and none is loaded before that.
+        functions = {
+            name: changed(spec, triggers=(), load="first-event")
+            for name, spec in manifest.functions.items()
+            if not spec.disabled
+        }
+        functions[call.spec.name] = call.spec
+        super().__init__(changed(manifest, log=levels), log, "invoke", functions)
         self.call = call
         self._code = FAULT
         self._since = 0

@@ -229,3 +229,33 @@ def _retained(mosquitto: Mosquitto, topic: str) -> bytes:
     host, port = "127.0.0.1", mosquitto.port
     message = subscribe.simple(topic, hostname=host, port=port)  # type: ignore[no-untyped-call]  # paho's own
     return bytes(message.payload)
+
+
+def test_functions_that_it_calls_run_as_well_and_their_outputs_are_shown(tmp_path: Path) -> None:
+    manifest = """
+[source.broker]
+kind = "mqtt"
+url = "mqtt://127.0.0.1:1"
+[function.a]
+handler = "a.py"
+[[function.a.trigger]]
+topic = "a"
+[function.b]
+handler = "b.py"
+[[function.b.output]]
+topic = "from/b"
+[function.broken]
+handler = "broken.py"
+"""
+    a = """
+import nuclio_sdk
+def handler(context, event):
+    return context.platform.call_function("b", nuclio_sdk.Event(body=event.body)).body
+"""
+    b = "def handler(context, event):\n    return 'b had ' + event.body.decode()\n"
+    write(tmp_path, manifest, a=a, b=b, broken="raise ValueError\ndef handler(c, e): ...\n")
+    done = call("invoke", "a", "-b", "it", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "b had it" in done.stdout
+    assert "broker.publish('from/b', 'b had it'" in done.stdout
+    assert "ValueError" not in done.stderr
