@@ -215,6 +215,11 @@ class Functions:
         if signature.runs_async and own.isolation == "inline":
             message = f'{attribute} is async and cannot run with isolation = "inline"'
             report.error((*path, "isolation"), "E406", message, "leave isolation out: it has a loop of its own")
+        if signature.runs_async and own.isolation == "process":
+            message = f"{attribute} is async; a worker process runs one call of it at a time"
+            where = "concurrency" if own.concurrency not in (None, BAD) else "isolation"
+            hint = 'workers = 4 is four at a time; without isolation = "process", concurrency is'
+            report.warning((*path, where), "W506", message, hint)
         if own.concurrency not in (None, BAD) and not signature.runs_async:
             report.error(
                 (*path, "concurrency"), "E407", f"is for an async handler, and {attribute} is not", "see workers"
