@@ -133,11 +133,14 @@ def _nanoseconds(blob: bytes) -> int:
         return int(struct.unpack(">I", blob)[0]) * 1_000_000_000
     if len(blob) == 8:
         both = struct.unpack(">Q", blob)[0]
-        return int((both & 0x3_FFFF_FFFF) * 1_000_000_000 + (both >> 34))
-    if len(blob) == 12:
+        nanos, seconds = both >> 34, both & 0x3_FFFF_FFFF
+    elif len(blob) == 12:
         nanos, seconds = struct.unpack(">Iq", blob)
-        return int(seconds * 1_000_000_000 + nanos)
-    raise ValueError("not msgpack: a time stamp of %d bytes" % len(blob))
+    else:
+        raise ValueError("not msgpack: a time stamp of %d bytes" % len(blob))
+    if nanos > 999_999_999:
+        raise ValueError("not msgpack: a time stamp of more than a second of nanoseconds")
+    return int(seconds * 1_000_000_000 + nanos)
 
 
 def _items(raw: "bytes", at: int, count: int, depth: int, kind: int) -> "tuple[Any, int]":

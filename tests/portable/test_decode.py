@@ -201,6 +201,8 @@ def test_msgpack_that_is_none_is_refused():
     def test():
         for raw in (
             b"\xc1",
+            b"\xd7\xff" + b"\xff" * 8,  # more than a second of nanoseconds
+            b"\xc7\x0c\xff\x3b\x9a\xca\x00" + b"\0" * 8,
             b"\x81",
             b"\x81\xa1a",
             b"\xa5abc",
