@@ -121,7 +121,7 @@ class StateLock:
     """The hold of one processor on a state directory: another one would mix up what both keep there.
 
     The lock is the kernel's and ends with the process, however that ends; what a handler forks gives its copy up. The
-    pid in the file is for people.
+    pid in the file is for people; on a full disk it is not there, and `trouble` says why.
     Raises StateError, naming the pid, when another process has it, and when the directory cannot be written.
     """
 
@@ -130,9 +130,10 @@ class StateLock:
 
         path = os.path.join(folder, LOCK_FILE)
         self._fd = -1
+        self.trouble: str | None = None  # why the file does not name the pid
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise StateError(
                 f"the state directory {folder} cannot be used: {error.strerror}", "write state_dir in [device]"
@@ -140,7 +141,10 @@ class StateLock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(fd, 0)
-            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            try:
+                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            except OSError as error:
+                self.trouble = error.strerror  # the disk is full: no reason not to start, and the lock holds
         except BlockingIOError:
             pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
             os.close(fd)

@@ -43,7 +43,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `arguments` without the program's name, default: the process's."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     name = given[0] if given else "help"
-    rest = given[1:]
+    if name != "run":  # which has its own way with descriptors
+        from nuclio_edge.cli.streams import prepare
+
+        prepare()
+    try:
+        try:
+            code = _call(name, given)
+        except SystemExit as end:  # argparse's way out of --help and of a wrong option
+            code = end.code if isinstance(end.code, int) else OK
+        if sys.stdout is not None:  # a daemon may have been started without one
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = _unread(OK)
+    except OSError as error:
+        if name == "run":  # there it is a defect, and the trace is what is wanted
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{PROGRAM} {name}: {where}{error.strerror or error}", file=sys.stderr)
+        code = _unread(FAULT)
+    return code
+
+
+def _call(name: str, given: Sequence[str]) -> int:
+    rest = list(given[1:])
     if name in ("-h", "--help", "help"):
         if rest and rest[0] in COMMANDS:
             name, rest = rest[0], ["--help"]
@@ -53,24 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name = "version"
     if name not in COMMANDS:
         return _unknown(name)
-    try:
-        # Not importlib.import_module: importlib is not loaded on the way of `run`.
-        __import__(f"{__name__}.{name}")
-        code: int = sys.modules[f"{__name__}.{name}"].main(rest)
-        if sys.stdout is not None:  # a daemon may have been started without one
-            sys.stdout.flush()
-    except SystemExit as end:  # argparse's way out of --help and of a wrong option
-        code = end.code if isinstance(end.code, int) else OK
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except BrokenPipeError:
-        code = _unread()
-    except OSError as error:
-        if name == "run":  # there it is a defect, and the trace is what is wanted
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{PROGRAM} {name}: {where}{error.strerror or error}", file=sys.stderr)
-        code = FAULT
+    # Not importlib.import_module: importlib is not loaded on the way of `run`.
+    __import__(f"{__name__}.{name}")
+    code: int = sys.modules[f"{__name__}.{name}"].main(rest)
     return code
 
 
@@ -91,11 +101,10 @@ def _unknown(name: str) -> int:
     return USAGE
 
 
-def _unread() -> int:
-    """Whoever read our output has enough (`| head`): that is no fault, and the flush at exit must not be one."""
-    import os
+def _unread(code: int) -> int:
+    """Whoever read our output has enough (`| head`), or the disk is full: the flush at exit must not fail as well."""
+    from nuclio_edge.cli.streams import give_up
 
-    void = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(void, sys.stdout.fileno())
-    os.close(void)
-    return OK
+    if sys.stdout is not None:
+        give_up(sys.stdout)
+    return code

@@ -162,6 +162,8 @@ def _trigger(spec: FunctionSpec, options: argparse.Namespace) -> TriggerSpec:
 
 def _body(given: str) -> bytes:
     if given == "-":
+        if sys.stdin is None:
+            raise UsageError("--body -: standard input is closed")
         return sys.stdin.buffer.read()
     if given.startswith("@"):
         try:

@@ -93,11 +93,28 @@ def parser() -> Parser:
     return made
 
 
+def _write(folder: str, files: dict[str, str]) -> None:
+    """Write all of them or, on a full disk, none: what is there is only replaced by what is whole."""
+    beside = {file: os.path.join(folder, f".{file}.new") for file in files}
+    try:
+        for file, text in files.items():
+            if os.path.isdir(os.path.join(folder, file)):
+                raise IsADirectoryError(None, "Is a directory", os.path.join(folder, file))
+            with open(beside[file], "w", encoding="utf-8") as out:
+                out.write(text)
+        for file, path in beside.items():
+            os.replace(path, os.path.join(folder, file))
+    finally:
+        for path in beside.values():
+            if os.path.lexists(path):
+                os.unlink(path)
+
+
 def main(arguments: list[str]) -> int:
     """Write the files and print their paths; 2, with nothing written, when one is there already."""
     options = parser().parse_args(arguments)
     folder: str = options.folder
-    name = os.path.basename(os.path.abspath(folder)) or "edge"
+    name = os.fsencode(os.path.basename(os.path.abspath(folder))).decode("utf-8", "replace") or "edge"
     files = {
         "edge.toml": MANIFEST,
         "hello.py": FUNCTION,
@@ -111,11 +128,9 @@ def main(arguments: list[str]) -> int:
         return USAGE
     try:
         os.makedirs(folder, exist_ok=True)
-        for file, text in files.items():
-            with open(os.path.join(folder, file), "w", encoding="utf-8") as out:
-                out.write(text)
+        _write(folder, files)
     except OSError as error:
-        print(f"{PROGRAM} new: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{PROGRAM} new: {error.filename or folder}: {error.strerror}; nothing was written", file=sys.stderr)
         return USAGE
     paths = [os.path.join(folder, file) for file in files]
     if options.json:

@@ -77,6 +77,9 @@ def run(path: str, watching: bool = False) -> int:
         log = make_log(manifest.log)
         hide_secrets(log, manifest)
         processor = Processor(manifest, log, guarded=True)
+        if lock.trouble:
+            folder = manifest.device.state_dir
+            processor.logger.warn_with("the state directory cannot be written", "folder", folder, "error", lock.trouble)
         running = Run(processor, path)
         return running.run(watching)
     finally:

@@ -8,7 +8,7 @@ from sys import intern
 from nuclio_edge.manifest.convert import BAD
 from nuclio_edge.manifest.handler import names_of
 from nuclio_edge.manifest.model import FunctionSpec, Limits
-from nuclio_edge.manifest.problems import listed, quote, suggest
+from nuclio_edge.manifest.problems import excerpt, listed, quote, suggest
 from nuclio_edge.manifest.schema import Secret
 from nuclio_edge.manifest.sources import good_name
 from nuclio_edge.manifest.tables import FUNCTION
@@ -179,8 +179,9 @@ class Functions:
         names = self._names(code, file)
         shown = quote(os.path.relpath(file, self._convert.folder), 200)
         if isinstance(names, OSError):
-            reason = "there is no file" if isinstance(names, FileNotFoundError) else f"{names.strerror}:"
-            report.error(at, "E401", f"{reason} {shown}", _near_file(file))
+            absent = isinstance(names, FileNotFoundError)
+            reason = "there is no file" if absent else f"{names.strerror}:"
+            report.error(at, "E401", f"{reason} {shown}", _near_file(file) if absent else None)
             return
         subject, place = ("", "") if code is not None else (f"{shown} ", f" in {shown}")
         if isinstance(names, SyntaxError):
@@ -233,8 +234,7 @@ class Functions:
                 return error
         if file not in self._files:
             try:
-                with open(file, "rb") as stream:
-                    self._files[file] = names_of(stream.read(), file)
+                self._files[file] = names_of(_read(file), file)
             except (OSError, SyntaxError) as error:
                 self._files[file] = error
         return self._files[file]
@@ -242,6 +242,20 @@ class Functions:
 
 def _secret_names(env: Any) -> tuple[str, ...]:
     return tuple(name for name, value in env.items() if isinstance(value, Secret)) if env and env is not BAD else ()
+
+
+def _read(file: str) -> bytes:
+    """The content of a file, no pipe or device that would keep a check waiting for ever."""
+    import stat
+
+    with open(file, "rb", opener=_open_without_waiting) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(None, "not a file")
+        return stream.read()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _near_file(file: str) -> str | None:
@@ -255,4 +269,4 @@ def _near_file(file: str) -> str | None:
 def _excerpt(error: SyntaxError) -> str | None:
     if not error.text or not error.offset:
         return None
-    return error.text.rstrip().replace("\t", " ") + "\n" + " " * (error.offset - 1) + "^"
+    return excerpt(error.text.rstrip(), error.offset)

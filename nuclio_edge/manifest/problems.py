@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     KeyPath = tuple[str | int, ...]
 
+EXCERPT = 100  # characters of a line that are shown
 # Stands in a message or hint for the line of the key path given as `see`: it can stand in no text that was quoted.
 LINE = "\0"
 
@@ -133,6 +134,16 @@ def quote(value: str, limit: int = 60) -> str:
     if len(value) > limit:
         value = value[: limit - 1] + "…"
     return '"' + "".join(c if c.isprintable() and c not in '"\\' else _escape(c) for c in value) + '"'
+
+
+def excerpt(line: str, column: int) -> str:
+    """A line of a file with a caret below its `column`, from 1; of a long one what is around that."""
+    line = line.replace("\t", " ")
+    at = min(max(column - 1, 0), len(line))
+    start = max(at - EXCERPT // 2, 0) if len(line) > EXCERPT else 0
+    piece = line[start : start + EXCERPT]
+    before, after = "…" if start else "", "…" if start + EXCERPT < len(line) else ""
+    return before + piece + after + "\n" + " " * (len(before) + at - start) + "^"
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from nuclio_edge.manifest.problems import Problem, key_text
+from nuclio_edge.manifest.problems import Problem, excerpt, key_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _syntax(text: str, error: Any) -> Problem:
     message = error.msg[:1].lower() + error.msg[1:]
     found = (text.splitlines() or [""])[error.lineno - 1 : error.lineno]
     source = found[0] if found else ""
-    hint = source.replace("\t", " ") + "\n" + " " * (error.colno - 1) + "^"
+    hint = excerpt(source, error.colno)
     # The key on this line, and, where a long string or an array goes over lines, the last one before it.
     before = [path for path, line in Lines(text).found.items() if line <= error.lineno][-1:]
     name = source.partition("=")[0] + "".join(map(key_text, before))

@@ -29,7 +29,7 @@ def env_name(name: str) -> str:
 
 
 def read_secret(name: str, folder: str, environ: Mapping[str, str] | None = None) -> bytes:
-    """Return the content of a secret.
+    """Return the content of a secret, at most 1 MiB.
 
     `folder` is device.secrets_dir. LookupError when it is nowhere; OSError when it is there and cannot be read (a later
     place is then not asked: which content is used must not depend on a permission).
@@ -41,14 +41,29 @@ def read_secret(name: str, folder: str, environ: Mapping[str, str] | None = None
         if not place:
             continue
         try:
-            with open(os.path.join(place, name), "rb") as file:
-                return _without_newline(file.read(_LIMIT))
+            return _without_newline(_read(os.path.join(place, name)))
         except (FileNotFoundError, NotADirectoryError):
             continue
     content = environ.get(env_name(name))
     if content is None:
         raise LookupError(name)
     return _without_newline(content.encode("utf-8", "surrogateescape"))
+
+
+def _read(path: str) -> bytes:
+    import stat
+
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(None, "not a file")  # a pipe that nobody writes to would keep us waiting for ever
+        content = file.read(_LIMIT + 1)
+    if len(content) > _LIMIT:
+        raise OSError(None, "larger than 1 MiB")  # cut, it would be another secret
+    return content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _without_newline(content: bytes) -> bytes:
