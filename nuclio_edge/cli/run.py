@@ -159,12 +159,11 @@ class Run:
             self._again = (self._again or set()) | set(changed_code)
             return
         from nuclio_edge import supervise
-        from nuclio_edge.manifest import load
 
         logger = self.processor.logger
         supervise.reloading()
         try:
-            manifest = load(self.path)
+            manifest = self._manifest()
         except ManifestError as error:
             logger.error_with(
                 "the manifest cannot be used; the old one stays", "event", "reload-failed", "problems", str(error)
@@ -175,6 +174,14 @@ class Run:
         hide_secrets(self.processor.log, manifest)
         self._warn(manifest)
         self.processor.reload(manifest, changed_code, self._reloaded)
+
+    def _manifest(self) -> Manifest:
+        """The manifest as it is now; ManifestError. A pipe in its place would keep the loop waiting."""
+        from nuclio_edge.manifest import Problem, load
+
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise ManifestError([Problem(0, "", "is no longer a file", None, "E101")], self.path)
+        return load(self.path)
 
     def _reloaded(self, lines: list[str]) -> None:
         from nuclio_edge import supervise

@@ -5,6 +5,8 @@ tomli on every Python: it reads TOML 1.1 and tells lines, the standard library's
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 
 from nuclio_edge.manifest.problems import Problem, excerpt, key_text
@@ -21,8 +23,7 @@ _SENSITIVE = ("pass", "secret", "token", "key", "credential", "private", "auth")
 def read(path: str) -> tuple[str, dict[str, Any] | None, Problem | None]:
     """Return (text, tables, None), or ("", None, the problem)."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(_LIMIT + 1)
+        content = _content(path)
     except FileNotFoundError:
         hint = "say which file: nuclio-edge run MANIFEST; nuclio-edge new makes one"
         return "", None, Problem(0, "", "there is no such file", hint, "E101")
@@ -30,6 +31,8 @@ def read(path: str) -> tuple[str, dict[str, Any] | None, Problem | None]:
         return "", None, Problem(0, "", "this is a folder", f"did you mean {path.rstrip('/')}/edge.toml?", "E101")
     except OSError as error:
         return "", None, Problem(0, "", f"cannot be read: {(error.strerror or str(error)).lower()}", None, "E101")
+    if content is None:
+        return "", None, Problem(0, "", "is a pipe without a word in it", None, "E101")
     if len(content) > _LIMIT:
         return "", None, Problem(0, "", f"is larger than {_LIMIT >> 20} MiB", "this cannot be a manifest", "E101")
     try:
@@ -49,6 +52,18 @@ def read(path: str) -> tuple[str, dict[str, Any] | None, Problem | None]:
         return "", None, Problem(0, "", "is nested too deeply", None, "E103")
     except ValueError as error:  # tomli lets those of int() through
         return "", None, Problem(_line_of_long_number(text), "", "a number of too many digits", str(error), "E103")
+
+
+def _content(path: str) -> bytes | None:
+    """What stands in the file, or waits in the pipe (`check <(…)`); None for a pipe that nobody writes to."""
+
+    def without_waiting(path: str, flags: int) -> int:
+        return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    with open(path, "rb", opener=without_waiting) as file:
+        os.set_blocking(file.fileno(), True)
+        content = file.read(_LIMIT + 1)
+        return content if content or not stat.S_ISFIFO(os.fstat(file.fileno()).st_mode) else None
 
 
 def _line_of_long_number(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,10 @@ from nuclio_edge.errors import StateError
 from nuclio_edge.manifest.secrets import read_secret
 from nuclio_edge.supervise import StateLock
 from tests.cli import PROGRAM, Running, call, environment, write
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TICK = """
@@ -150,6 +153,51 @@ def test_a_handler_that_is_a_pipe_a_folder_or_a_loop_is_told_and_keeps_no_check_
         assert done.returncode == 2
         assert said in done.stderr
         assert "did you mean" not in done.stderr
+
+
+def test_a_manifest_can_come_by_a_pipe_and_one_that_nobody_writes_to_keeps_no_check_waiting(folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", '"$@" <(sleep 0.2; echo "schema = 1")', "bash", *PROGRAM, "check"],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    os.mkfifo(folder / "pipe")
+    piped = call("check", "pipe", cwd=folder)
+    assert piped.returncode == 2
+    assert "pipe: is a pipe without a word in it" in piped.stderr
+
+
+def test_whatever_takes_the_manifests_place_the_processor_runs_on(folder: Path) -> None:
+    path = folder / "edge.toml"
+    good = path.read_text()
+    (folder / "f.py").write_text("def handler(context, event):\n    print('works')\n")
+
+    places: tuple[Callable[[], object], ...] = (
+        path.mkdir,
+        lambda: os.mkfifo(path),
+        lambda: path.symlink_to("edge.toml"),
+        lambda: path.symlink_to("/dev/zero"),
+        lambda: path.write_bytes(b"\xff\xfe"),
+        lambda: None,
+    )
+    with Running(folder, "--watch") as run:
+        run.wait_for(message="works")
+        for count, put in enumerate(places, 1):
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
+            put()
+            run.send(signal.SIGHUP)
+            run.wait_for(count, event="reload-failed")
+            run.wait_for(sum(r["message"] == "works" for r in run.records) + 2, message="works")
+        path.write_text(good.replace("50ms", "60ms"))
+        wait_until(lambda: any("function f replaced" in str(r.get("with")) for r in run.records), lambda: run.log)
+        assert run.stop() == 0
 
 
 def test_a_secret_that_is_a_pipe_a_folder_or_too_large_is_told_and_never_cut(tmp_path: Path) -> None:
