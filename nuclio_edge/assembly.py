@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import allocate_lock, start_new_thread
 from collections import deque
 
 from . import capture, environment, running
@@ -49,7 +49,6 @@ class Assembly:
         self.threads: Any = None
         self.asyncs: Any = None
         self.made_calls: Calls | None = None  # once a function has called another
-        self._thread = get_ident()
         self.importing = 0  # threads that do; `busy` as long as there is one
         self.farewells: dict[Function, Farewell] = {}
         self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
@@ -194,7 +193,7 @@ class Assembly:
             if self.made_calls is None:
                 from .calls import Calls
 
-                self.made_calls = Calls(self.processor, self._thread)
+                self.made_calls = Calls(self.processor)
             return self.made_calls
 
     def _call_function(self, name: str, event: Event, timeout: float | None) -> Response | None:

@@ -47,7 +47,7 @@ class Call:
 
 
 class Calls:
-    """The source of the events by which functions call each other; `thread` is the loop's."""
+    """The source of the events by which functions call each other."""
 
     kind = NAME
     name = NAME
@@ -55,12 +55,11 @@ class Calls:
     content_type = None
     state = "open"
 
-    def __init__(self, processor: Processor, thread: int) -> None:
+    def __init__(self, processor: Processor) -> None:
         self.received = self.routed = self.unrouted = 0
         self.rejected: dict[str, int] = {}
         self._processor = processor
         self._loop = processor.loop
-        self._thread = thread
         self._waiting: set[Call] = set()
         self._closed = False
 
@@ -72,7 +71,7 @@ class Calls:
         """
         who = running.current()
         caller = None if who is None else self._processor.functions.get(who.name)
-        if get_ident() == self._thread:
+        if get_ident() == self._loop.thread:
             where = "this function" if who is None else f"function.{who.name}"
             raise RuntimeError(
                 f'call_function: {where} runs on the loop, which cannot wait; leave isolation = "inline" out'

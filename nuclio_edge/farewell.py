@@ -142,6 +142,12 @@ class Last:
         """Have the worker's own thread do it, or any where it has none: then nothing is bound to one."""
         pool, worker = self.runner.pool, self.worker
         carrier = worker.carrier
+        if carrier is not None and carrier is pool.seat.carrier:
+            if worker.holds_state():
+                pool.seat.leave()  # its thread turns the loop at present
+            else:
+                carrier.worker = None
+                carrier = None
         if carrier is None or carrier.worker is not worker:
             carrier = worker.carrier = pool._new()
         pool.idle.pop(carrier, None)

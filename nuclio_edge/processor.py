@@ -180,7 +180,11 @@ class Processor:
 
     def _last_words(self, busy: list[Function], left_ms: int) -> bool:
         """Have every function that is done call its drain and termination callbacks; whether all have."""
-        begun = [self.assembly.farewell(f, left_ms) for f in self.all_functions() if f not in busy]
+        try:
+            begun = [self.assembly.farewell(f, left_ms) for f in self.all_functions() if f not in busy]
+        except Exception as error:  # noqa: BLE001 - the stop goes on all the same
+            self._on_loop_error(error, self._last_words)
+            return True
         return all(farewell.over for farewell in begun)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import textwrap
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,15 +74,19 @@ def test_a_version_that_a_reload_replaces_says_its_last_words_the_new_one_does_n
     text = FUNCTION.format(keys="" if kind == "async" else f'isolation = "{kind}"')
     text = text.replace('source = "mem"\npath = "/f"', 'every = "20ms"').replace("mem", "clock")
     code = SAYS.replace('    context.bindings["mem"].publish("/nowhere", kind)\n', "")
-    code = code.replace("context.user_data.seen.append(event.raw_body.decode())", "context.user_data.seen = ['WORD']")
+    code = code.replace(
+        "context.user_data.seen.append(event.raw_body.decode())",
+        "context.user_data.seen = ['WORD']; print('handled WORD')",
+    )
     if kind == "async":
         code = code.replace("def handler", "async def handler")
     write(tmp_path, text, f=code.replace("WORD", "old"))
     with Running(tmp_path, "--watch") as run:
-        run.ready()
+        run.wait_for(message="handled old")
         (tmp_path / "f.py").write_text(code.replace("WORD", "new"))
         run.wait_for(message="termination 0 ['old']")
         assert not [r for r in run.records if r["message"].endswith("['new']")]
+        run.wait_for(message="handled new")
         run.send(signal.SIGHUP)  # nothing has changed
         run.wait_for(2, event="reloaded")
         assert run.stop() == 0
@@ -210,9 +215,30 @@ def test_a_callback_can_use_what_is_bound_to_the_thread_of_its_handler(tmp_path:
         context.user_data.db = sqlite3.connect(":memory:")
         context.user_data.db.execute("create table t (x)")
         context.platform.set_drain_callback(lambda: print("rows", *context.user_data.db.execute("select * from t")))
+        context.platform.set_termination_callback(lambda: context.user_data.db.close())
     def handler(context, event):
         context.user_data.db.execute("insert into t values (7)")
     """
     with rig(tmp_path, "thread", code) as it:
         it.ask("/f")
     assert "rows (7,)" in it.records.text()
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_it_is_called_on_its_own_thread_while_that_one_turns_the_loop(tmp_path: Path, keeps: bool) -> None:
+    code = """
+import threading
+def init_context(context):
+    context.platform.set_drain_callback(lambda: print("drained", HERE))
+def handler(context, event):
+    KEEPS
+"""
+    here = "context.user_data.thread == threading.get_ident()" if keeps else "True"
+    kept = "context.user_data.thread = threading.get_ident()" if keeps else "pass"
+    text = '[function.f]\nhandler = "f.py"\n[[function.f.trigger]]\nevery = "2ms"\n'
+    write(tmp_path, text, f=code.replace("HERE", here).replace("KEEPS", kept))
+    with Running(tmp_path) as run:
+        run.ready()
+        time.sleep(1)  # the subject: a stream of events, in which the loop's seat goes to the worker's thread
+        assert run.stop() == 0
+        assert [r["message"] for r in run.records if "drained" in r["message"]] == ["drained True"]
