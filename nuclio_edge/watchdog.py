@@ -166,6 +166,7 @@ class Watchdog:
         """The limit has changed: watch with the new one from now on, if anything runs."""
         if self._timer is not None:
             self._timer.cancel()
+            self._touched = False  # by what has ended; `busy` knows of everything else
             self._look()
 
     def stand_still(self, stop: Callable[[], Any]) -> None:
