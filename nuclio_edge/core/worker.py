@@ -143,7 +143,7 @@ class InlineCall:
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)
-        if result is not None and not function.outputs and (token is None or _ENCODER):
+        if result is not None and not function.outputs and (token is None or _ENCODER) and trigger.kind != "batch":
             if token is not None:
                 result = _ENCODER[0](result)
             if status_of(result) < 400:

@@ -39,7 +39,8 @@ _HEAD = re.compile(
     rb"(" + _TOKEN + rb") ([!-~]+) HTTP/([0-9]\.[0-9])(\r\n(?:" + _TOKEN + rb":[\t -~\x80-\xff]*\r\n)*)\r\n"
 )
 _FIRST_LINE = re.compile(_TOKEN + rb" [!-~]+ HTTP/[0-9]\.[0-9]\r\n")
-_ABSOLUTE = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
+# No user information (RFC 9110, 4.2.4), no percent signs: what a host is called is plain.
+_ABSOLUTE = re.compile(rb"https?://(?:[a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?(?=[/?]|\Z)", re.IGNORECASE)
 # The value of a header in the lower-cased block; for those of which one is allowed.
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n")
 _CONNECTION = re.compile(rb"\r\nconnection:([^\r]*)\r\n")

@@ -295,7 +295,7 @@ def test_bindings_of_the_processor_can_be_used(tmp_path: Path) -> None:
     def handler(context, event):
         if event.path == "/f":
             context.bindings["mem"].publish("/g", b"raw", headers={"n": 1})
-            assert "mem" in context.bindings and list(context.bindings) == ["mem"]
+            assert "mem" in context.bindings and list(context.bindings) == ["mem", "pins"]
     """
     other = """
     [function.g]

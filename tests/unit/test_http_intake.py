@@ -77,6 +77,8 @@ REFUSED = {
     "a path that is not UTF-8": (400, b"GET /%ff HTTP/1.1\r\nHost: h\r\n\r\n"),
     "a NUL in the path": (400, b"GET /%00 HTTP/1.1\r\nHost: h\r\n\r\n"),
     "a target that is no path": (400, b"GET a HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "a host that is none": (400, b"GET http://ho`x/ HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "a user in the target": (400, b"GET http://me@h/ HTTP/1.1\r\nHost: h\r\n\r\n"),
     "a star that is not of OPTIONS": (400, b"GET * HTTP/1.1\r\nHost: h\r\n\r\n"),
     "a tunnel": (501, b"CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n"),
     "an unknown method": (501, b"BREW / HTTP/1.1\r\nHost: h\r\n\r\n"),
