@@ -6,6 +6,7 @@ import threading
 
 from .core import port
 from .core.failure import HandlerTimeout
+from .parts import WHOLE, gathered_async
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class Slot:
                     result = handler(context, event)
                     if hasattr(result, "__await__"):
                         result = await result
+                    if type(result) not in WHOLE:
+                        result = await gathered_async(result, event)
                 except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                     error = caught
                 end = clock()

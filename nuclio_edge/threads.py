@@ -16,6 +16,7 @@ from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
+from .parts import WHOLE, gathered
 from .queues import Queue
 
 TYPE_CHECKING = False
@@ -137,6 +138,8 @@ class Worker:
             error = result = None
             try:
                 result = handler(context, event)
+                if type(result) not in WHOLE:
+                    result = gathered(result, event)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                 error = caught
             end = clock()
