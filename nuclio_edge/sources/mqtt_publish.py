@@ -1,8 +1,8 @@
 """What goes out: from any thread, in order, QoS 0 as bytes of our own in the turn's one write, QoS 1 and 2 by paho.
 
 Law: of everything given to `publish`, `sent` + `shed` by reason is the sum, when nothing is waiting. QoS 0 while the
-broker is away is shed("offline"); QoS 1 and 2 wait in memory (paho keeps and repeats them) up to `LIMIT_COUNT` and
-`LIMIT_BYTES`, beyond that shed("outbox-full").
+broker is away is shed("offline"); QoS 1 and 2 wait in memory (paho keeps and repeats them) within the bounds of
+mqtt_room, beyond them shed("outbox-full"). One that the broker closes every connection at is shed("closes-connection").
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from nuclio_edge.core.mqtt_properties import (
     pack_properties,
 )
 from nuclio_edge.core.response import JSON, TEXT
+from nuclio_edge.sources import mqtt_outbound
+from nuclio_edge.sources.mqtt_culprit import Culprit
 from nuclio_edge.sources.mqtt_reasons import REFUSAL
+from nuclio_edge.sources.mqtt_room import LIMIT_BYTES, LIMIT_COUNT, SMALL, Room, fits
 from nuclio_edge.sources.mqtt_text import check_topic_name, property_pairs
 
 TYPE_CHECKING = False
@@ -36,8 +39,6 @@ if TYPE_CHECKING:
     from nuclio_edge.sources.mqtt_event import MqttEvent
     from nuclio_edge.sources.mqtt_link import Link
 
-LIMIT_COUNT = 10_000  # messages that wait, of each of the three kinds: from threads, in the socket, unacknowledged
-LIMIT_BYTES = 8 << 20
 _HEADS = 512  # topics whose header is kept
 _SHORT = 128
 _LARGEST = 268_000_000  # bytes of payload: what a packet's length can say (2.1.4), less the largest head
@@ -86,8 +87,9 @@ class Publisher:
     `link` and `client` are those of the open connection, or None.
     """
 
-    def __init__(self, loop: Loop, note: Callable[..., Any]) -> None:
+    def __init__(self, loop: Loop, log: Any, note: Callable[..., Any]) -> None:
         self.loop = loop
+        self.log = log
         self.note = note
         self.link: Link | None = None
         self.client: Any = None
@@ -99,11 +101,14 @@ class Publisher:
         self.shed: dict[str, int] = {}
         self._given: deque[tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]] = deque()
         self._given_bytes = 0
+        self._given_largest = 0
         self._posted = False
         self._heads: dict[tuple[str, Any], bytes] = {}
-        self._unacknowledged: dict[int, int] = {}  # paho's message id -> bytes
-        self._unacknowledged_bytes = 0
+        self._room = Room()  # of QoS 1 and 2, by paho's message id
         self._offline: list[tuple[str, bytes, int, bool, Any]] = []  # before there is a client
+        self._largest_queued = 0  # the largest message that may be in the socket's queue
+        self._culprit = Culprit()
+        self._window = mqtt_outbound.INFLIGHT
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
@@ -138,12 +143,14 @@ class Publisher:
         if get_ident() == self.loop.thread and not self._given:  # an inline function, an output: no detour by the queue
             self.send(topic, payload, int(qos), bool(retain), pairs)
             return
-        # A length is read without a lock: a few messages more than the limit do no harm.
-        if len(self._given) >= LIMIT_COUNT or self._given_bytes > LIMIT_BYTES:
+        size = len(payload)
+        # Read without a lock: a few messages more than the limit do no harm.
+        if len(self._given) >= LIMIT_COUNT or not fits(self._given_bytes, self._given_largest, size):
             self.loop.post(lambda: self.drop("outbox-full"))
             return
         self._given.append((topic, payload, int(qos), bool(retain), pairs))
-        self._given_bytes += len(payload)
+        self._given_bytes += size
+        self._given_largest = max(self._given_largest, size)
         if not self._posted:
             self._posted = True
             self.loop.post(self.take)
@@ -154,7 +161,7 @@ class Publisher:
         """Send what threads have given."""
         self._posted = False
         given = self._given
-        self._given_bytes = 0
+        self._given_bytes = self._given_largest = 0
         for _ in range(len(given)):
             self.send(*given.popleft())
 
@@ -173,7 +180,7 @@ class Publisher:
         if link is None:
             self.drop("offline")
             return
-        if link.queued > LIMIT_BYTES:
+        if (len(body) > SMALL or link.queued > LIMIT_BYTES) and not self._queue_takes(link.queued, len(body)):
             self.drop("outbox-full")
             return
         head = self._heads.get((topic, pairs)) or self._head(topic, pairs)
@@ -245,43 +252,54 @@ class Publisher:
     def _too_big(self, topic: str, body: bytes, pairs: tuple[tuple[int, Any], ...]) -> bool:
         return 7 + len(self._head(topic, pairs)) + len(body) > self.max_packet
 
+    def _queue_takes(self, queued: int, size: int) -> bool:
+        """Whether the socket's queue has room for a message, which then joins it."""
+        largest = min(self._largest_queued, queued)
+        if not fits(queued, largest, size):
+            return False
+        self._largest_queued = max(largest, size)
+        return True
+
     def _send_by_paho(
         self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...]
     ) -> None:
-        waiting = len(self._unacknowledged) + len(self._offline)
-        if waiting >= LIMIT_COUNT or self._unacknowledged_bytes > LIMIT_BYTES:
+        size = len(body)
+        if not self._room.takes(size):
             self.drop("outbox-full")
             return
         client = self.client
-        self._unacknowledged_bytes += len(body)
         if client is None:
             self._offline.append((topic, body, qos, retain, pairs))
+            self._room.add(-len(self._offline), size)
             return
         while True:
             info = client.publish(topic, body, qos, retain, paho_properties(pairs) if self.v5 else None)
             if int(info.rc) != _QUEUE_SIZE:  # an identifier that is still in use; the next one may be free
                 break
-        self._unacknowledged[info.mid] = len(body)
+        self._room.add(info.mid, size)
+        self._largest_queued = max(self._largest_queued, size)
 
-    def begin(self, link: Link, *, max_qos: int, may_retain: bool, max_packet: int) -> None:
-        """A connection is open, with what its broker allows."""
+    def begin(self, link: Link, *, max_qos: int, may_retain: bool, max_packet: int, window: int) -> None:
+        """A connection is open, with what its broker allows: `window` is its receive maximum.
+
+        paho sends what waits right after this.
+        """
         self.link = link
+        self.client.accepted = True
         self.max_qos = max_qos
         self.may_retain = may_retain
         self.max_packet = max_packet
+        self._window = window
+        if max_packet:
+            for mid, size in mqtt_outbound.sizes_on_the_wire(self.client):
+                if size > max_packet:
+                    self._give_up(mid, "too-big")
+        mqtt_outbound.begin(self.client, 1 if self._culprit.alone else window)
+        self._largest_queued = self._room.largest
 
     def use(self, client: Any, *, v5: bool) -> None:
         """Give what waits with QoS 1 and 2 to another client: the first one, or that of another protocol version."""
-        left = []
-        if self.client is not None:
-            left = [
-                (message.topic, bytes(message.payload), message.qos, message.retain, ())
-                for message in self.client.drop_out_messages()
-            ]
-        left += self._offline
-        self._offline = []
-        self._unacknowledged.clear()
-        self._unacknowledged_bytes = 0
+        left = self._take_back()
         self._heads.clear()
         self.loop.thread = get_ident()
         self.v5 = v5
@@ -289,34 +307,68 @@ class Publisher:
         for message in left:
             self._send_by_paho(*message)
 
-    def end(self) -> None:
-        """The connection is gone."""
-        self.link = None
+    def _take_back(self) -> list[tuple[str, bytes, int, bool, Any]]:
+        """All that waits with QoS 1 and 2, which waits here no more."""
+        left = self._offline if self.client is None else [*mqtt_outbound.take_back(self.client), *self._offline]
+        self._offline = []
+        self._room.clear()
+        return left
+
+    def end(self, *, closed: bool = False, proven: bool = False) -> str:
+        """The connection is gone, `closed` by the broker; `proven` as mqtt_culprit has it.
+
+        Returns the topic of the oldest message that was not answered when it closed, or nothing.
+        """
+        link, self.link = self.link, None
+        if link is None:
+            return ""
+        self.client.accepted = False
+        flying = mqtt_outbound.flying(self.client)
+        topics = [topic for _, topic in flying]
+        found = self._culprit.lost([mid for mid, _ in flying], topics, closed=closed, proven=proven)
+        if found and self._give_up(found, "closes-connection") and self._culprit.gave_up(topics[0]):
+            text = "a message was given up: the broker closes every connection at it"
+            self.log.warn_with(text, "topic", topics[0])
+        return topics[0] if closed and topics else ""
+
+    @property
+    def suspects(self) -> bool:
+        """Whether messages are sent one at a time, to find the one at which the broker closes the connection."""
+        return bool(self._culprit.alone)
+
+    def _give_up(self, mid: int, reason: str) -> bool:
+        """Send a message of QoS 1 or 2 no more; whether paho lets go of it."""
+        if not mqtt_outbound.discard(self.client, mid):
+            return False
+        self._room.remove(mid)
+        self._culprit.settled()
+        self.drop(reason)
+        return True
 
     def acknowledged(self, mid: int, reason: int) -> None:
         """The broker has taken (or refused) a message of QoS 1 or 2."""
-        size = self._unacknowledged.pop(mid, None)
-        if size is None:
+        if not self._room.remove(mid):
             return  # of QoS 0, which stock paho tells too, or dropped before
-        self._unacknowledged_bytes -= size
+        if self._culprit.settled():
+            mqtt_outbound.open_window(self.client, self._window)
         if reason >= REFUSAL:
             self.drop("refused")
             self.note("the broker refused a message that was published", reason)
         else:
             self.sent += 1
 
-    def tell(self, log: Any) -> None:
+    def tell(self) -> None:
         """Say what was never sent, by reason: nothing is lost silently; at the end."""
         lost = dict(self.shed)
         if self.waiting:
             lost["unacknowledged"] = self.waiting
         if lost:
-            log.warn_with("messages were not sent", *(part for pair in sorted(lost.items()) for part in pair))
+            self.log.warn_with("messages were not sent", *(part for pair in sorted(lost.items()) for part in pair))
 
     @property
     def waiting(self) -> int:
         """How many messages are not yet with the broker."""
-        return len(self._given) + len(self._unacknowledged) + len(self._offline)
+        return len(self._given) + len(self._room.sizes)
 
 
 _QUEUE_SIZE = 15  # paho's MQTT_ERR_QUEUE_SIZE

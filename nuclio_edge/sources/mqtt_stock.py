@@ -12,6 +12,7 @@ from collections import deque
 from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
 from nuclio_edge.core.mqtt_properties import check_topic
 from nuclio_edge.core.port import IN, OUT
+from nuclio_edge.sources.mqtt_outage import CLOSED, SILENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -181,6 +182,9 @@ class StockLink:
         if self._period:
             self._timer = self.loop.call_later(self._period, self._tick)
 
+    def ping(self) -> None:
+        """Nothing: paho pings by itself."""
+
     def _tick(self) -> None:
         self._timer = None
         if self.closed:
@@ -199,7 +203,9 @@ class StockLink:
         elif reason.value == 0x82:
             self.sink.on_broken(ProtocolError(0x82, "paho found a packet malformed"))
         else:
-            self.sink.on_lost("the broker closed the connection" if reason.value != 0x8D else "no answer to a ping")
+            silent = reason.value == 0x8D
+            why = "no answer to a ping" if silent else "the broker closed the connection"
+            self.sink.on_lost(why, SILENT if silent else CLOSED)
 
     def say_goodbye(self, reason: int = 0) -> None:
         """Write what waits and a DISCONNECT, as far as the socket takes it at once."""
