@@ -77,6 +77,7 @@ class MqttSource:
         self._connector: Connector | None = None
         self._timer: Timer | None = None  # the next attempt, or the deadline of an answer
         self._grants: Grants | None = None
+        self._successor: Publisher | None = None
         self._opened = False
         self._connected = False  # CONNACK has come
         self._ponged = False
@@ -119,9 +120,14 @@ class MqttSource:
         """Whether all that was published is with the broker, as far as there is one."""
         return self._link is None or not (self.publisher.waiting or self._link.queued)
 
+    def hand_over(self, successor: MqttSource) -> None:
+        """Give what is still to be published to the source that takes this one's place; before `close`."""
+        self._successor = successor.publisher
+
     def close(self) -> None:
         """Publish the will's message, say goodbye, and let go of everything; idempotent."""
         if not self._opened:
+            self.publisher.close(self._successor)
             return
         self._opened = False
         self.intake.stop()
@@ -138,7 +144,7 @@ class MqttSource:
             if self._link is not None:
                 self._link.say_goodbye()
         self._drop_link()
-        self.publisher.tell()
+        self.publisher.close(self._successor)
         self._set_state("closed")
 
     def binding(self, context: Context) -> MqttBinding:
@@ -256,7 +262,7 @@ class MqttSource:
         keepalive = getattr(props, "ServerKeepAlive", None)
         self._link.keep_alive(self.params.keepalive if keepalive is None else keepalive * 1000)
         self._ponged = not self.fast
-        if self.publisher.suspects:
+        if self.publisher.outbox.suspects:
             self._link.ping()
         self.publisher.begin(
             self._link,

@@ -14,17 +14,13 @@ from nuclio_edge.core.encode import to_json
 from nuclio_edge.core.mqtt_compose import string, variable
 from nuclio_edge.core.mqtt_properties import (
     CONTENT_TYPE,
-    CORRELATION_DATA,
-    MESSAGE_EXPIRY,
     RESPONSE_TOPIC,
-    USER_PROPERTY,
     pack_properties,
 )
 from nuclio_edge.core.response import JSON, TEXT
-from nuclio_edge.sources import mqtt_outbound
-from nuclio_edge.sources.mqtt_culprit import Culprit
+from nuclio_edge.sources.mqtt_outbox import Outbox
 from nuclio_edge.sources.mqtt_reasons import REFUSAL
-from nuclio_edge.sources.mqtt_room import LIMIT_BYTES, LIMIT_COUNT, SMALL, Room, fits
+from nuclio_edge.sources.mqtt_room import LIMIT_BYTES, LIMIT_COUNT, SMALL, fits
 from nuclio_edge.sources.mqtt_text import check_topic_name, property_pairs
 
 TYPE_CHECKING = False
@@ -45,13 +41,6 @@ _LARGEST = 268_000_000  # bytes of payload: what a packet's length can say (2.1.
 
 REFUSED = 500  # the status of a response whose body cannot be had
 _JSON_SAID = ((CONTENT_TYPE, JSON),)
-_PAHO_NAMES = {
-    MESSAGE_EXPIRY: "MessageExpiryInterval",
-    CONTENT_TYPE: "ContentType",
-    RESPONSE_TOPIC: "ResponseTopic",
-    CORRELATION_DATA: "CorrelationData",
-    USER_PROPERTY: "UserProperty",
-}
 
 
 class MqttBinding:
@@ -84,7 +73,7 @@ class MqttBinding:
 class Publisher:
     """The outgoing half of one source. `publish` is for any thread, the rest for the loop's.
 
-    `link` and `client` are those of the open connection, or None.
+    `link` is that of the open connection, or None.
     """
 
     def __init__(self, loop: Loop, log: Any, note: Callable[..., Any]) -> None:
@@ -92,7 +81,7 @@ class Publisher:
         self.log = log
         self.note = note
         self.link: Link | None = None
-        self.client: Any = None
+        self.outbox = Outbox(self.drop, log)
         self.v5 = True
         self.max_qos = 2
         self.may_retain = True
@@ -104,11 +93,7 @@ class Publisher:
         self._given_largest = 0
         self._posted = False
         self._heads: dict[tuple[str, Any], bytes] = {}
-        self._room = Room()  # of QoS 1 and 2, by paho's message id
-        self._offline: list[tuple[str, bytes, int, bool, Any]] = []  # before there is a client
         self._largest_queued = 0  # the largest message that may be in the socket's queue
-        self._culprit = Culprit()
-        self._window = mqtt_outbound.INFLIGHT
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
@@ -174,7 +159,8 @@ class Publisher:
             self.drop("too-big")
             return
         if qos:
-            self._send_by_paho(topic, body, qos, retain, pairs)
+            self.outbox.send(topic, body, qos, retain, pairs)
+            self._largest_queued = max(self._largest_queued, len(body))
             return
         link = self.link
         if link is None:
@@ -260,102 +246,64 @@ class Publisher:
         self._largest_queued = max(largest, size)
         return True
 
-    def _send_by_paho(
-        self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...]
-    ) -> None:
-        size = len(body)
-        if not self._room.takes(size):
-            self.drop("outbox-full")
-            return
-        client = self.client
-        if client is None:
-            self._offline.append((topic, body, qos, retain, pairs))
-            self._room.add(-len(self._offline), size)
-            return
-        while True:
-            info = client.publish(topic, body, qos, retain, paho_properties(pairs) if self.v5 else None)
-            if int(info.rc) != _QUEUE_SIZE:  # an identifier that is still in use; the next one may be free
-                break
-        self._room.add(info.mid, size)
-        self._largest_queued = max(self._largest_queued, size)
-
     def begin(self, link: Link, *, max_qos: int, may_retain: bool, max_packet: int, window: int) -> None:
-        """A connection is open, with what its broker allows: `window` is its receive maximum.
-
-        paho sends what waits right after this.
-        """
+        """A connection is open, with what its broker allows; what waits is sent right after this."""
         self.link = link
-        self.client.accepted = True
         self.max_qos = max_qos
         self.may_retain = may_retain
         self.max_packet = max_packet
-        self._window = window
-        if max_packet:
-            for mid, size in mqtt_outbound.sizes_on_the_wire(self.client):
-                if size > max_packet:
-                    self._give_up(mid, "too-big")
-        mqtt_outbound.begin(self.client, 1 if self._culprit.alone else window)
-        self._largest_queued = self._room.largest
+        self.outbox.begin(window=window, max_packet=max_packet)
+        self._largest_queued = self.outbox.room.largest
 
     def use(self, client: Any, *, v5: bool) -> None:
-        """Give what waits with QoS 1 and 2 to another client: the first one, or that of another protocol version."""
-        left = self._take_back()
+        """Publish by this client from now on: the first one, or that of another protocol version."""
         self._heads.clear()
         self.loop.thread = get_ident()
         self.v5 = v5
-        self.client = client
-        for message in left:
-            self._send_by_paho(*message)
-
-    def _take_back(self) -> list[tuple[str, bytes, int, bool, Any]]:
-        """All that waits with QoS 1 and 2, which waits here no more."""
-        left = self._offline if self.client is None else [*mqtt_outbound.take_back(self.client), *self._offline]
-        self._offline = []
-        self._room.clear()
-        return left
+        self.outbox.use(client, v5=v5)
 
     def end(self, *, closed: bool = False, proven: bool = False) -> str:
-        """The connection is gone, `closed` by the broker; `proven` as mqtt_culprit has it.
-
-        Returns the topic of the oldest message that was not answered when it closed, or nothing.
-        """
+        """The connection is gone; see Outbox.end."""
         link, self.link = self.link, None
-        if link is None:
-            return ""
-        self.client.accepted = False
-        flying = mqtt_outbound.flying(self.client)
-        topics = [topic for _, topic in flying]
-        found = self._culprit.lost([mid for mid, _ in flying], topics, closed=closed, proven=proven)
-        if found and self._give_up(found, "closes-connection") and self._culprit.gave_up(topics[0]):
-            text = "a message was given up: the broker closes every connection at it"
-            self.log.warn_with(text, "topic", topics[0])
-        return topics[0] if closed and topics else ""
-
-    @property
-    def suspects(self) -> bool:
-        """Whether messages are sent one at a time, to find the one at which the broker closes the connection."""
-        return bool(self._culprit.alone)
-
-    def _give_up(self, mid: int, reason: str) -> bool:
-        """Send a message of QoS 1 or 2 no more; whether paho lets go of it."""
-        if not mqtt_outbound.discard(self.client, mid):
-            return False
-        self._room.remove(mid)
-        self._culprit.settled()
-        self.drop(reason)
-        return True
+        return "" if link is None else self.outbox.end(closed=closed, proven=proven)
 
     def acknowledged(self, mid: int, reason: int) -> None:
         """The broker has taken (or refused) a message of QoS 1 or 2."""
-        if not self._room.remove(mid):
-            return  # of QoS 0, which stock paho tells too, or dropped before
-        if self._culprit.settled():
-            mqtt_outbound.open_window(self.client, self._window)
+        if not self.outbox.acknowledged(mid):
+            return
         if reason >= REFUSAL:
             self.drop("refused")
             self.note("the broker refused a message that was published", reason)
         else:
             self.sent += 1
+
+    def close(self, successor: Publisher | None) -> None:
+        """The source is closed; once. What waits, and what is published from now on, goes to its successor.
+
+        Handlers that are not replaced keep the binding that they have. A message that was in flight may arrive twice.
+        Without a successor what waits is told, and what comes later is counted, and said once.
+        """
+        if "send" in vars(self):
+            return
+        self.note = _nothing  # the source itself can go
+        if successor is None:
+            self.tell()
+            for name in ("send", "output", "reply"):
+                setattr(self, name, self._too_late)
+            setattr(self, "publish", lambda *_, **__: self.loop.post(self._too_late))  # noqa: B010 - mypy
+            return
+        waiting = [*self.outbox.take_back(), *(self._given.popleft() for _ in range(len(self._given)))]
+        self._given_bytes = self._given_largest = 0
+        self.tell()
+        for name in ("publish", "send", "output", "reply"):
+            setattr(self, name, _forwarded(successor, name))
+        for message in waiting:
+            successor.send(*message)
+
+    def _too_late(self, *_: Any, **__: Any) -> None:
+        self.drop("closed")
+        if self.shed["closed"] == 1:
+            self.log.warn("messages are published to a source that is closed, and are lost; said once")
 
     def tell(self) -> None:
         """Say what was never sent, by reason: nothing is lost silently; at the end."""
@@ -368,10 +316,23 @@ class Publisher:
     @property
     def waiting(self) -> int:
         """How many messages are not yet with the broker."""
-        return len(self._given) + len(self._room.sizes)
+        return len(self._given) + len(self.outbox.room.sizes)
 
 
 _QUEUE_SIZE = 15  # paho's MQTT_ERR_QUEUE_SIZE
+
+
+def _forwarded(successor: Publisher, name: str) -> Callable[..., None]:
+    """A call that asks anew each time where it goes: the successor may have one, too."""
+
+    def forward(*args: Any, **named: Any) -> None:
+        getattr(successor, name)(*args, **named)
+
+    return forward
+
+
+def _nothing(*_: Any) -> None:
+    pass
 
 
 def _whole(response: Response) -> bytes:
@@ -385,16 +346,3 @@ def _whole(response: Response) -> bytes:
             body = f"the handler's answer broke off: {type(error).__name__}".encode()
         response.body = body
     return body
-
-
-def paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:
-    """The same properties as paho wants them."""
-    if not pairs:
-        return None
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    made: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    for number, value in pairs:
-        setattr(made, _PAHO_NAMES[number], value)
-    return made

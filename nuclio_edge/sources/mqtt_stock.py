@@ -1,8 +1,9 @@
 """One connection by stock paho: for a paho whose private names are not those that the fast path knows.
 
 The same to the source as `mqtt_link.Link`, by paho's public calls. What it cannot do as well: a packet above
-`max_packet` is read whole before it is thrown away; QoS 2 is delivered at PUBREL and acknowledged by PUBCOMP; and paho
-cannot ping while reading is paused, so that a pause longer than the keepalive costs the connection.
+`max_packet` is read whole before it is thrown away; paho answers QoS 2 with PUBREC when it arrives (its manual
+acknowledgement holds PUBCOMP back, not PUBREC) and delivers it at PUBREL, so that a process that dies in between loses
+it; and paho cannot ping while reading is paused, so that a pause longer than the keepalive costs the connection.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class StockLink:
 
     def _say_publish(self, first: int, topic: bytes, _packet_id: int, props: bytes, body: bytes) -> bool:
         from nuclio_edge.core.mqtt_properties import unpack_properties
-        from nuclio_edge.sources.mqtt_publish import paho_properties
+        from nuclio_edge.sources.mqtt_outbox import paho_properties
 
         pairs = tuple(unpack_properties(props))
         self._client.publish(topic.decode(), body, 0, bool(first & 1), paho_properties(pairs) if self.v5 else None)

@@ -91,7 +91,7 @@ def test_a_message_that_closes_every_connection_is_given_up_said_once_and_the_ot
         assert set(choosy.taken) == set(good)
         assert one.log.count("a message was given up: the broker closes every connection at it topic out/a") == 1
         assert "another client" not in one.log
-        assert not publisher.suspects
+        assert not publisher.outbox.suspects
         before = len(broker.peers)
         send(one, *good, qos=qos)  # the window is open again
         wait_until(lambda: publisher.sent == 80)
@@ -162,7 +162,7 @@ def test_a_broker_that_falls_silent_blames_no_message(rig: Any, fast: bool, monk
         send(one, b"good")
         wait_until(lambda: one.source.publisher.sent == 1)
         assert one.source.publisher.shed == {}
-        assert not one.source.publisher.suspects
+        assert not one.source.publisher.outbox.suspects
 
 
 def test_what_waits_is_sent_within_the_brokers_receive_maximum(tmp_path: Path, fast: bool) -> None:
