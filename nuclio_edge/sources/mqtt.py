@@ -25,7 +25,7 @@ from nuclio_edge.sources.mqtt_memory import SessionMemory
 from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, TAKEN, Outages
 from nuclio_edge.sources.mqtt_params import OUTPUT, PARAMS, TRIGGER, parse_url
 from nuclio_edge.sources.mqtt_publish import MqttBinding, Publisher
-from nuclio_edge.sources.mqtt_reasons import PROTOCOL_VERSION, REFUSAL, TAKEN_OVER, explain
+from nuclio_edge.sources.mqtt_reasons import PROTOCOL_VERSION, REFUSAL, TAKEN_OVER, explain, no_broker
 from nuclio_edge.sources.mqtt_session import Shared
 from nuclio_edge.sources.mqtt_subscribe import Subscriptions
 from nuclio_edge.sources.mqtt_version import Version
@@ -326,7 +326,8 @@ class MqttSource:
             self._ponged = True
             return False
         if self._connected == (kind == _CONNACK):
-            self._break_off(ProtocolError(0x82, f"a packet of type {kind} out of place"))
+            what = f"a packet of type {kind} out of place" if self._connected else no_broker(first)
+            self._break_off(ProtocolError(0x82, what))
         elif kind == _PUBREL:
             if len(rest) < 2:
                 self._break_off(ProtocolError(0x81, "a PUBREL cut short"))
@@ -349,8 +350,11 @@ class MqttSource:
 
     def on_lost(self, why: str, how: str) -> None:
         """The connection has ended; `how` as mqtt_outage has it."""
-        if not self._connected:
+        if not self._connected and how in (CLOSED, RESET):
             self._version.closed_early()
+            why += " before it answered"
+            if self._target.tls is None:
+                why += f"; if port {self._target.port} wants TLS, write mqtts:// in url"
         self._fail(why, how, blamed=how in (CLOSED, RESET))
 
     def on_broken(self, error: Exception) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
 from nuclio_edge.core.mqtt_compose import disconnect
 from nuclio_edge.core.port import IN, OUT
-from nuclio_edge.sources.mqtt_outage import CLOSED, RESET, SILENT
+from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, SILENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Link:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(error.strerror or str(error), RESET)
+            self._lost(error.strerror or str(error), RESET if isinstance(error, ConnectionError) else FAILED)
             return
         size = len(data)
         if size == 0:

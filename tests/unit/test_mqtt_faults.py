@@ -332,6 +332,38 @@ def test_a_peer_that_hangs_up_on_both_versions_is_asked_for_version_5_again(tmp_
         assert [one.version for one in broker.received if one.kind == "CONNECT"] == [5, 5, 4, 5]
 
 
+def test_a_broker_behind_a_port_that_hung_up_while_it_was_away_is_asked_for_version_5_again(
+    tmp_path: Path, fast: bool
+) -> None:
+    """A container's port accepts and closes while the broker in it starts; 3.1.1 is what it then speaks first."""
+
+    def hang_up(peer: Peer) -> None:
+        peer.expect("CONNECT")
+
+    def once(peer: Peer) -> None:
+        peer.handshake(subscribes=False)
+
+    with FakeBroker(hang_up, hang_up, once, serve) as broker, Rig(broker.url, tmp_path, fast=fast) as rig:
+        wait_until(lambda: len(broker.peers) == 4)
+        rig.wait_open()
+        assert [one.version for one in broker.received if one.kind == "CONNECT"] == [5, 5, 4, 5]
+
+
+def test_a_peer_that_always_hangs_up_on_version_5_costs_one_attempt_a_reconnect_and_is_told_once(
+    tmp_path: Path, fast: bool
+) -> None:
+    def older(peer: Peer) -> None:
+        if peer.expect("CONNECT").version == 4:
+            peer.connack()
+            peer.close()
+
+    with FakeBroker(older) as broker, Rig(broker.url, tmp_path, fast=fast) as rig:
+        wait_until(lambda: len([one for one in broker.received if one.kind == "CONNECT"]) >= 7)
+        found = [one.version for one in broker.received if one.kind == "CONNECT"]
+        assert found[:7] == [5, 5, 4, 5, 4, 5, 4]
+        assert rig.log.count("going on with 3.1.1") == 1
+
+
 def test_a_connection_that_was_never_answered_leaves_no_version_behind(tmp_path: Path, fast: bool) -> None:
     """One that spoke version 5 once is not asked for 3.1.1 because it hangs up while it restarts."""
 
