@@ -259,8 +259,9 @@ class MqttSource:
         self.outages.connected(self.loop.now)
         present = bool(flags.session_present)
         self.intake.session.connected(session_present=present)
-        keepalive = getattr(props, "ServerKeepAlive", None)
-        self._link.keep_alive(self.params.keepalive if keepalive is None else keepalive * 1000)
+        keepalive = self.params.keepalive
+        # The broker's is a maximum; 0 is no wish of its own, and a connection that died without a word must be noticed.
+        self._link.keep_alive(min(keepalive, getattr(props, "ServerKeepAlive", 0) * 1000 or keepalive))
         self._ponged = not self.fast
         if self.publisher.outbox.suspects:
             self._link.ping()
@@ -271,6 +272,9 @@ class MqttSource:
             max_packet=getattr(props, "MaximumPacketSize", 0),
             window=getattr(props, "ReceiveMaximum", 65_535),
         )
+        assert self._grants is not None  # noqa: S101 - it is open
+        self._grants.shared = bool(getattr(props, "SharedSubscriptionAvailable", 1))
+        self._grants.wildcards = bool(getattr(props, "WildcardSubscriptionAvailable", 1))
         numbered = self._version.v5 and bool(getattr(props, "SubscriptionIdentifierAvailable", 1))
         plan = self.intake.plan
         if plan is None or plan.v5 != self._version.v5 or plan.numbered != numbered:
@@ -288,12 +292,17 @@ class MqttSource:
         assert self._grants is not None and self.intake.plan is not None  # noqa: PT018, S101 - there is a connection
         self._cancel_timer()
         self._grants.ask(self._client, self.intake.plan, session_present=session_present)
-        if self._grants.waiting:
+        self._await_answers()
+
+    def _await_answers(self) -> None:
+        if self._grants is not None and self._grants.waiting and self._timer is None:
             self._timer = self.loop.call_later(ANSWER_MS, lambda: self._fail("no answer to a SUBSCRIBE"))
 
     def _answered(self, mid: int, codes: list[int]) -> None:
         if self._grants is not None:
+            self._cancel_timer()
             self._grants.answered(mid, codes)
+            self._await_answers()
 
     def _subscribed(self) -> None:
         """All is as wanted: from the broker's side the source is open."""
@@ -328,6 +337,8 @@ class MqttSource:
         if self._connected == (kind == _CONNACK):
             what = f"a packet of type {kind} out of place" if self._connected else no_broker(first)
             self._break_off(ProtocolError(0x82, what))
+        elif kind == _CONNACK and self._version.v5 and rest == b"\0\0":  # as of 3.1.1: it took no notice of the version
+            self._refused(PROTOCOL_VERSION, "")
         elif kind == _PUBREL:
             if len(rest) < 2:
                 self._break_off(ProtocolError(0x81, "a PUBREL cut short"))
@@ -358,9 +369,10 @@ class MqttSource:
         self._fail(why, how, blamed=how in (CLOSED, RESET))
 
     def on_broken(self, error: Exception) -> None:
-        """A packet was malformed: it was not told, and counts as received."""
-        self.intake.uncounted -= 1
-        self.intake.reject("malformed")
+        """A packet was malformed: it was not told, and counts as received; but for what was to be a CONNACK."""
+        if self._connected:
+            self.intake.uncounted -= 1
+            self.intake.reject("malformed")
         self._break_off(error)
 
     # -- when it fails ------------------------------------------------------------------------------------------------
@@ -414,7 +426,7 @@ class MqttSource:
         self._connected = False
         self.intake.link = None
         if self._grants is not None:
-            self._grants.lost()
+            self._grants.lost(closed=blamed)
         topic = self.publisher.end(closed=blamed, proven=self._ponged)
         self.intake.session.disconnected()
         if link is not None:

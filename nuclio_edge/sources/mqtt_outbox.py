@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from nuclio_edge.core.loop import Loop
+
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
 
 INFLIGHT = 100  # messages sent and not yet acknowledged, at most
@@ -41,10 +43,12 @@ _PAHO_NAMES = {
 class Outbox:
     """The messages of QoS 1 and 2 of one source. Loop thread only; `drop(reason)` counts one that is not sent."""
 
-    def __init__(self, drop: Callable[[str], Any], log: Any) -> None:
+    def __init__(self, loop: Loop, drop: Callable[[str], Any], log: Any) -> None:
+        self.loop = loop
         self.client: Any = None
         self.v5 = True
         self.room = Room()  # by paho's message id
+        self._expires: dict[int, int] = {}  # message id -> when, of those that have a message expiry
         self._drop = drop
         self._log = log
         self._offline: list[Message] = []  # before there is a client
@@ -60,13 +64,17 @@ class Outbox:
         client = self.client
         if client is None:
             self._offline.append((topic, body, qos, retain, pairs))
-            self.room.add(-len(self._offline), size)
-            return
-        while True:
-            info = client.publish(topic, body, qos, retain, paho_properties(pairs) if self.v5 else None)
-            if int(info.rc) != _QUEUE_SIZE:  # an identifier that is still in use; the next one may be free
-                break
-        self.room.add(info.mid, size)
+            mid = -len(self._offline)
+        else:
+            while True:
+                info = client.publish(topic, body, qos, retain, paho_properties(pairs) if self.v5 else None)
+                if int(info.rc) != _QUEUE_SIZE:  # an identifier that is still in use; the next one may be free
+                    break
+            mid = info.mid
+        self.room.add(mid, size)
+        for number, value in pairs:
+            if number == MESSAGE_EXPIRY:
+                self._expires[mid] = self.loop.now + value * 1000
 
     def use(self, client: Any, *, v5: bool) -> None:
         """Give what waits to another client: the first one, or that of another protocol version."""
@@ -78,13 +86,26 @@ class Outbox:
 
     def take_back(self) -> list[Message]:
         """All that waits, which waits here no more."""
-        left, self._offline = self._offline, []
+        waiting = {-at: message for at, message in enumerate(self._offline, 1)}
+        self._offline = []
         if self.client is not None:
-            left = [
-                (m.topic, bytes(m.payload), m.qos, m.retain, _pairs(m.properties))
+            waiting = {
+                m.mid: (m.topic, bytes(m.payload), m.qos, m.retain, _pairs(m.properties))
                 for m in self.client.drop_out_messages()
-            ]
+            }
+        left = []
+        for mid, message in waiting.items():
+            when = self._expires.get(mid)
+            if when is None:
+                left.append(message)
+            elif when <= self.loop.now:
+                self._drop("expired")
+            else:
+                seconds = -(-(when - self.loop.now) // 1000)
+                pairs = tuple((number, seconds if number == MESSAGE_EXPIRY else value) for number, value in message[4])
+                left.append((*message[:4], pairs))
         self.room.clear()
+        self._expires.clear()
         return left
 
     def begin(self, *, window: int, max_packet: int) -> None:
@@ -96,6 +117,7 @@ class Outbox:
         client = self.client
         client.accepted = True
         self._window = window
+        self._expire()
         if max_packet:
             for mid, message in [*_kept(client).items()]:
                 if _size_on_the_wire(message) > max_packet:
@@ -139,6 +161,7 @@ class Outbox:
         """A message is with the broker, or was refused; whether it is one that waited."""
         if not self.room.remove(mid):
             return False  # of QoS 0, which stock paho tells too, or dropped before
+        self._expires.pop(mid, None)
         if self._culprit.settled():
             self._open_window(self._window)
         return True
@@ -146,8 +169,22 @@ class Outbox:
     def _give_up(self, mid: int, reason: str) -> None:
         del _kept(self.client)[mid]
         self.room.remove(mid)
+        self._expires.pop(mid, None)
         self._culprit.settled()
         self._drop(reason)
+
+    def _expire(self) -> None:
+        """What has waited longer than it may is not sent; the others have the rest of their time (3.3.2.3.3)."""
+        kept = _kept(self.client)
+        for mid, when in [*self._expires.items()]:
+            message = kept.get(mid)
+            if message is None or message.state == _RESEND_PUBREL:
+                continue
+            left = when - self.loop.now
+            if left <= 0:
+                self._give_up(mid, "expired")
+            elif self.v5:
+                message.properties.MessageExpiryInterval = -(-left // 1000)
 
     def _open_window(self, window: int) -> None:
         """By a private name: paho's own setter refuses while it is connected."""

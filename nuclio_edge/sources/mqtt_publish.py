@@ -81,7 +81,7 @@ class Publisher:
         self.log = log
         self.note = note
         self.link: Link | None = None
-        self.outbox = Outbox(self.drop, log)
+        self.outbox = Outbox(loop, self.drop, log)
         self.v5 = True
         self.max_qos = 2
         self.may_retain = True

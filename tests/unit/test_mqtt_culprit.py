@@ -227,3 +227,39 @@ def test_no_message_is_given_up_without_proofs_in_a_row(ends: list[tuple[list[in
             assert certain
             assert history[-PROOFS:] == [found] * PROOFS
             culprit.settled()
+
+
+def test_a_message_that_waited_longer_than_it_may_is_not_sent_and_another_one_lives_for_the_rest_of_its_time(
+    tmp_path: Path, fast: bool
+) -> None:
+    broker = FakeBroker()
+    broker.refuse()
+    with broker, Rig(broker.url, tmp_path, fast=fast) as one:
+        publish = one.source.publisher.publish
+
+        def wait(ms: int) -> None:
+            """As if so much time had passed."""
+            outbox = one.source.publisher.outbox
+            one.do(lambda: outbox._expires.update({mid: when - ms for mid, when in outbox._expires.items()}))
+
+        publish("door", b"open", 1, False, None, {"message_expiry": 10})
+        publish("door", b"log", 1, False, None, {"message_expiry": 100, "user_properties": {"k": "v"}})
+        wait(20_000)  # before there was any connection
+        broker.listen()
+        peer = broker.accept()
+        peer.handshake(subscribes=False)
+        found = peer.expect("PUBLISH", payload=b"log")
+        assert 78 <= found.properties["message_expiry"] <= 80
+        assert found.properties["user_property"] == [("k", "v")]
+        wait(30_000)  # and between two connections
+        peer.close()
+        peer = broker.accept()
+        peer.handshake(session=True, subscribes=False)
+        assert 48 <= peer.expect("PUBLISH", payload=b"log").properties["message_expiry"] <= 50
+        wait(60_000)
+        peer.close()
+        peer = broker.accept()
+        peer.handshake(session=True, subscribes=False)
+        publish("door", b"last", 1, False, None)
+        peer.expect("PUBLISH", payload=b"last")
+        assert one.source.publisher.shed == {"expired": 2}
