@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from nuclio_edge.sources.mqtt_event import MqttEvent
 
 ANSWER_MS = 10_000  # for CONNACK and SUBACK: a broker that takes longer is none
-_PUBREC, _PUBREL, _PINGRESP, _DISCONNECT, _CONNACK = 5, 6, 13, 14, 2
+_PUBREC, _PUBREL, _PINGREQ, _PINGRESP, _DISCONNECT, _CONNACK = 5, 6, 12, 13, 14, 2
 
 
 class MqttSource:
@@ -334,7 +334,7 @@ class MqttSource:
         if kind == _PINGRESP:
             self._ponged = True
             return False
-        if self._connected == (kind == _CONNACK):
+        if self._connected == (kind == _CONNACK) or kind == _PINGREQ:
             what = f"a packet of type {kind} out of place" if self._connected else no_broker(first)
             self._break_off(ProtocolError(0x82, what))
         elif kind == _CONNACK and self._version.v5 and rest == b"\0\0":  # as of 3.1.1: it took no notice of the version

@@ -20,7 +20,7 @@ from nuclio_edge.core.mqtt_properties import (
 from nuclio_edge.core.response import JSON, TEXT
 from nuclio_edge.sources.mqtt_outbox import Outbox
 from nuclio_edge.sources.mqtt_reasons import REFUSAL
-from nuclio_edge.sources.mqtt_room import LIMIT_BYTES, LIMIT_COUNT, SMALL, fits
+from nuclio_edge.sources.mqtt_room import LIMIT_BYTES, LIMIT_COUNT, SMALL, UNDISPUTED, fits
 from nuclio_edge.sources.mqtt_text import check_topic_name, property_pairs
 
 TYPE_CHECKING = False
@@ -130,12 +130,14 @@ class Publisher:
             return
         size = len(payload)
         # Read without a lock: a few messages more than the limit do no harm.
-        if len(self._given) >= LIMIT_COUNT or not fits(self._given_bytes, self._given_largest, size):
+        full = self._given_bytes + size > UNDISPUTED and not fits(self._given_bytes, self._given_largest, size)
+        if full or len(self._given) >= LIMIT_COUNT:
             self.loop.post(lambda: self.drop("outbox-full"))
             return
         self._given.append((topic, payload, int(qos), bool(retain), pairs))
         self._given_bytes += size
-        self._given_largest = max(self._given_largest, size)
+        if size > SMALL:
+            self._given_largest = max(self._given_largest, size)
         if not self._posted:
             self._posted = True
             self.loop.post(self.take)

@@ -11,6 +11,7 @@ LIMIT_COUNT = 10_000  # messages that wait, of each of the three kinds: from thr
 LIMIT_BYTES = 8 << 20
 SMALL = 16_384
 RESERVED = LIMIT_BYTES // 4
+UNDISPUTED = LIMIT_BYTES - RESERVED  # up to here everything fits
 
 
 def fits(waiting: int, largest: int, size: int) -> bool:

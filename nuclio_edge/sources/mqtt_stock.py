@@ -49,7 +49,7 @@ class StockLink:
         self._writing = False
         self._deaf = False
         self._saying = False
-        self._waiting: deque[Any] = deque()  # read before paho could be told to pause
+        self._waiting: deque[Any] = deque()  # read and not yet told
         self._timer: Timer | None = None
         self._period = 0
         client.on_message = self._on_message
@@ -79,17 +79,18 @@ class StockLink:
         if self.closed or self.paused:
             return
         self._client.loop_read()
+        self._tell_all()
         pending = getattr(self.sock, "pending", None)
         if not self.closed and pending is not None and pending():
             self.loop.call_soon(self._read)
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
-        if self.closed:
-            return
-        if self.paused:
-            self._waiting.append(message)
-            return
-        self._tell(message)
+        # Told when paho has returned: it holds a lock in its callbacks, and ending the connection in one waits for it.
+        self._waiting.append(message)
+
+    def _tell_all(self) -> None:
+        while self._waiting and not self.paused and not self.closed:
+            self._tell(self._waiting.popleft())
 
     def _tell(self, message: Any) -> None:
         try:
@@ -128,8 +129,7 @@ class StockLink:
         if not self.paused or self.closed:
             return
         self.paused = False
-        while self._waiting and not self.paused and not self.closed:
-            self._tell(self._waiting.popleft())
+        self._tell_all()
         if self.paused or self.closed:
             return
         if self._deaf:

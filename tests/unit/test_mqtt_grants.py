@@ -1,7 +1,8 @@
-"""Subscriptions that a broker does not grant, in every way of saying so: each costs itself and no other one."""
+"""What the broker is asked for, and the subscriptions that it does not grant: each costs itself and no other one."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.mqtt_rig import Rig
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 LIMIT = 30
@@ -28,6 +30,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def fast(request: pytest.FixtureRequest) -> bool:
     """Both ways to read and write."""
     return bool(request.param == "fast")
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    """A broker that the test plays."""
+    with FakeBroker() as made:
+        yield made
 
 
 class Picky:
@@ -159,20 +168,103 @@ def test_a_lower_qos_than_was_asked_for_is_said(tmp_path: Path, fast: bool) -> N
             assert "the broker grants a lower QoS than was asked for topic a asked 1 granted 0" in rig.log
 
 
-def test_a_broker_that_takes_no_notice_of_version_5_and_answers_in_3_1_1_is_spoken_to_in_3_1_1(tmp_path: Path) -> None:
-    def older(peer: Peer) -> None:
-        peer.expect("CONNECT")
-        peer.send(b"\x20\x02\x00\x00")
-        peer.serve()
-
-    with FakeBroker(older) as broker, Rig(broker.url, tmp_path) as rig:
-        rig.wait_open()
-        assert [one.version for one in broker.received if one.kind == "CONNECT"] == [5, 4]
-
-
-def test_pings_go_on_where_the_broker_asks_for_no_keepalive(tmp_path: Path) -> None:
-    with FakeBroker() as broker, Rig(broker.url, tmp_path, keepalive=1000) as rig:
+def test_a_subscription_that_is_refused_is_named_and_the_others_go_on(
+    tmp_path: Path, broker: FakeBroker, fast: bool
+) -> None:
+    rig = Rig(broker.url, tmp_path, fast=fast)
+    secret, inbox = rig.subscribe("secret/#", 1), rig.subscribe("a", 1)
+    with rig:
         peer = broker.accept()
-        peer.handshake(subscribes=False, server_keep_alive=0)
+        peer.handshake(subscribes=False)
+        peer.suback(peer.expect("SUBSCRIBE"), [0x87, 1])
         rig.wait_open()
-        peer.expect("PINGREQ")
+        assert "the broker refused a subscription topic secret/# reason not authorized (0x87)" in rig.log
+        peer.publish("a", b"x")
+        assert inbox.taken.get(timeout=LIMIT).body == b"x"
+        assert secret.events == []
+        kept = json.loads((tmp_path / "mqtt-broker.json").read_text())
+        assert list(kept["filters"]) == ["a"]
+
+
+def test_filters_that_were_removed_are_unsubscribed_from_a_kept_session(
+    tmp_path: Path, broker: FakeBroker, fast: bool
+) -> None:
+    for names in (["a", "b", "c"], ["a", "d"]):
+        rig = Rig(broker.url, tmp_path, fast=fast)
+        for name in names:
+            rig.subscribe(name, 1)
+        with rig:
+            peer = broker.accept()
+            if "b" in names:
+                peer.handshake()
+            else:
+                peer.handshake(session=True, subscribes=False)
+                subscribe = peer.expect("SUBSCRIBE")
+                assert [name for name, _ in subscribe.filters] == ["d"]
+                unsubscribe = peer.expect("UNSUBSCRIBE")
+                assert unsubscribe.filters == ["b", "c"]
+                peer.suback(subscribe)
+                peer.unsuback(unsubscribe)
+            rig.wait_open()
+    kept = json.loads((tmp_path / "mqtt-broker.json").read_text())
+    assert sorted(kept["filters"]) == ["a", "d"]
+
+
+def test_a_kept_session_that_is_as_it_should_be_is_left_alone(tmp_path: Path, broker: FakeBroker, fast: bool) -> None:
+    for session in (False, True):
+        rig = Rig(broker.url, tmp_path, fast=fast)
+        rig.subscribe("a", 1)
+        with rig:
+            broker.accept().handshake(session=session, subscribes=not session)
+            rig.wait_open()
+    assert broker.count("SUBSCRIBE") == 1
+    connects = [one for one in broker.received if one.kind == "CONNECT"]
+    assert not any(one.clean_start for one in connects)
+    assert connects[0].properties["session_expiry"] == 7 * 86_400
+
+
+@pytest.mark.parametrize("spoilt", ["gone", "garbage", "unsettled"])
+def test_a_kept_session_that_we_cannot_be_sure_of_is_subscribed_again(
+    tmp_path: Path, broker: FakeBroker, fast: bool, spoilt: str
+) -> None:
+    path = tmp_path / "mqtt-broker.json"
+    for session in (False, True):
+        rig = Rig(broker.url, tmp_path, fast=fast)
+        rig.subscribe("a", 1)
+        with rig:
+            peer = broker.accept()
+            peer.handshake(session=session, subscribes=False)
+            subscribe = peer.expect("SUBSCRIBE")
+            assert subscribe.filters == [("a", 1 | 1 << 4)]  # retain handling 1: no retained message twice
+            peer.suback(subscribe)
+            rig.wait_open()
+        if spoilt == "gone":
+            path.unlink()
+        elif spoilt == "garbage":
+            path.write_text("[{")
+        else:
+            kept = json.loads(path.read_text())
+            path.write_text(json.dumps({**kept, "trusted": False}))
+
+
+def test_routes_that_change_while_it_is_open_only_ask_for_the_difference(
+    tmp_path: Path, broker: FakeBroker, fast: bool
+) -> None:
+    rig = Rig(broker.url, tmp_path, fast=fast)
+    first = rig.subscribe("a", 1)
+    with rig:
+        peer = broker.accept()
+        peer.handshake()
+        rig.wait_open()
+        second = rig.subscribe("b", 1)
+        rig.do(lambda: rig.source.routes([second]))
+        assert [name for name, _ in peer.expect("SUBSCRIBE").filters] == ["b"]
+        rig.do(lambda: rig.source.routes([first, second]))  # while the first question is not answered
+        subscribe, unsubscribe = peer.received[-1], peer.expect("UNSUBSCRIBE")
+        peer.suback(subscribe)
+        peer.unsuback(unsubscribe)
+        subscribe = peer.expect("SUBSCRIBE")
+        assert [name for name, _ in subscribe.filters] == ["a"]
+        peer.suback(subscribe)
+        peer.publish("b", b"x")
+        assert second.taken.get(timeout=LIMIT).body == b"x"
