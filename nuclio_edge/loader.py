@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import Any
 
-_COROUTINE = 0x80  # CO_COROUTINE of a code object; inspect is not worth its memory
+_COROUTINE = 0x80 | 0x200  # CO_COROUTINE, CO_ASYNC_GENERATOR of a code object; inspect is not worth its memory
 _LONGEST = 8192  # characters of a traceback that are kept
 
 

@@ -164,12 +164,18 @@ def _let_go(processor: Processor, function: Function) -> None:
         processor.loop.call_later(LOOK_MS, lambda: _let_go(processor, function))
 
 
-def _close_when_settled(processor: Processor, source: Any) -> None:
+def _close_when_settled(processor: Processor, source: Any, deadline: int = 0) -> None:
     if source not in processor.leaving:
         return
-    if any(t.pending for f in processor.all_functions() for t in f.triggers if t.source is source):
-        processor.loop.call_later(LOOK_MS, lambda: _close_when_settled(processor, source))
+    busy = any(t.pending for f in processor.all_functions() for t in f.triggers if t.source is source)
+    if not busy and not deadline:
+        deadline = processor.loop.now + processor.manifest.device.stop_timeout_ms
+    if busy or (not getattr(source, "sent", _yes)() and processor.loop.now < deadline):
+        processor.loop.call_later(LOOK_MS, lambda: _close_when_settled(processor, source, deadline))
         return
+    new = processor.sources.get(source.name)
+    if new is not None and type(new) is type(source) and hasattr(source, "hand_over"):
+        source.hand_over(new)  # what is still to be published
     processor.leaving.remove(source)
     source.close()
     processor.gone = [tally((source,), (), processor.gone)]
@@ -183,3 +189,7 @@ def _open_when_free(processor: Processor, name: str) -> None:
         return
     if new.state == "closed":
         new.open()
+
+
+def _yes() -> bool:
+    return True

@@ -16,6 +16,7 @@ from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
+from .parts import WHOLE, gathered
 from .queues import Queue
 from .streams import deliver, is_stream
 
@@ -138,10 +139,12 @@ class Worker:
             error = result = None
             try:
                 result = handler(context, event)
+                if type(result) not in WHOLE:
+                    result = gathered(result, event)
+                    if event._token is not None and is_stream(result):
+                        result, error = deliver(loop, event, result)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                 error = caught
-            if result is not None and event._token is not None and is_stream(result):
-                result, error = deliver(loop, event, result)
             end = clock()
             # In this order: `_abandon` marks the worker, then looks at `current`. Whichever is first, one of the two
             # sees the other, and the event is concluded once.

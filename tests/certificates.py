@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+HERE = "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"
+
 
 class Certificates:
     """An authority, a server certificate for localhost and 127.0.0.1, a client certificate; a stranger's authority."""
@@ -19,8 +21,8 @@ class Certificates:
         (folder / "openssl.cnf").write_text("[req]\ndistinguished_name = name\n[name]\n")  # the system's may be missing
         self.ca = self._authority("ca")
         self.stranger_ca = self._authority("stranger")
-        self.server, self.server_key = self._issue("server", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1")
-        self.client, self.client_key = self._issue("client", "extendedKeyUsage=clientAuth")
+        self.server, self.server_key = self.issue("server", HERE)
+        self.client, self.client_key = self.issue("client", "extendedKeyUsage=clientAuth")
 
     def _authority(self, name: str) -> Path:
         # From 3.13 on Python verifies strictly: an authority must say that it is one and what its key is for.
@@ -32,7 +34,8 @@ class Certificates:
         )
         return self.folder / f"{name}.pem"
 
-    def _issue(self, name: str, extension: str) -> tuple[Path, Path]:
+    def issue(self, name: str, extension: str, *, days: int = 30, by: str = "ca") -> tuple[Path, Path]:
+        """Another certificate and its key; with 0 days it has expired in the next second. `by`: ca or stranger."""
         self._request(name, "-out", f"{name}.csr")
         extensions = [
             "basicConstraints=CA:FALSE",
@@ -42,8 +45,8 @@ class Certificates:
         ]
         (self.folder / f"{name}.ext").write_text("\n".join(extensions) + "\n")
         self._openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-            *("-days", "30", "-extfile", f"{name}.ext", "-out", f"{name}.pem"),
+            *("x509", "-req", "-in", f"{name}.csr", "-CA", f"{by}.pem", "-CAkey", f"{by}.key", "-CAcreateserial"),
+            *("-days", str(days), "-extfile", f"{name}.ext", "-out", f"{name}.pem"),
         )
         return self.folder / f"{name}.pem", self.folder / f"{name}.key"
 

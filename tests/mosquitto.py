@@ -46,6 +46,7 @@ class Mosquitto:
         *,
         tls: Certificates | None = None,
         client_certificates: bool = False,
+        tls_version: str = "",
         websockets: bool = False,
         users: Mapping[str, str] | None = None,
         persistence: bool = False,
@@ -56,10 +57,10 @@ class Mosquitto:
     ) -> None:
         """Prepare a broker in `folder` (made if absent); nothing runs yet.
 
-        `tls` adds a TLS listener, which asks for a client certificate if `client_certificates`; `websockets` adds one,
-        too, and a TLS one beside it if there is `tls`. `users` maps names to passwords; without it everybody may
-        connect. `persistence` keeps sessions over stop and restart, and within a second over a kill. `max_inflight` 0
-        means no limit. `lines` are added to the configuration.
+        `tls` adds a TLS listener, which asks for a client certificate if `client_certificates`, and may be bound to one
+        `tls_version` (tlsv1.2, tlsv1.3); `websockets` adds one, too, and a TLS one beside it if there is `tls`. `users`
+        maps names to passwords; without it everybody may connect. `persistence` keeps sessions over stop and restart,
+        and within a second over a kill. `max_inflight` 0 means no limit. `lines` are added to the configuration.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
@@ -67,6 +68,7 @@ class Mosquitto:
         self.log_file = folder / "mosquitto.log"
         self.port = self.tls_port = self.ws_port = self.wss_port = 0
         self._client_certificates = client_certificates
+        self._tls_version = tls_version
         self._websockets = websockets
         self._users = users
         self._settings = [
@@ -255,6 +257,8 @@ class Mosquitto:
 
     def _tls_settings(self, tls: Certificates) -> list[str]:
         settings = [f"cafile {tls.ca}", f"certfile {tls.server}", f"keyfile {tls.server_key}"]
+        if self._tls_version:
+            settings.append(f"tls_version {self._tls_version}")
         return [*settings, "require_certificate true"] if self._client_certificates else settings
 
 

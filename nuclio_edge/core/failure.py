@@ -20,7 +20,10 @@ class HandlerTimeout(BaseException):
 def error_response(error: BaseException) -> Response:
     """What a requester gets for an exception: Nuclio's 500, 408 for a timeout, or what the exception itself brings."""
     if isinstance(error, ExceptionWithResponse):
-        return to_response(Response(status_code=error.status_code, body=error.body, content_type=error.content_type))
+        answer = to_response(Response(None, error.body, error.content_type, error.status_code))
+        if isinstance(answer.body, bytes):
+            return answer
+        return to_response(Response(status_code=500, body="an exception's body cannot come in parts"))
     if isinstance(error, HandlerTimeout):
         return to_response(Response(status_code=408, body={"error": "handler timed out"}))
     try:

@@ -5,26 +5,27 @@
     mqtt_session    what is owed to the broker          mqtt_publish    what goes out
     mqtt_subscribe  who gets a message                  mqtt_grants     what the broker is asked for
     mqtt_memory     what a kept session knows           mqtt_version    5, or 3.1.1
+    mqtt_outage     how long is waited, what is said    mqtt_culprit    the message that a broker does not survive
 
 States: "closed" -> open() -> "connecting" -> "open" (the broker granted the subscriptions) -> "connecting" ... A broker
-that is away, refuses or breaks the protocol is tried again for ever, with a pause that doubles up to a minute, a random
-part of which is waited; each outage and each end of one is a line in the log.
+that is away, refuses or breaks the protocol is tried again for ever.
 """
 
 from __future__ import annotations
 
 import os.path
-import random
 
 from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.sources.mqtt_connect import Connector, Target
+from nuclio_edge.sources.mqtt_culprit import ABOUT_A_MESSAGE
 from nuclio_edge.sources.mqtt_grants import Grants
 from nuclio_edge.sources.mqtt_intake import Intake
 from nuclio_edge.sources.mqtt_link import Link
 from nuclio_edge.sources.mqtt_memory import SessionMemory
+from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, TAKEN, Outages
 from nuclio_edge.sources.mqtt_params import OUTPUT, PARAMS, TRIGGER, parse_url
 from nuclio_edge.sources.mqtt_publish import MqttBinding, Publisher
-from nuclio_edge.sources.mqtt_reasons import PROTOCOL_VERSION, REFUSAL, TAKEN_OVER, explain
+from nuclio_edge.sources.mqtt_reasons import PROTOCOL_VERSION, REFUSAL, TAKEN_OVER, explain, no_broker
 from nuclio_edge.sources.mqtt_session import Shared
 from nuclio_edge.sources.mqtt_subscribe import Subscriptions
 from nuclio_edge.sources.mqtt_version import Version
@@ -42,13 +43,7 @@ if TYPE_CHECKING:
     from nuclio_edge.sources.mqtt_event import MqttEvent
 
 ANSWER_MS = 10_000  # for CONNACK and SUBACK: a broker that takes longer is none
-FIRST_PAUSE_MS = 1_000
-LONGEST_PAUSE_MS = 60_000
-STABLE_MS = 10_000  # a connection that lasted so long has ended the series of failures
-TAKEN_OVER_PAUSE_MS = 30_000
-KICKS = 2  # closed without a word soon after it was open, so often in a row: then it looks like another client
-_SAID = 32
-_PUBREC, _PUBREL, _PINGRESP, _DISCONNECT, _CONNACK = 5, 6, 13, 14, 2
+_PUBREC, _PUBREL, _PINGREQ, _PINGRESP, _DISCONNECT, _CONNACK = 5, 6, 12, 13, 14, 2
 
 
 class MqttSource:
@@ -70,7 +65,6 @@ class MqttSource:
         self.url: str = params.url
         self.content_type: str | None = params.content_type
         self.state = "closed"
-        self.attempts = 0  # connections tried since the last good one
         self.fast = True  # False: read and write by stock paho
         scheme, hostname, port, path = parse_url(params.url)
         self._target = Target(scheme, hostname, port, path, params)
@@ -83,15 +77,13 @@ class MqttSource:
         self._connector: Connector | None = None
         self._timer: Timer | None = None  # the next attempt, or the deadline of an answer
         self._grants: Grants | None = None
+        self._successor: Publisher | None = None
         self._opened = False
         self._connected = False  # CONNACK has come
-        self._since = 0  # when the present connection began
-        self._away_since = 0
-        self._said: set[str] = set()  # what the log has of this outage or connection
-        self._was_open = False
-        self._kicks = 0
-        self.intake = Intake(self.loop, self._write, self._break_off, self._say_once)
-        self.publisher = Publisher(self.loop, self._note_refusal)
+        self._ponged = False
+        self.outages = Outages(self.log, self.url, params.client_id)
+        self.intake = Intake(self.loop, self._write, self._break_off, self.outages.say_once)
+        self.publisher = Publisher(self.loop, self.log, self._note_refusal)
 
     # -- what the processor calls -------------------------------------------------------------------------------------
 
@@ -112,7 +104,8 @@ class MqttSource:
         self._load_paho()
         path = os.path.join(self.host.state_dir, f"mqtt-{self.name}.json")
         owner = f"{self.params.client_id} at {self._target.host}:{self._target.port}"
-        self._grants = Grants(SessionMemory(path, owner, self.log.warn), self._paho, self._say_once, self._subscribed)
+        memory = SessionMemory(path, owner, self.log.warn)
+        self._grants = Grants(memory, self._paho, self.outages.say_once, self._subscribed)
         self._set_state("connecting")
         self._connect()
 
@@ -127,9 +120,14 @@ class MqttSource:
         """Whether all that was published is with the broker, as far as there is one."""
         return self._link is None or not (self.publisher.waiting or self._link.queued)
 
+    def hand_over(self, successor: MqttSource) -> None:
+        """Give what is still to be published to the source that takes this one's place; before `close`."""
+        self._successor = successor.publisher
+
     def close(self) -> None:
         """Publish the will's message, say goodbye, and let go of everything; idempotent."""
         if not self._opened:
+            self.publisher.close(self._successor)
             return
         self._opened = False
         self.intake.stop()
@@ -146,7 +144,7 @@ class MqttSource:
             if self._link is not None:
                 self._link.say_goodbye()
         self._drop_link()
-        self.publisher.tell(self.log)
+        self.publisher.close(self._successor)
         self._set_state("closed")
 
     def binding(self, context: Context) -> MqttBinding:
@@ -165,6 +163,11 @@ class MqttSource:
         if b"\x08" in event._props and event.response_topic:
             self.publisher.reply(event, response, alone=type(event._token) is not Shared)
         self.intake.settle(event)
+
+    @property
+    def attempts(self) -> int:
+        """Connections tried since the last good one."""
+        return self.outages.attempts
 
     @property
     def received(self) -> int:
@@ -200,7 +203,7 @@ class MqttSource:
 
     def _connect(self) -> None:
         self._timer = None
-        self.attempts += 1
+        self.outages.attempts += 1
         self._connector = Connector(self._target, self.loop.post, self._made)
 
     def _made(self, sock: Any, why: str) -> None:
@@ -253,18 +256,25 @@ class MqttSource:
         self._connected = True
         if self._version.connected():
             self.log.warn("the broker hangs up on MQTT 5: going on with 3.1.1")
-        self._since = self.loop.now
+        self.outages.connected(self.loop.now)
         present = bool(flags.session_present)
         self.intake.session.connected(session_present=present)
-        keepalive = getattr(props, "ServerKeepAlive", None)
-        self._link.keep_alive(self.params.keepalive if keepalive is None else keepalive * 1000)
-        self._paho.limit_inflight(self._client, getattr(props, "ReceiveMaximum", 65_535))
+        keepalive = self.params.keepalive
+        # The broker's is a maximum; 0 is no wish of its own, and a connection that died without a word must be noticed.
+        self._link.keep_alive(min(keepalive, getattr(props, "ServerKeepAlive", 0) * 1000 or keepalive))
+        self._ponged = not self.fast
+        if self.publisher.outbox.suspects:
+            self._link.ping()
         self.publisher.begin(
             self._link,
             max_qos=getattr(props, "MaximumQoS", 2),
             may_retain=bool(getattr(props, "RetainAvailable", 1)),
             max_packet=getattr(props, "MaximumPacketSize", 0),
+            window=getattr(props, "ReceiveMaximum", 65_535),
         )
+        assert self._grants is not None  # noqa: S101 - it is open
+        self._grants.shared = bool(getattr(props, "SharedSubscriptionAvailable", 1))
+        self._grants.wildcards = bool(getattr(props, "WildcardSubscriptionAvailable", 1))
         numbered = self._version.v5 and bool(getattr(props, "SubscriptionIdentifierAvailable", 1))
         plan = self.intake.plan
         if plan is None or plan.v5 != self._version.v5 or plan.numbered != numbered:
@@ -282,12 +292,17 @@ class MqttSource:
         assert self._grants is not None and self.intake.plan is not None  # noqa: PT018, S101 - there is a connection
         self._cancel_timer()
         self._grants.ask(self._client, self.intake.plan, session_present=session_present)
-        if self._grants.waiting:
+        self._await_answers()
+
+    def _await_answers(self) -> None:
+        if self._grants is not None and self._grants.waiting and self._timer is None:
             self._timer = self.loop.call_later(ANSWER_MS, lambda: self._fail("no answer to a SUBSCRIBE"))
 
     def _answered(self, mid: int, codes: list[int]) -> None:
         if self._grants is not None:
+            self._cancel_timer()
             self._grants.answered(mid, codes)
+            self._await_answers()
 
     def _subscribed(self) -> None:
         """All is as wanted: from the broker's side the source is open."""
@@ -297,13 +312,7 @@ class MqttSource:
         birth = self.params.birth
         if birth is not None:
             self.publisher.send(birth.topic, birth.payload.encode(), birth.qos, birth.retain)
-        version = "5" if self._version.v5 else "3.1.1"
-        if self._was_open:
-            away = round((self.loop.now - self._away_since) / 1000, 1)
-            self.log.info_with("connected again", "url", self.url, "after_s", away, "attempts", self.attempts)
-        else:
-            self.log.info_with("connected", "url", self.url, "version", version, "attempts", self.attempts)
-        self._was_open = True
+        self.outages.over(self.loop.now, "5" if self._version.v5 else "3.1.1")
         self._set_state("open")
 
     # -- packets, by the link -----------------------------------------------------------------------------------------
@@ -323,9 +332,13 @@ class MqttSource:
         self.intake.uncounted += 1
         kind = first >> 4
         if kind == _PINGRESP:
-            return False  # that something came is all that counts
-        if self._connected == (kind == _CONNACK):
-            self._break_off(ProtocolError(0x82, f"a packet of type {kind} out of place"))
+            self._ponged = True
+            return False
+        if self._connected == (kind == _CONNACK) or kind == _PINGREQ:
+            what = f"a packet of type {kind} out of place" if self._connected else no_broker(first)
+            self._break_off(ProtocolError(0x82, what))
+        elif kind == _CONNACK and self._version.v5 and rest == b"\0\0":  # as of 3.1.1: it took no notice of the version
+            self._refused(PROTOCOL_VERSION, "")
         elif kind == _PUBREL:
             if len(rest) < 2:
                 self._break_off(ProtocolError(0x81, "a PUBREL cut short"))
@@ -346,24 +359,20 @@ class MqttSource:
                 self._break_off(ProtocolError(0x82, f"a packet of type {kind} out of place"))
         return self._link is None
 
-    def on_lost(self, why: str) -> None:
-        """The connection has ended."""
-        if not self._connected:
+    def on_lost(self, why: str, how: str) -> None:
+        """The connection has ended; `how` as mqtt_outage has it."""
+        if not self._connected and how in (CLOSED, RESET):
             self._version.closed_early()
-        least = 0
-        if self.state == "open" and self.loop.now - self._since < STABLE_MS:
-            self._kicks += 1
-            if self._kicks >= KICKS:  # not every broker says 0x8E (mosquitto 2.0.11 does not)
-                why += f", again and again: perhaps another client uses the client id {self.params.client_id}"
-                least = TAKEN_OVER_PAUSE_MS
-        else:
-            self._kicks = 0
-        self._fail(why, least)
+            why += " before it answered"
+            if self._target.tls is None:
+                why += f"; if port {self._target.port} wants TLS, write mqtts:// in url"
+        self._fail(why, how, blamed=how in (CLOSED, RESET))
 
     def on_broken(self, error: Exception) -> None:
-        """A packet was malformed: it was not told, and counts as received."""
-        self.intake.uncounted -= 1
-        self.intake.reject("malformed")
+        """A packet was malformed: it was not told, and counts as received; but for what was to be a CONNACK."""
+        if self._connected:
+            self.intake.uncounted -= 1
+            self.intake.reject("malformed")
         self._break_off(error)
 
     # -- when it fails ------------------------------------------------------------------------------------------------
@@ -378,9 +387,9 @@ class MqttSource:
         """A DISCONNECT of the broker."""
         if code == TAKEN_OVER:
             text = f"another client uses the client id {self.params.client_id}, and took the connection over"
-            self._fail(text, TAKEN_OVER_PAUSE_MS)
+            self._fail(text, TAKEN)
         else:
-            self._fail(f"the broker said goodbye: {explain(code, v5=True)}")
+            self._fail(f"the broker said goodbye: {explain(code, v5=True)}", blamed=code in ABOUT_A_MESSAGE)
 
     def _refused(self, code: int, text: str) -> None:
         """A CONNACK that is a no."""
@@ -392,40 +401,38 @@ class MqttSource:
         why = f"the broker refuses the connection: {explain(code, v5=True)}"
         self._fail(f"{why} ({text})" if text else why)
 
-    def _fail(self, why: str, least_ms: int = 0) -> None:
-        """The attempt or the connection is over; the next one comes."""
-        now = self.loop.now
-        if self._connected and now - self._since >= STABLE_MS:
-            self.attempts = 0
-        self._drop_link()
+    def _fail(self, why: str, how: str = FAILED, *, blamed: bool = False) -> None:
+        """The attempt or the connection is over, `blamed` perhaps on a message of ours; the next one comes."""
+        connected = self._connected
+        topic = self._drop_link(blamed=blamed)
         if not self._opened:
             return
         if not self.intake.receiving:
             # At a stop or a reload: another one may have taken our client id on purpose, and must not be thrown out.
             self._set_state("closed")
             return
-        if self.state == "open":
-            self._said.clear()
-            self._away_since = now
-        self._say_once(why, "the broker is away, trying again", "url", self.url, "reason", why)
+        if topic:
+            why, how = f"{why}, with a message to {topic} unanswered", FAILED
+        was_open = self.state == "open"
+        pause = self.outages.pause(self.loop.now, why, how, connected=connected, was_open=was_open)
         self._version.failed()
         self._set_state("connecting")
-        longest = min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << min(max(self.attempts - 1, 0), 16))
-        pause = least_ms + int(random.random() * max(least_ms, longest))  # noqa: S311 - spreads load, guards nothing
         self._timer = self.loop.call_later(pause, self._connect)
 
-    def _drop_link(self) -> None:
+    def _drop_link(self, *, blamed: bool = False) -> str:
+        """Let go of the connection; the topic of the message that it ended at, or nothing."""
         link, self._link = self._link, None
         self._cancel_timer()
         self._connected = False
         self.intake.link = None
         if self._grants is not None:
-            self._grants.lost()
-        self.publisher.end()
+            self._grants.lost(closed=blamed)
+        topic = self.publisher.end(closed=blamed, proven=self._ponged)
         self.intake.session.disconnected()
         if link is not None:
             link.close()
             self._paho.forget_socket(self._client)
+        return topic
 
     # -- small things -------------------------------------------------------------------------------------------------
 
@@ -439,11 +446,5 @@ class MqttSource:
             self.state = state
             self.host.state_changed(self)
 
-    def _say_once(self, key: str, message: str, *pairs: Any) -> None:
-        """Warn, but not twice of the same in one outage or connection."""
-        if key not in self._said and len(self._said) < _SAID:
-            self._said.add(key)
-            self.log.warn_with(message, *pairs)
-
     def _note_refusal(self, message: str, code: int) -> None:
-        self._say_once(f"puback {code}", message, "reason", explain(code, v5=True))
+        self.outages.say_once(f"puback {code}", message, "reason", explain(code, v5=True))

@@ -39,7 +39,6 @@ if not TYPE_CHECKING:
     paho = sys.modules.get("paho.mqtt.client") or import_lean("paho.mqtt.client", _STAND_INS)
 
 ALIASES = 16  # topic aliases that the broker may use towards us
-INFLIGHT = 100  # messages sent and not yet acknowledged, at most
 
 _VERSION2: Any = paho.CallbackAPIVersion.VERSION2  # type: ignore[attr-defined]
 
@@ -76,9 +75,17 @@ def missing() -> list[str]:
 
 
 class StockClient(paho.Client):
-    """paho as it is, but for the socket: `reconnect()` takes the one that was put in `handed`."""
+    """paho as it is, but for the socket: `reconnect()` takes the one that was put in `handed`.
+
+    What is published before the broker has accepted the connection (`accepted`) waits for that: only then it is known
+    what the broker takes. paho by itself would send it at once.
+    """
 
     handed: Any = None
+    accepted = False
+
+    def _send_publish(self, *args: Any, **named: Any) -> Any:
+        return super()._send_publish(*args, **named) if self.accepted else paho.MQTT_ERR_NO_CONN
 
     def _create_socket(self) -> Any:
         handed, self.handed = self.handed, None
@@ -190,12 +197,6 @@ def unsubscribe(client: Any, filters: list[str], at_once: int) -> list[int]:
     """Give subscriptions up; the message ids."""
     mids = [client.unsubscribe(filters[at : at + at_once])[1] for at in range(0, len(filters), at_once)]
     return [mid for mid in mids if mid is not None]
-
-
-def limit_inflight(client: Any, receive_maximum: int) -> None:
-    """How many messages of QoS 1 and 2 the broker takes unacknowledged; paho's setter refuses while it is connected."""
-    if hasattr(client, "_max_inflight_messages"):
-        client._max_inflight_messages = max(1, min(receive_maximum, INFLIGHT))
 
 
 def forget_socket(client: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
 from nuclio_edge.core.mqtt_compose import disconnect
 from nuclio_edge.core.port import IN, OUT
+from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, SILENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
         def on_oversize(self, first: int, topic: bytes, packet_id: int, size: int, /) -> Any:
             """A PUBLISH that was thrown away."""
 
-        def on_lost(self, why: str, /) -> None:
-            """The connection has ended."""
+        def on_lost(self, why: str, how: str, /) -> None:
+            """The connection has ended; `how` as mqtt_outage has it."""
 
         def on_broken(self, error: Exception, /) -> None:
             """A packet was malformed."""
@@ -61,6 +62,7 @@ class Link:
         self._out: list[bytes] = []
         self._left: Any = b""  # what the socket did not take
         self._flushing = False
+        self._mute = False  # the broker has closed: nothing can be written any more
         self._keepalive_ms = 0
         self._timer: Timer | None = None
         self._ping_at = 0
@@ -90,11 +92,11 @@ class Link:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(error.strerror or str(error))
+            self._lost(error.strerror or str(error), RESET if isinstance(error, ConnectionError) else FAILED)
             return
         size = len(data)
         if size == 0:
-            self._lost("the broker closed the connection")
+            self._lost("the broker closed the connection", RESET if self._mute else CLOSED)
             return
         if size == self._size:
             self._size = LARGEST_READ
@@ -154,7 +156,7 @@ class Link:
 
     def write(self, data: bytes) -> None:
         """Write whole packets when the turn ends, together with all others of this turn."""
-        if self.closed:
+        if self.closed or self._mute:
             return
         self._out.append(data)
         self.queued += len(data)
@@ -180,7 +182,14 @@ class Link:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._lost(error.strerror or str(error))
+            if self.paused or not isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                self._lost(error.strerror or str(error), RESET)
+                return
+            # What the broker said before it closed lies unread, such as its reason. Reading finds the end.
+            self._mute = True
+            self._out.clear()
+            self._left = b""
+            self.queued = 0
             return
         self._last_out = self.loop.now
         self.queued -= sent
@@ -192,6 +201,10 @@ class Link:
         """Ping after that much silence from now on; 0: never."""
         self._keepalive_ms = keepalive_ms
         self._tick()
+
+    def ping(self) -> None:
+        """Ask for an answer now, without waiting for it."""
+        self.write(_PINGREQ)
 
     def _tick(self) -> None:
         self._cancel()
@@ -205,7 +218,7 @@ class Link:
         if self._ping_at and self._last_in >= self._ping_at:
             self._ping_at = 0
         if self._ping_at and now - self._ping_at >= pong:
-            self._lost(f"no answer to a ping within {pong // 1000} s")
+            self._lost(f"no answer to a ping within {pong // 1000} s", SILENT)
             return
         if not self._ping_at and (now - self._last_out >= period or now - self._last_in >= period):
             self.write(_PINGREQ)
@@ -220,9 +233,9 @@ class Link:
 
     # -- ending -------------------------------------------------------------------------------------------------------
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, why: str, how: str) -> None:
         if not self.closed:
-            self.sink.on_lost(why)
+            self.sink.on_lost(why, how)
 
     def say_goodbye(self, reason: int = 0) -> None:
         """Write what waits and a DISCONNECT, as far as the socket takes it at once."""

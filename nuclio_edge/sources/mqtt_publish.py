@@ -1,8 +1,8 @@
 """What goes out: from any thread, in order, QoS 0 as bytes of our own in the turn's one write, QoS 1 and 2 by paho.
 
 Law: of everything given to `publish`, `sent` + `shed` by reason is the sum, when nothing is waiting. QoS 0 while the
-broker is away is shed("offline"); QoS 1 and 2 wait in memory (paho keeps and repeats them) up to `LIMIT_COUNT` and
-`LIMIT_BYTES`, beyond that shed("outbox-full").
+broker is away is shed("offline"); QoS 1 and 2 wait in memory (paho keeps and repeats them) within the bounds of
+mqtt_room, beyond them shed("outbox-full"). One that the broker closes every connection at is shed("closes-connection").
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from nuclio_edge.core.encode import to_json
 from nuclio_edge.core.mqtt_compose import string, variable
 from nuclio_edge.core.mqtt_properties import (
     CONTENT_TYPE,
-    CORRELATION_DATA,
-    MESSAGE_EXPIRY,
     RESPONSE_TOPIC,
-    USER_PROPERTY,
     pack_properties,
 )
 from nuclio_edge.core.response import JSON, TEXT
+from nuclio_edge.sources.mqtt_outbox import Outbox
 from nuclio_edge.sources.mqtt_reasons import REFUSAL
+from nuclio_edge.sources.mqtt_room import LIMIT_BYTES, LIMIT_COUNT, SMALL, UNDISPUTED, fits
 from nuclio_edge.sources.mqtt_text import check_topic_name, property_pairs
 
 TYPE_CHECKING = False
@@ -36,21 +35,12 @@ if TYPE_CHECKING:
     from nuclio_edge.sources.mqtt_event import MqttEvent
     from nuclio_edge.sources.mqtt_link import Link
 
-LIMIT_COUNT = 10_000  # messages that wait, of each of the three kinds: from threads, in the socket, unacknowledged
-LIMIT_BYTES = 8 << 20
 _HEADS = 512  # topics whose header is kept
 _SHORT = 128
 _LARGEST = 268_000_000  # bytes of payload: what a packet's length can say (2.1.4), less the largest head
 
 REFUSED = 500  # the status of a response whose body cannot be had
 _JSON_SAID = ((CONTENT_TYPE, JSON),)
-_PAHO_NAMES = {
-    MESSAGE_EXPIRY: "MessageExpiryInterval",
-    CONTENT_TYPE: "ContentType",
-    RESPONSE_TOPIC: "ResponseTopic",
-    CORRELATION_DATA: "CorrelationData",
-    USER_PROPERTY: "UserProperty",
-}
 
 
 class MqttBinding:
@@ -83,14 +73,15 @@ class MqttBinding:
 class Publisher:
     """The outgoing half of one source. `publish` is for any thread, the rest for the loop's.
 
-    `link` and `client` are those of the open connection, or None.
+    `link` is that of the open connection, or None.
     """
 
-    def __init__(self, loop: Loop, note: Callable[..., Any]) -> None:
+    def __init__(self, loop: Loop, log: Any, note: Callable[..., Any]) -> None:
         self.loop = loop
+        self.log = log
         self.note = note
         self.link: Link | None = None
-        self.client: Any = None
+        self.outbox = Outbox(loop, self.drop, log)
         self.v5 = True
         self.max_qos = 2
         self.may_retain = True
@@ -99,11 +90,10 @@ class Publisher:
         self.shed: dict[str, int] = {}
         self._given: deque[tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]] = deque()
         self._given_bytes = 0
+        self._given_largest = 0
         self._posted = False
         self._heads: dict[tuple[str, Any], bytes] = {}
-        self._unacknowledged: dict[int, int] = {}  # paho's message id -> bytes
-        self._unacknowledged_bytes = 0
-        self._offline: list[tuple[str, bytes, int, bool, Any]] = []  # before there is a client
+        self._largest_queued = 0  # the largest message that may be in the socket's queue
 
     # -- any thread ---------------------------------------------------------------------------------------------------
 
@@ -138,12 +128,16 @@ class Publisher:
         if get_ident() == self.loop.thread and not self._given:  # an inline function, an output: no detour by the queue
             self.send(topic, payload, int(qos), bool(retain), pairs)
             return
-        # A length is read without a lock: a few messages more than the limit do no harm.
-        if len(self._given) >= LIMIT_COUNT or self._given_bytes > LIMIT_BYTES:
+        size = len(payload)
+        # Read without a lock: a few messages more than the limit do no harm.
+        full = self._given_bytes + size > UNDISPUTED and not fits(self._given_bytes, self._given_largest, size)
+        if full or len(self._given) >= LIMIT_COUNT:
             self.loop.post(lambda: self.drop("outbox-full"))
             return
         self._given.append((topic, payload, int(qos), bool(retain), pairs))
-        self._given_bytes += len(payload)
+        self._given_bytes += size
+        if size > SMALL:
+            self._given_largest = max(self._given_largest, size)
         if not self._posted:
             self._posted = True
             self.loop.post(self.take)
@@ -154,7 +148,7 @@ class Publisher:
         """Send what threads have given."""
         self._posted = False
         given = self._given
-        self._given_bytes = 0
+        self._given_bytes = self._given_largest = 0
         for _ in range(len(given)):
             self.send(*given.popleft())
 
@@ -167,13 +161,14 @@ class Publisher:
             self.drop("too-big")
             return
         if qos:
-            self._send_by_paho(topic, body, qos, retain, pairs)
+            self.outbox.send(topic, body, qos, retain, pairs)
+            self._largest_queued = max(self._largest_queued, len(body))
             return
         link = self.link
         if link is None:
             self.drop("offline")
             return
-        if link.queued > LIMIT_BYTES:
+        if (len(body) > SMALL or link.queued > LIMIT_BYTES) and not self._queue_takes(link.queued, len(body)):
             self.drop("outbox-full")
             return
         head = self._heads.get((topic, pairs)) or self._head(topic, pairs)
@@ -245,81 +240,101 @@ class Publisher:
     def _too_big(self, topic: str, body: bytes, pairs: tuple[tuple[int, Any], ...]) -> bool:
         return 7 + len(self._head(topic, pairs)) + len(body) > self.max_packet
 
-    def _send_by_paho(
-        self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...]
-    ) -> None:
-        waiting = len(self._unacknowledged) + len(self._offline)
-        if waiting >= LIMIT_COUNT or self._unacknowledged_bytes > LIMIT_BYTES:
-            self.drop("outbox-full")
-            return
-        client = self.client
-        self._unacknowledged_bytes += len(body)
-        if client is None:
-            self._offline.append((topic, body, qos, retain, pairs))
-            return
-        while True:
-            info = client.publish(topic, body, qos, retain, paho_properties(pairs) if self.v5 else None)
-            if int(info.rc) != _QUEUE_SIZE:  # an identifier that is still in use; the next one may be free
-                break
-        self._unacknowledged[info.mid] = len(body)
+    def _queue_takes(self, queued: int, size: int) -> bool:
+        """Whether the socket's queue has room for a message, which then joins it."""
+        largest = min(self._largest_queued, queued)
+        if not fits(queued, largest, size):
+            return False
+        self._largest_queued = max(largest, size)
+        return True
 
-    def begin(self, link: Link, *, max_qos: int, may_retain: bool, max_packet: int) -> None:
-        """A connection is open, with what its broker allows."""
+    def begin(self, link: Link, *, max_qos: int, may_retain: bool, max_packet: int, window: int) -> None:
+        """A connection is open, with what its broker allows; what waits is sent right after this."""
         self.link = link
         self.max_qos = max_qos
         self.may_retain = may_retain
         self.max_packet = max_packet
+        self.outbox.begin(window=window, max_packet=max_packet)
+        self._largest_queued = self.outbox.room.largest
 
     def use(self, client: Any, *, v5: bool) -> None:
-        """Give what waits with QoS 1 and 2 to another client: the first one, or that of another protocol version."""
-        left = []
-        if self.client is not None:
-            left = [
-                (message.topic, bytes(message.payload), message.qos, message.retain, ())
-                for message in self.client.drop_out_messages()
-            ]
-        left += self._offline
-        self._offline = []
-        self._unacknowledged.clear()
-        self._unacknowledged_bytes = 0
+        """Publish by this client from now on: the first one, or that of another protocol version."""
         self._heads.clear()
         self.loop.thread = get_ident()
         self.v5 = v5
-        self.client = client
-        for message in left:
-            self._send_by_paho(*message)
+        self.outbox.use(client, v5=v5)
 
-    def end(self) -> None:
-        """The connection is gone."""
-        self.link = None
+    def end(self, *, closed: bool = False, proven: bool = False) -> str:
+        """The connection is gone; see Outbox.end."""
+        link, self.link = self.link, None
+        return "" if link is None else self.outbox.end(closed=closed, proven=proven)
 
     def acknowledged(self, mid: int, reason: int) -> None:
         """The broker has taken (or refused) a message of QoS 1 or 2."""
-        size = self._unacknowledged.pop(mid, None)
-        if size is None:
-            return  # of QoS 0, which stock paho tells too, or dropped before
-        self._unacknowledged_bytes -= size
+        if not self.outbox.acknowledged(mid):
+            return
         if reason >= REFUSAL:
             self.drop("refused")
             self.note("the broker refused a message that was published", reason)
         else:
             self.sent += 1
 
-    def tell(self, log: Any) -> None:
+    def close(self, successor: Publisher | None) -> None:
+        """The source is closed; once. What waits, and what is published from now on, goes to its successor.
+
+        Handlers that are not replaced keep the binding that they have. A message that was in flight may arrive twice.
+        Without a successor what waits is told, and what comes later is counted, and said once.
+        """
+        if "send" in vars(self):
+            return
+        self.note = _nothing  # the source itself can go
+        if successor is None:
+            self.tell()
+            for name in ("send", "output", "reply"):
+                setattr(self, name, self._too_late)
+            setattr(self, "publish", lambda *_, **__: self.loop.post(self._too_late))  # noqa: B010 - mypy
+            return
+        waiting = [*self.outbox.take_back(), *(self._given.popleft() for _ in range(len(self._given)))]
+        self._given_bytes = self._given_largest = 0
+        self.tell()
+        for name in ("publish", "send", "output", "reply"):
+            setattr(self, name, _forwarded(successor, name))
+        for message in waiting:
+            successor.send(*message)
+
+    def _too_late(self, *_: Any, **__: Any) -> None:
+        self.drop("closed")
+        if self.shed["closed"] == 1:
+            self.log.warn("messages are published to a source that is closed, and are lost; said once")
+
+    def tell(self) -> None:
         """Say what was never sent, by reason: nothing is lost silently; at the end."""
         lost = dict(self.shed)
         if self.waiting:
             lost["unacknowledged"] = self.waiting
         if lost:
-            log.warn_with("messages were not sent", *(part for pair in sorted(lost.items()) for part in pair))
+            self.log.warn_with("messages were not sent", *(part for pair in sorted(lost.items()) for part in pair))
 
     @property
     def waiting(self) -> int:
         """How many messages are not yet with the broker."""
-        return len(self._given) + len(self._unacknowledged) + len(self._offline)
+        return len(self._given) + len(self.outbox.room.sizes)
 
 
 _QUEUE_SIZE = 15  # paho's MQTT_ERR_QUEUE_SIZE
+
+
+def _forwarded(successor: Publisher, name: str) -> Callable[..., None]:
+    """A call that asks anew each time where it goes: the successor may have one, too."""
+
+    def forward(*args: Any, **named: Any) -> None:
+        getattr(successor, name)(*args, **named)
+
+    return forward
+
+
+def _nothing(*_: Any) -> None:
+    pass
 
 
 def _whole(response: Response) -> bytes:
@@ -333,16 +348,3 @@ def _whole(response: Response) -> bytes:
             body = f"the handler's answer broke off: {type(error).__name__}".encode()
         response.body = body
     return body
-
-
-def paho_properties(pairs: tuple[tuple[int, Any], ...]) -> Any:
-    """The same properties as paho wants them."""
-    if not pairs:
-        return None
-    from paho.mqtt.packettypes import PacketTypes
-    from paho.mqtt.properties import Properties
-
-    made: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    for number, value in pairs:
-        setattr(made, _PAHO_NAMES[number], value)
-    return made

@@ -50,3 +50,12 @@ def explain(code: int, *, v5: bool) -> str:
     if not v5 and code == 0x80:
         return "refused"
     return f"{_WORDS.get(code, 'unknown')} (0x{code:02x})"
+
+
+def no_broker(first: int) -> str:
+    """What speaks there, by the first byte of an answer that is no CONNACK."""
+    if first == 0x15:
+        return "it answers in TLS; write mqtts:// in url"
+    if first == 0x48:
+        return "it answers in HTTP; write ws:// in url, or the port that speaks MQTT"
+    return f"a packet of type {first >> 4} before a CONNACK"

@@ -1,8 +1,9 @@
 """One connection by stock paho: for a paho whose private names are not those that the fast path knows.
 
 The same to the source as `mqtt_link.Link`, by paho's public calls. What it cannot do as well: a packet above
-`max_packet` is read whole before it is thrown away; QoS 2 is delivered at PUBREL and acknowledged by PUBCOMP; and paho
-cannot ping while reading is paused, so that a pause longer than the keepalive costs the connection.
+`max_packet` is read whole before it is thrown away; paho answers QoS 2 with PUBREC when it arrives (its manual
+acknowledgement holds PUBCOMP back, not PUBREC) and delivers it at PUBREL, so that a process that dies in between loses
+it; and paho cannot ping while reading is paused, so that a pause longer than the keepalive costs the connection.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
 from nuclio_edge.core.mqtt_properties import check_topic
 from nuclio_edge.core.port import IN, OUT
+from nuclio_edge.sources.mqtt_outage import CLOSED, SILENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class StockLink:
         self._writing = False
         self._deaf = False
         self._saying = False
-        self._waiting: deque[Any] = deque()  # read before paho could be told to pause
+        self._waiting: deque[Any] = deque()  # read and not yet told
         self._timer: Timer | None = None
         self._period = 0
         client.on_message = self._on_message
@@ -77,17 +79,18 @@ class StockLink:
         if self.closed or self.paused:
             return
         self._client.loop_read()
+        self._tell_all()
         pending = getattr(self.sock, "pending", None)
         if not self.closed and pending is not None and pending():
             self.loop.call_soon(self._read)
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
-        if self.closed:
-            return
-        if self.paused:
-            self._waiting.append(message)
-            return
-        self._tell(message)
+        # Told when paho has returned: it holds a lock in its callbacks, and ending the connection in one waits for it.
+        self._waiting.append(message)
+
+    def _tell_all(self) -> None:
+        while self._waiting and not self.paused and not self.closed:
+            self._tell(self._waiting.popleft())
 
     def _tell(self, message: Any) -> None:
         try:
@@ -126,8 +129,7 @@ class StockLink:
         if not self.paused or self.closed:
             return
         self.paused = False
-        while self._waiting and not self.paused and not self.closed:
-            self._tell(self._waiting.popleft())
+        self._tell_all()
         if self.paused or self.closed:
             return
         if self._deaf:
@@ -152,7 +154,7 @@ class StockLink:
 
     def _say_publish(self, first: int, topic: bytes, _packet_id: int, props: bytes, body: bytes) -> bool:
         from nuclio_edge.core.mqtt_properties import unpack_properties
-        from nuclio_edge.sources.mqtt_publish import paho_properties
+        from nuclio_edge.sources.mqtt_outbox import paho_properties
 
         pairs = tuple(unpack_properties(props))
         self._client.publish(topic.decode(), body, 0, bool(first & 1), paho_properties(pairs) if self.v5 else None)
@@ -181,6 +183,9 @@ class StockLink:
         if self._period:
             self._timer = self.loop.call_later(self._period, self._tick)
 
+    def ping(self) -> None:
+        """Nothing: paho pings by itself."""
+
     def _tick(self) -> None:
         self._timer = None
         if self.closed:
@@ -199,7 +204,9 @@ class StockLink:
         elif reason.value == 0x82:
             self.sink.on_broken(ProtocolError(0x82, "paho found a packet malformed"))
         else:
-            self.sink.on_lost("the broker closed the connection" if reason.value != 0x8D else "no answer to a ping")
+            silent = reason.value == 0x8D
+            why = "no answer to a ping" if silent else "the broker closed the connection"
+            self.sink.on_lost(why, SILENT if silent else CLOSED)
 
     def say_goodbye(self, reason: int = 0) -> None:
         """Write what waits and a DISCONNECT, as far as the socket takes it at once."""

@@ -8,7 +8,9 @@ EARLY_CLOSES = 2  # closed right after a CONNECT of version 5: then 3.1.1 is tri
 class Version:
     """The version of the next CONNECT, learnt as the process runs.
 
-    A broker that has spoken version 5 once is never asked for less: it may hang up while it restarts.
+    A broker that has spoken version 5 once is never asked for less: it may hang up while it restarts. One that was
+    found to speak 3.1.1 because it hung up on version 5 is asked for 5 once more after each connection: whatever stands
+    before it (a proxy, a container's port) may have hung up while the broker was away.
     """
 
     def __init__(self, *, v5: bool) -> None:
@@ -16,13 +18,16 @@ class Version:
         self._works = False
         self._early_closes = 0
         self._trying = False  # 3.1.1, because version 5 may be why the peer hangs up
+        self._guessed = False  # that worked
+        self._told = False
 
     def connected(self) -> bool:
-        """A CONNECT was accepted; true when that settles that the broker only speaks 3.1.1."""
-        settled = self._trying
-        self._trying = False
+        """A CONNECT was accepted; true when it looks for the first time as if the broker only spoke 3.1.1."""
+        self._guessed, self._trying = self._trying, False
         self._works = self._works or self.v5
-        return settled
+        new = self._guessed and not self._told
+        self._told = self._told or new
+        return new
 
     def refused(self) -> bool:
         """The broker does not speak this version; true when it shall be asked for 3.1.1 at once."""
@@ -45,3 +50,7 @@ class Version:
         elif self.v5 and self._early_closes >= EARLY_CLOSES:
             self._trying = True
             self.v5 = False
+        elif self._guessed:
+            self._guessed = False
+            self.v5 = True
+            self._early_closes = EARLY_CLOSES - 1

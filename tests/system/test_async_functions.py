@@ -399,3 +399,36 @@ async def handler(context, event):
         it.turn_for(50)
         assert len(settled.outcomes) == 300 and len({id(event) for event, _, _ in settled.outcomes}) == 300
         assert set(settled.statuses()) <= {200, 408} and it.balanced()
+
+
+def test_an_async_generator_is_put_together_on_the_functions_own_loop(tmp_path: Path) -> None:
+    code = """
+import asyncio
+async def handler(context, event):
+    for part in ("a", b"b", 3):
+        await asyncio.sleep(0.001)
+        yield part
+"""
+    with rig(tmp_path, code) as it:
+        assert it.ask("/f") == (200, b"ab3")
+        assert it.trigger("f").handled == 1
+
+
+def test_an_async_generator_is_under_its_functions_timeout(tmp_path: Path) -> None:
+    code = """
+import asyncio
+async def parts():
+    while True:
+        await asyncio.sleep(0.01)
+        yield ""
+async def handler(context, event):
+    return context.Response(body=parts())
+"""
+    with rig(tmp_path, code, 'timeout = "200ms"') as it:
+        assert it.ask("/f")[0] == 408
+
+
+def test_a_plain_generator_of_an_async_function_is_put_together_too(tmp_path: Path) -> None:
+    code = "async def handler(context, event):\n    return (part for part in 'ab')"
+    with rig(tmp_path, code) as it:
+        assert it.ask("/f") == (200, b"ab")

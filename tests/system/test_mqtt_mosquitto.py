@@ -12,7 +12,7 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from nuclio_edge.manifest.schema import Secret, values
-from nuclio_edge.sources import mqtt
+from nuclio_edge.sources import mqtt_outage
 from tests.mqtt_rig import Rig
 from tests.waiting import wait_until
 
@@ -31,9 +31,8 @@ BOTH = pytest.mark.parametrize("version", [3, 5])
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No long pauses."""
-    monkeypatch.setattr(mqtt, "FIRST_PAUSE_MS", 20)
-    monkeypatch.setattr(mqtt, "LONGEST_PAUSE_MS", 100)
-    monkeypatch.setattr(mqtt, "TAKEN_OVER_PAUSE_MS", 100)
+    monkeypatch.setattr(mqtt_outage, "FIRST_PAUSE_MS", 20)
+    monkeypatch.setattr(mqtt_outage, "LONGEST_PAUSE_MS", 100)
 
 
 @pytest.fixture(params=["fast", "stock"])
@@ -316,3 +315,24 @@ def test_messages_of_qos_1_published_while_the_broker_is_away_arrive_later_and_q
     with Other(broker, "out/#") as other:
         wait_until(lambda: {message.topic for message in other.messages} == {f"out/{number}" for number in range(5)})
     wait_until(lambda: one.source.publisher.sent == 5)
+
+
+@BOTH
+def test_a_message_above_the_brokers_own_limit_is_given_up_and_the_others_go_on(
+    rig: Any, start_mosquitto: StartBroker, version: int
+) -> None:
+    """3.1.1 has no words for it: the broker closes each connection on which such a message comes."""
+    broker = start_mosquitto(lines=["max_packet_size 20000"])
+    one = rig(broker.url, version=version)
+    inbox = one.subscribe("in", 1)
+    one.open().wait_open()
+    publisher = one.source.publisher
+    publisher.publish("out/big", b"x" * 3_000_000, 1, False, None)
+    for number in range(20):
+        publisher.publish("out/small", str(number), 1, False, None)
+    wait_until(lambda: publisher.sent == 20, lambda: one.log)
+    assert publisher.shed == {"closes-connection" if version == 3 else "too-big": 1}
+    assert one.log.count("was given up") == (1 if version == 3 else 0)
+    one.wait_open()
+    pub(broker, "in", "still there")
+    assert bodies(inbox, 1) == [b"still there"]

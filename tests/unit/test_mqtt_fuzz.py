@@ -43,7 +43,7 @@ class Told:
         self.all.append(("oversize", *parts))
         return False
 
-    def on_lost(self, why: str) -> None:
+    def on_lost(self, why: str, how: str) -> None:
         """Keep it."""
         self.all.append(("lost", why))
 

@@ -12,7 +12,7 @@ from nuclio_edge.core.context import Context, Revoked
 from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.response import Response
-from nuclio_edge.sources import mqtt, mqtt_publish
+from nuclio_edge.sources import mqtt_outage, mqtt_room
 from nuclio_edge.sources.mqtt_params import OUTPUT
 from tests.fake_broker import FakeBroker
 from tests.mqtt_rig import Rig, checked
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "FIRST_PAUSE_MS", 10)
+    monkeypatch.setattr(mqtt_outage, "FIRST_PAUSE_MS", 10)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_qos_0_while_the_broker_is_away_is_counted_and_qos_1_waits(rig: Rig, bro
 def test_the_memory_for_waiting_messages_is_bounded(
     rig: Rig, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mqtt_publish, "LIMIT_COUNT", 10)
+    monkeypatch.setattr(mqtt_room, "LIMIT_COUNT", 10)
     peer = opened(rig, broker)
     for number in range(25):
         rig.do(functools.partial(rig.source.publisher.send, "a", b"%d" % number, 1, False))
@@ -177,7 +177,7 @@ def test_a_broker_that_does_not_read_does_not_fill_our_memory(tmp_path: Path, br
             return bool(rig.source.publisher.shed)
 
         wait_until(flooded)
-        assert rig.do(lambda: rig.source._link.queued) < mqtt_publish.LIMIT_BYTES * 2
+        assert rig.do(lambda: rig.source._link.queued) < mqtt_room.LIMIT_BYTES * 2
         assert list(rig.source.publisher.shed) == ["outbox-full"]
 
 
@@ -287,3 +287,14 @@ def test_what_was_never_sent_is_told_at_the_end(rig: Rig, broker: FakeBroker) ->
     wait_until(lambda: rig.source.publisher.waiting == 1, "the message")
     rig.close()
     assert "warn: messages were not sent offline 1 unacknowledged 1" in rig.log
+
+
+def test_nothing_is_published_before_the_broker_has_accepted_the_connection(rig: Rig, broker: FakeBroker) -> None:
+    rig.open()
+    peer = broker.accept()
+    connect = peer.expect("CONNECT")
+    rig.do(functools.partial(rig.source.publisher.send, "a", b"1", 1, False))
+    peer.connack(connect, maximum_packet_size=100)
+    assert not peer.expect("PUBLISH", payload=b"1").dup
+    assert peer.received[-1].at > connect.at
+    rig.wait_open()

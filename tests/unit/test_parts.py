@@ -1,0 +1,131 @@
+"""An answer that is a generator: put together where its handler ran, in its time, and nothing else waits for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nuclio_edge import parts
+from tests.rig import MEMORY, Rig, Settled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def manifest(function: str = "", trigger: str = "", *, name: str = "f") -> str:
+    return f"""
+[function.{name}]
+handler = "{name}.py"
+{function}
+[[function.{name}.trigger]]
+source = "mem"
+path = "/{name}"
+{trigger}
+"""
+
+
+SLOW = """
+import threading
+go, told = threading.Event(), []
+def parts():
+    told.append(threading.current_thread().name)
+    go.wait(20)
+    yield "a"
+    yield b"b"
+    yield bytearray(b"c")
+def handler(context, event):
+    return {answer}
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [("parts()", 200), ("context.Response(body=parts(), status_code=201, headers={'k': 'v'})", 201)],
+)
+def test_a_generator_runs_where_its_handler_ran_and_stalls_nothing_else(
+    tmp_path: Path, answer: str, status: int
+) -> None:
+    fast = "def handler(context, event):\n    return 'fast'\n"
+    slow = SLOW.replace("{answer}", answer)
+    with Rig(tmp_path, MEMORY + manifest(name="slow") + manifest(name="fast"), slow=slow, fast=fast) as rig:
+        settled = Settled()
+        rig.deliver("/slow", b"", settled)
+        assert rig.ask("/fast") == (200, b"fast")
+        assert settled.outcomes == []
+        module = rig.processor.functions["slow"].handler.__globals__
+        module["go"].set()
+        rig.until(lambda: settled.outcomes)
+        assert (settled.statuses(), settled.bodies()) == ([status], [b"abc"])
+        assert module["told"][0].startswith("worker-")
+
+
+def test_a_generator_is_under_its_functions_timeout(tmp_path: Path) -> None:
+    code = """
+import time
+def handler(context, event):
+    while True:
+        time.sleep(0.01)
+        yield ""
+"""
+    with Rig(tmp_path, MEMORY + manifest('timeout = "200ms"'), f=code) as rig:
+        assert rig.ask("/f")[0] == 408
+        rig.until(lambda: not rig.processor.functions["f"].runner.lost)
+
+
+def test_a_generator_that_raises_fails_its_event_and_is_tried_again(tmp_path: Path) -> None:
+    code = """
+calls = []
+def handler(context, event):
+    calls.append(1)
+    yield "a"
+    if len(calls) < 2:
+        raise KeyError("k")
+"""
+    with Rig(tmp_path, MEMORY + manifest(trigger='retry = { attempts = 2, backoff = "10ms" }'), f=code) as rig:
+        assert rig.ask("/f") == (200, b"a")
+        assert (rig.trigger("f").handled, rig.trigger("f").retried) == (1, 1)
+
+
+def test_a_generator_without_end_costs_its_event_and_not_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "LIMIT", 1 << 20)
+    code = "def handler(context, event):\n    while True:\n        yield b'x' * 1000\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        status, body = rig.ask("/f")
+        assert status == 500 and b"parts are more than 1 MiB" in body
+
+
+def test_each_answer_of_a_batch_may_come_in_parts(tmp_path: Path) -> None:
+    code = """
+def handler(context, events):
+    return [context.Response(body=(str(i) for i in range(n)), event_id=e.id) for n, e in enumerate(events, 1)]
+"""
+    batch = 'batch = { size = 2, timeout = "1s" }'
+    with Rig(tmp_path, MEMORY + manifest(trigger=batch), f=code) as rig:
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: len(settled.outcomes) == 2)
+        assert sorted(settled.bodies()) == [b"0", b"01"]
+
+
+def test_what_an_exception_carries_cannot_come_in_parts(tmp_path: Path) -> None:
+    code = """
+from nuclio_edge.core.response import ExceptionWithResponse
+def handler(context, event):
+    raise ExceptionWithResponse(409, (1 for _ in "x"))
+"""
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        assert rig.ask("/f") == (500, b"an exception's body cannot come in parts")
+
+
+def test_a_source_that_streams_gets_the_generator_itself_unless_an_output_wants_the_whole(tmp_path: Path) -> None:
+    code = "def handler(context, event):\n    yield 'a'\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        rig.processor.sources["mem"].streams = True
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: settled.outcomes)
+        assert list(settled.bodies()[0]) == ["a"]  # type: ignore[comparison-overlap]  # it is no bytes here
