@@ -94,7 +94,8 @@ def test_a_peer_that_always_hangs_up_on_version_5_costs_one_attempt_a_reconnect_
     tmp_path: Path, fast: bool
 ) -> None:
     def older(peer: Peer) -> None:
-        if peer.expect("CONNECT").version == 4:
+        found = peer.read()
+        if found is not None and found.version == 4:  # None: the test ends while the next attempt begins
             peer.connack()
             peer.close()
 
