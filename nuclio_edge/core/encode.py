@@ -114,5 +114,5 @@ def _to_json(value: "Any") -> bytes:
     return port.json_dumps(value).encode()
 
 
-# Value as JSON in UTF-8; what JSON cannot say as `plain` tells, which raises the ValueErrors too. CPython goes straight.
+# Value as JSON in UTF-8; what JSON cannot say as `plain` tells, which raises the ValueErrors too. Shorter on CPython.
 to_json = getattr(port, "json_bytes", _to_json)
