@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.bench import node_red
 from tests.bench.broker import Packets
 from tests.bench.mosquitto import Driver, mosquitto, subscribed
-from tests.bench.subject import HERE, ROOT, function, manifest, processor, python
+from tests.bench.subject import ROOT, function, manifest, processor, python
 from tests.mqtt_packets import publish
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def run(bench: Bench) -> None:
         if fast and importlib.util.find_spec("orjson") is None:
             bench.report.missing(name, "orjson, the extra `fast`, is not installed")
             continue
-        variants[name] = lambda how=how, fast=fast: pass_through(bench, broker, ours(bench, broker, how, fast), many)
+        variants[name] = partial(
+            lambda how, fast: pass_through(bench, broker, ours(bench, broker, how, fast), many), how, fast
+        )
     try:
         home = node_red.install()
         variants["Node-RED"] = lambda: pass_through(
@@ -79,7 +82,7 @@ def run(bench: Bench) -> None:
 def ours(bench: Bench, broker: Mosquitto, isolation: str, fast: bool) -> Subject:
     """A processor with one function and one output, with the extra `fast` or as if it were not installed."""
     text = manifest(broker.url, function("decide.py", "bench/in", isolation=isolation, out="bench/out"))
-    path = str(ROOT) if fast else f"{HERE / 'without_fast'}:{ROOT}"
+    path = str(ROOT) if fast else f"{ROOT / 'tests/without_fast'}:{ROOT}"
     return processor(bench.folder(), text, {"PYTHONPATH": path})
 
 
