@@ -241,6 +241,8 @@ class Assembly:
             return lambda response, event: hook(spec, response, event)
         source = self.processor.sources[spec.to]
         params = spec.params
+        if hasattr(source, "output"):
+            return source.output(params)  # type: ignore[no-any-return]  # by the contract of sources
         return lambda response, event: source.send(params, response, event)
 
     def _binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:

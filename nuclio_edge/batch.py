@@ -69,7 +69,8 @@ class Events(list["Event"]):
         batcher = self._batcher
         if batcher is None:
             return
-        batcher.carrier.leave(1, 0)
+        if not batcher.inline:  # there a batch is never pending
+            batcher.carrier.leave(1, 0)
         batcher.carrier.busy = 0
         batcher.trigger.late += batcher.carrier.late
         batcher.carrier.late = 0
@@ -113,11 +114,11 @@ class Batcher:
         self.unclaimed = 0  # of those that wait, how many no batch has been submitted for
         self.emptied = 0  # batches whose events were all shed before a worker came
         self._timer: Any = None
-        self._inline = isinstance(runner, InlineRunner)
+        self.inline = isinstance(runner, InlineRunner)
         trigger.box = self.waiting
         self.carrier = Trigger(trigger.function, self, trigger.loop, trigger.ledger_id, trigger.name, 1 << 30)
         self.carrier.info = trigger.info
-        if not self._inline:
+        if not self.inline:
             self.carrier.box = Box()
         runner.attach(self.carrier)
         trigger.submit = self.submit
@@ -145,7 +146,8 @@ class Batcher:
         carrier = self.carrier
         if response is None:
             ticks, carrier.busy = carrier.busy, 0
-            carrier.pending += 1
+            if not self.inline:
+                carrier.pending += 1
             batch.conclude(None, None, ticks)
             return
         batch.fill()
@@ -171,7 +173,7 @@ class Batcher:
             self._timer.cancel()
             self._timer = None
         batch = Events(self, count)
-        if self._inline:
+        if self.inline:
             if batch.fill():
                 self.carrier.submit(batch)  # type: ignore[arg-type]  # to the runner it is an event
         else:

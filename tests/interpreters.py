@@ -15,7 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PORTABLE = ROOT / "tests/portable"
 CORE = ROOT / "nuclio_edge/core"
-CPYTHON_ONLY = "port_cpython.py"  # the port's half that MicroPython never loads, and no board is given
+# The port's half that MicroPython never loads, and no board is given.
+CPYTHON_ONLY = ("port_cpython.py", "port_cpython_json.py")
 CACHE = ROOT / ".cache"
 LIMIT = 120  # seconds for one file on one interpreter
 HEAP_64 = "96k"
@@ -163,7 +164,7 @@ def lay_out(stage: Path, *, compiled: bool) -> Path:
     (stage / "nuclio_edge/__init__.py").touch()
     compiler = mpy_cross() if compiled else None
     for source in sorted(CORE.rglob("*.py")):
-        if compiled and source.name == CPYTHON_ONLY:
+        if compiled and source.name in CPYTHON_ONLY:
             continue
         target = core / source.relative_to(CORE)
         target.parent.mkdir(exist_ok=True)

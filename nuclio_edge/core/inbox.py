@@ -45,7 +45,7 @@ class Trigger:
     """
 
     __slots__ = port.slots(
-        "_grace _waiting address admitted attempts backoff_ms box buckets budget busy dead_lettered"
+        "_grace _waiting address admitted attempts backoff_ms box buckets budget busy content_type dead_lettered"
         " duplicates failed function handled held info kind late ledger_id loop max_backoff_ms name pending"
         " retried shed size source spec submit when_full"
     )
@@ -71,6 +71,7 @@ class Trigger:
         self.ledger_id = ledger_id
         self.kind: str = source.kind
         self.name: str = name or source.name
+        self.content_type: str = getattr(spec, "content_type", None) or getattr(source, "content_type", None) or ""
         self.info = TriggerInfo(self.kind, self.name)
         self.spec = spec
         self.address = getattr(spec, "address", None)

@@ -1,17 +1,15 @@
-"""The port for CPython >= 3.10: epoll, eventfd, nanosecond clocks, a JSON encoder made once."""
+"""The port for CPython >= 3.10: epoll, eventfd, nanosecond clocks; JSON is in port_cpython_json.py."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import select
 import sys
 import time
 from collections import deque
-from json.decoder import JSONDecoder
-from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # not in the stubs
-from json.scanner import make_scanner
+
+from .port_cpython_json import json_bytes, json_dumps, json_loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,44 +60,6 @@ def msgpack_library() -> Any:
     except ImportError:
         return None
     return msgpack
-
-
-def _refuse(value: Any) -> Any:
-    raise TypeError(type(value).__name__)
-
-
-if c_make_encoder is None:  # an interpreter without the C accelerator (PyPy)
-    _iterate = None
-else:
-    # One encoder for all calls: json.dumps builds a new one each time (5.0 against 6.5 us for a small event).
-    # No marker table, as threads share it: a cycle ends in RecursionError and goes the slow way.
-    _iterate = c_make_encoder(None, _refuse, encode_basestring, None, ":", ",", False, False, False)
-_scan = make_scanner(JSONDecoder())  # type: ignore[arg-type]  # the stubs name its class
-
-
-def json_dumps(value: Any) -> str:
-    """Compact JSON; what JSON cannot say (NaN, bytes, objects) is made sayable, or refused, as `plain` tells."""
-    try:
-        if _iterate is not None:
-            return "".join(_iterate(value, 0))
-    except (TypeError, ValueError, RecursionError):
-        pass
-    from .plain import plain
-
-    return json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False)
-
-
-def json_loads(text: bytes | str) -> Any:
-    """The value of a JSON text; ValueError when it is none."""
-    if not isinstance(text, str):
-        text = str(text, "utf-8")
-    try:
-        value, end = _scan(text, 0)
-    except (StopIteration, ValueError):
-        return json.loads(text)  # leading white space, or the error with its place
-    if end != len(text) and text[end:].strip(" \t\r\n"):
-        return json.loads(text)
-    return value
 
 
 def slots(names: str) -> tuple[str, ...]:
@@ -194,6 +154,7 @@ __all__ = [
     "clock",
     "current_error",
     "error_text",
+    "json_bytes",
     "json_dumps",
     "json_loads",
     "key_of",

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from .inbox import Trigger
 
 
-def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseException | None", ticks: int) -> None:
-    """Bring a pending event to its end, or to its next attempt: counters, outputs, then the source's settle.
+def conclude(
+    trigger: "Trigger", event: "Event", result: "Any", error: "BaseException | None", ticks: int, pending: bool = True
+) -> None:
+    """Bring an event to its end, or to its next attempt: counters, outputs, then the source's settle.
 
-    Runs on the loop's thread, once for each call of a handler. `ticks` is the time of the call by `port.clock`.
+    Runs on the loop's thread, once for each call of a handler. `ticks` is the time of the call by `port.clock`;
+    `pending`: whether the event is counted as such, which one that ran at once is not.
     """
     if trigger.kind == "batch":
         event.conclude(result, error, ticks)  # a list of them: they end one by one
@@ -48,6 +51,8 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
         else:
             status = status_of(result)
     if status >= 400:
+        if not pending:
+            trigger.charge(event)
         if trigger.attempts > 1 and (status >= 500 or error is not None):
             from .failure import again
 
@@ -58,7 +63,8 @@ def conclude(trigger: "Trigger", event: "Event", result: "Any", error: "BaseExce
         function.on_failure(event, error, status)
     else:
         trigger.handled += 1
-        trigger.leave(1, len(event.raw_body))
+        if pending:
+            trigger.leave(1, len(event.raw_body))
         if response is not None:
             for send in function.outputs:
                 send(response, event)
@@ -128,8 +134,7 @@ class InlineCall:
         try:
             result = self.handler(context, event)
         except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
-            trigger.charge(event)
-            conclude(trigger, event, None, error, clock() - start)
+            conclude(trigger, event, None, error, clock() - start, False)
             return True
         ticks = clock() - start
         token = event._token
@@ -143,17 +148,7 @@ class InlineCall:
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)
-        if result is not None and not function.outputs and (token is None or _ENCODER) and trigger.kind != "batch":
-            if token is not None:
-                result = _ENCODER[0](result)
-            if status_of(result) < 400:
-                trigger.handled += 1
-                note(trigger, ticks)
-                if token is not None:
-                    trigger.source.settle(event, result, None)
-                return True
-        trigger.charge(event)
-        conclude(trigger, event, result, None, ticks)
+        conclude(trigger, event, result, None, ticks, False)
         return True
 
     def prepare(self) -> bool:

@@ -4,6 +4,7 @@
     mqtt_link       reads and writes it on the loop     mqtt_intake     what a PUBLISH becomes
     mqtt_session    what is owed to the broker          mqtt_publish    what goes out
     mqtt_subscribe  who gets a message                  mqtt_grants     what the broker is asked for
+    mqtt_output     what functions return
     mqtt_memory     what a kept session knows           mqtt_version    5, or 3.1.1
     mqtt_outage     how long is waited, what is said    mqtt_culprit    the message that a broker does not survive
 
@@ -23,6 +24,7 @@ from nuclio_edge.sources.mqtt_intake import Intake
 from nuclio_edge.sources.mqtt_link import Link
 from nuclio_edge.sources.mqtt_memory import SessionMemory
 from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, TAKEN, Outages
+from nuclio_edge.sources.mqtt_output import Output
 from nuclio_edge.sources.mqtt_params import OUTPUT, PARAMS, TRIGGER, parse_url
 from nuclio_edge.sources.mqtt_publish import MqttBinding, Publisher
 from nuclio_edge.sources.mqtt_reasons import PROTOCOL_VERSION, REFUSAL, TAKEN_OVER, explain, no_broker
@@ -32,6 +34,7 @@ from nuclio_edge.sources.mqtt_version import Version
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from nuclio_edge.core.context import Context
@@ -150,6 +153,10 @@ class MqttSource:
     def binding(self, context: Context) -> MqttBinding:
         """What a handler finds under the source's name."""
         return MqttBinding(self.publisher, context)
+
+    def output(self, params: Values) -> Callable[[Response, Event], Any]:
+        """What an output's answers are given to."""
+        return Output(self.publisher, params).send
 
     def send(self, output: Values, response: Response, _event: Event) -> None:
         """An output: the response's body to the output's topic."""

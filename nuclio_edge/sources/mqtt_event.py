@@ -65,6 +65,8 @@ class MqttEvent(Event):
         self._props = props
         self.raw_body = body
         self.timestamp_ms = wall
+        if not props and trigger is not None:
+            self.content_type = trigger.content_type
 
 
 def _properties(event: MqttEvent) -> list[tuple[int, Any]]:

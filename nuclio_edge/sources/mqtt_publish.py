@@ -40,7 +40,7 @@ _SHORT = 128
 _LARGEST = 268_000_000  # bytes of payload: what a packet's length can say (2.1.4), less the largest head
 
 REFUSED = 500  # the status of a response whose body cannot be had
-_JSON_SAID = ((CONTENT_TYPE, JSON),)
+JSON_SAID = ((CONTENT_TYPE, JSON),)
 
 
 class MqttBinding:
@@ -122,7 +122,7 @@ class Publisher:
                 content_type = content_type or JSON
         if len(payload) > _LARGEST:
             raise ValueError(f"a payload of {len(payload)} bytes does not fit in one message")
-        pairs: tuple[tuple[int, Any], ...] = _JSON_SAID if content_type == JSON else ()
+        pairs: tuple[tuple[int, Any], ...] = JSON_SAID if content_type == JSON else ()
         if properties or (content_type and not pairs):
             pairs = property_pairs(content_type, properties)
         if get_ident() == self.loop.thread and not self._given:  # an inline function, an output: no detour by the queue
@@ -171,7 +171,7 @@ class Publisher:
         if (len(body) > SMALL or link.queued > LIMIT_BYTES) and not self._queue_takes(link.queued, len(body)):
             self.drop("outbox-full")
             return
-        head = self._heads.get((topic, pairs)) or self._head(topic, pairs)
+        head = self._heads.get((topic, pairs)) or self.head(topic, pairs)
         size = len(head) + len(body)
         first = 0x31 if retain else 0x30
         if size < _SHORT:
@@ -185,7 +185,7 @@ class Publisher:
         if self._given:
             self.take()  # what the handler published comes first
         said = response.content_type
-        pairs: tuple[tuple[int, Any], ...] = _JSON_SAID if said == JSON else ()
+        pairs: tuple[tuple[int, Any], ...] = JSON_SAID if said == JSON else ()
         if said not in (JSON, TEXT):
             try:
                 pairs = property_pairs(said, None)
@@ -226,7 +226,8 @@ class Publisher:
         """Count a message that is not sent."""
         self.shed[reason] = self.shed.get(reason, 0) + 1
 
-    def _head(self, topic: str, pairs: tuple[tuple[int, Any], ...]) -> bytes:
+    def head(self, topic: str, pairs: tuple[tuple[int, Any], ...]) -> bytes:
+        """What a PUBLISH of QoS 0 has between its length and its body."""
         head = string(topic)
         if self.v5:
             props = pack_properties(pairs)
@@ -238,7 +239,7 @@ class Publisher:
         return head
 
     def _too_big(self, topic: str, body: bytes, pairs: tuple[tuple[int, Any], ...]) -> bool:
-        return 7 + len(self._head(topic, pairs)) + len(body) > self.max_packet
+        return 7 + len(self.head(topic, pairs)) + len(body) > self.max_packet
 
     def _queue_takes(self, queued: int, size: int) -> bool:
         """Whether the socket's queue has room for a message, which then joins it."""

@@ -61,7 +61,7 @@ def loaded() -> list[str]:
         for node in at_the_top(ast.parse((CORE / f"{name}.py").read_text()).body):
             if isinstance(node, ast.ImportFrom) and node.level == 1:
                 found = [node.module] if node.module else [alias.name for alias in node.names]
-                names += [other for other in found if other not in names and f"{other}.py" != CPYTHON_ONLY]
+                names += [other for other in found if other not in names and f"{other}.py" not in CPYTHON_ONLY]
     return names
 
 

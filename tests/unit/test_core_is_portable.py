@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FILES = [path for path in sorted(CORE.rglob("*.py")) if path.name != CPYTHON_ONLY]
+FILES = [path for path in sorted(CORE.rglob("*.py")) if path.name not in CPYTHON_ONLY]
 ALLOWED = set("binascii collections errno gc hashlib heapq io json os random select socket struct sys time".split())
 PORT = "port"  # the modules named port* may ask which interpreter this is
 # What CPython has and MicroPython's stock firmware has not, or has with another meaning.

@@ -119,13 +119,3 @@ def handler(context, event):
 """
     with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
         assert rig.ask("/f") == (500, b"an exception's body cannot come in parts")
-
-
-def test_a_source_that_streams_gets_the_generator_itself_unless_an_output_wants_the_whole(tmp_path: Path) -> None:
-    code = "def handler(context, event):\n    yield 'a'\n"
-    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
-        rig.processor.sources["mem"].streams = True
-        settled = Settled()
-        rig.deliver("/f", b"", settled)
-        rig.until(lambda: settled.outcomes)
-        assert list(settled.bodies()[0]) == ["a"]  # type: ignore[comparison-overlap]  # it is no bytes here

@@ -1,13 +1,15 @@
-"""JSON in, a decision, JSON out, through a real mosquitto: ours beside stock paho and Node-RED."""
+"""JSON in, a decision, JSON out, through a real mosquitto: ours with orjson and without, stock paho and Node-RED."""
 
 from __future__ import annotations
 
+import importlib.util
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.bench import node_red
 from tests.bench.broker import Packets
 from tests.bench.mosquitto import Driver, mosquitto, subscribed
-from tests.bench.subject import function, manifest, processor, python
+from tests.bench.subject import ROOT, function, manifest, processor, python
 from tests.mqtt_packets import publish
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from tests.bench.subject import Subject
     from tests.mosquitto import Mosquitto
 
+FAST, PLAIN = "with orjson", "without"
 WARM = 5000  # V8 wants some
 WINDOW = 10_000  # a flood; but what waits in mosquitto is bounded
 
@@ -49,9 +52,15 @@ def run(bench: Bench) -> None:
         return
     variants = {
         "paho": lambda: pass_through(bench, broker, python("paho_decide", bench.folder(), str(broker.port)), few),
-        "ours, inline": lambda: pass_through(bench, broker, ours(bench, broker, "inline"), many),
-        "ours, thread": lambda: pass_through(bench, broker, ours(bench, broker, "thread"), many),
     }
+    kinds = [(f"{how}, {which}", how, which == FAST) for which in (FAST, PLAIN) for how in ("inline", "thread")]
+    for name, how, fast in kinds:
+        if fast and importlib.util.find_spec("orjson") is None:
+            bench.report.missing(name, "orjson, the extra `fast`, is not installed")
+            continue
+        variants[name] = partial(
+            lambda how, fast: pass_through(bench, broker, ours(bench, broker, how, fast), many), how, fast
+        )
     try:
         home = node_red.install()
         variants["Node-RED"] = lambda: pass_through(
@@ -65,15 +74,16 @@ def run(bench: Bench) -> None:
         bench.report.value(f"{name}: CPU", measures["cpu"], "µs/event")
         bench.report.value(f"{name}: rate", [1e6 / wall for wall in measures["wall"]], "events/s")
         bench.report.value(f"{name}: memory", measures["rss"], "MiB")
-    for how in ("inline", "thread"):
-        bench.ratio(f"{how} to stock paho, CPU", found, f"ours, {how}", "paho", bar=1 / 5)
-        bench.ratio(f"{how} to Node-RED, CPU", found, f"ours, {how}", "Node-RED", bar=1 / 3)
+    for name, _, _ in kinds:
+        bench.ratio(f"{name}: to stock paho, CPU", found, name, "paho", bar=1 / 5)
+        bench.ratio(f"{name}: to Node-RED, CPU", found, name, "Node-RED", bar=1 / 3)
 
 
-def ours(bench: Bench, broker: Mosquitto, isolation: str) -> Subject:
-    """A processor with one function and one output."""
+def ours(bench: Bench, broker: Mosquitto, isolation: str, fast: bool) -> Subject:
+    """A processor with one function and one output, with the extra `fast` or as if it were not installed."""
     text = manifest(broker.url, function("decide.py", "bench/in", isolation=isolation, out="bench/out"))
-    return processor(bench.folder(), text)
+    path = str(ROOT) if fast else f"{ROOT / 'tests/without_fast'}:{ROOT}"
+    return processor(bench.folder(), text, {"PYTHONPATH": path})
 
 
 def pass_through(

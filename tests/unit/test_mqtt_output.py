@@ -1,0 +1,154 @@
+"""What functions return goes out in order and as the publisher would send it, whichever way it goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nuclio_edge.core.encode import to_response
+from nuclio_edge.core.event import Event
+from nuclio_edge.core.response import Response
+from nuclio_edge.sources import mqtt_outage, mqtt_output, mqtt_room
+from nuclio_edge.sources.mqtt_params import OUTPUT
+from tests.fake_broker import FakeBroker
+from tests.mqtt_rig import Rig, checked
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_outage, "FIRST_PAUSE_MS", 10)
+
+
+@pytest.fixture
+def broker() -> Iterator[FakeBroker]:
+    """A broker that the test plays."""
+    with FakeBroker() as made:
+        yield made
+
+
+@pytest.fixture(params=["fast", "stock"])
+def rig(request: pytest.FixtureRequest, broker: FakeBroker, tmp_path: Path) -> Iterator[Rig]:
+    """A rig of either kind."""
+    made = Rig(broker.url, tmp_path, fast=request.param == "fast")
+    yield made
+    made.close()
+
+
+def opened(rig: Rig, broker: FakeBroker, **connack: Any) -> Any:
+    """Open it; the broker's side."""
+    rig.open()
+    peer = broker.accept()
+    peer.handshake(subscribes=False, **connack)
+    rig.wait_open()
+    return peer
+
+
+def output(rig: Rig, **given: Any) -> Callable[[Any], None]:
+    """What returns a value through an output, on the loop's thread."""
+    send = rig.source.output(checked(OUTPUT, {"topic": "out", "qos": 0, **given}))
+    return lambda value: rig.do(lambda: send(to_response(value), Event()))
+
+
+@pytest.mark.parametrize(
+    ("value", "payload", "properties"),
+    [
+        ({"on": True}, b'{"on":true}', {"content_type": "application/json"}),
+        ("text", b"text", {}),
+        (b"\xff\x00", b"\xff\x00", {}),
+        ("", b"", {}),
+        (Response(body=b"<a/>", content_type="text/xml"), b"<a/>", {"content_type": "text/xml"}),
+        *[("x" * size, b"x" * size, {}) for size in (117, 118, 119, mqtt_output.SHORT - 1, mqtt_output.SHORT, 70_000)],
+    ],
+    ids=lambda value: str(len(value)) if isinstance(value, (str, bytes)) else None,
+)
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_every_answer_is_sent_whole_with_its_type(
+    rig: Rig, broker: FakeBroker, value: Any, payload: bytes, properties: dict[str, Any], again: bool
+) -> None:
+    peer = opened(rig, broker)
+    send = output(rig, retain=True)
+    if again:  # of a size and type that were sent before
+        send(value)
+        assert peer.expect("PUBLISH", topic="out", payload=payload, qos=0, retain=True).properties == properties
+    send(value)
+    assert peer.expect("PUBLISH", topic="out", payload=payload, qos=0, retain=True).properties == properties
+    assert not rig.source.publisher.shed
+
+
+def test_an_answer_in_parts_is_put_together(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    output(rig)(part for part in ("a", b"b"))
+    peer.expect("PUBLISH", topic="out", payload=b"ab")
+
+
+def test_what_the_handler_published_comes_before_what_it_returned(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    send = output(rig)
+    send({"n": 0})
+    peer.expect("PUBLISH", payload=b'{"n":0}')
+    publisher = rig.source.publisher
+    answer = rig.source.output(checked(OUTPUT, {"topic": "out", "qos": 0}))
+
+    def turn() -> None:
+        publisher._given.append(("a", b"first", 0, False, ()))  # a thread of the handler's, a moment ago
+        answer(to_response({"n": 1}), Event())
+
+    rig.do(turn)
+    peer.expect("PUBLISH", topic="a", payload=b"first")
+    peer.expect("PUBLISH", topic="out", payload=b'{"n":1}')
+
+
+def test_of_an_output_all_is_sent_or_counted(rig: Rig, broker: FakeBroker) -> None:
+    publisher = rig.source.publisher
+    send = output(rig)
+    peer = opened(rig, broker)
+    send("there")
+    peer.expect("PUBLISH", payload=b"there")
+    peer.close()
+    wait_until(lambda: rig.source.state == "connecting")
+    send("gone")
+    assert (publisher.sent, publisher.shed) == (1, {"offline": 1})
+
+
+def test_another_connection_may_allow_something_else(rig: Rig, broker: FakeBroker) -> None:
+    publisher = rig.source.publisher
+    send = output(rig, retain=True)
+    small = output(rig)
+    peer = opened(rig, broker)
+    send("a" * 100)
+    assert peer.expect("PUBLISH", payload=b"a" * 100).retain
+    peer.close()
+    peer = broker.accept()
+    peer.handshake(subscribes=False, retain_available=0, maximum_packet_size=60)
+    rig.wait_open()
+    send("a" * 100)
+    send("b" * 10)
+    assert not peer.expect("PUBLISH", payload=b"b" * 10).retain
+    small({"c": "d" * 100})
+    small({"c": 1})
+    peer.expect("PUBLISH", payload=b'{"c":1}')
+    assert publisher.shed == {"too-big": 2}
+
+
+def test_an_output_of_qos_1_is_acknowledged_and_repeated_as_ever(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    output(rig, qos=1)({"n": 1})
+    peer.expect("PUBLISH", topic="out", payload=b'{"n":1}', qos=1)
+    assert rig.source.publisher.waiting == 1
+
+
+def test_a_broker_that_does_not_read_does_not_fill_our_memory(rig: Rig, broker: FakeBroker) -> None:
+    opened(rig, broker)
+    send = output(rig)
+    send("there")
+    link = rig.source._link
+    rig.do(lambda: setattr(link, "queued", link.queued + mqtt_room.LIMIT_BYTES + 1))
+    send("too many")
+    rig.do(lambda: setattr(link, "queued", link.queued - mqtt_room.LIMIT_BYTES - 1))
+    assert rig.source.publisher.shed == {"outbox-full": 1}
