@@ -6,8 +6,7 @@ import threading
 
 from .core import port
 from .core.failure import HandlerTimeout
-from .parts import WHOLE, gathered_async
-from .streams import deliver_async, is_stream
+from .streams import WHOLE, deliver_async, is_stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,10 +87,8 @@ class Slot:
                     result = handler(context, event)
                     if hasattr(result, "__await__"):
                         result = await result
-                    if type(result) not in WHOLE:
-                        result = await gathered_async(result, event)
-                        if event._token is not None and is_stream(result):
-                            result, error = await deliver_async(runner.pool.loop, event, result)
+                    if type(result) not in WHOLE and is_stream(result):
+                        result, error = await deliver_async(runner.pool.loop, event, result)
                 except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                     error = caught
                 end = clock()

@@ -5,8 +5,8 @@ does (a Response around it wins); the bytes of those that follow are sent as the
 handler ran, never on the loop unless that is an inline function; it waits when the client does not read as fast.
 
 The event ends when the generator does: it counts as handled then, its timeout covers the whole, an exception before the
-first item is a failure like any other, and one behind it breaks the answer off. Sources that cannot send parts, and
-functions with outputs, get them joined.
+first item is a failure like any other, and one behind it breaks the answer off. Sources that cannot send parts
+(`streams = True` is not theirs), functions with outputs, and batches get them joined.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .core.loop import Loop
 
 LIMIT = 64 * 1024  # bytes of parts that wait for the client
+JOINED = 64 << 20  # bytes of parts that are joined: one without end, a common mistake, would take all memory
 
 
 def _gen() -> Any:
@@ -41,9 +42,15 @@ _AsyncGenerator = type(_agen())
 _STREAMS = (_Generator, _AsyncGenerator)
 
 
+# What a handler returns nearly always: none of these comes in parts, and `type(x) in WHOLE` is all that an event pays.
+WHOLE = frozenset((type(None), dict, bytes, str, tuple, int, float, bool))
+
+
 def is_stream(result: Any) -> bool:
-    """Whether a returned value comes in parts."""
+    """Whether a returned value comes in parts; of the answers to a batch, whether one of them does."""
     kind = type(result)
+    if kind is list:
+        return bool(result) and isinstance(result[0], Response) and any(map(is_stream, result))
     return kind in _STREAMS or (isinstance(result, Response) and type(result.body) in _STREAMS)
 
 
@@ -121,19 +128,20 @@ class Pipe:
 
 
 def deliver(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseException | None]:
-    """Send what a handler's generator yields, on the thread that calls; returns the event's result, or its error."""
-    if isinstance(event, list):
-        return result, None  # a batch answers one by one
+    """Send or join what a handler's generator yields, on the thread that calls; the event's result, or its error."""
+    if not _in_parts(event):
+        try:
+            return [_join(one) for one in result] if type(result) is list else _join(result), None
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
+            return None, error
     lock = allocate_lock()
     lock.acquire()
     pipe = Pipe(loop, event, lambda: _release(lock))
-    source: Any = result if type(result) in _STREAMS else result.body
+    source: Any = _source(result)
     if type(source) is _AsyncGenerator:
-        return None, TypeError("an async generator needs an async handler")
+        return None, TypeError(_NOT_ASYNC)
     try:
         response, first = _opened(result, next(source, None))
-        if not _in_parts(event):
-            return _joined(response, first, (_bytes(item) for item in source)), None
         _begin(pipe, event, response)
         part = first
         while pipe.put(part):
@@ -157,51 +165,36 @@ async def deliver_async(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseE
     from asyncio import Event as Flag
     from asyncio import get_running_loop
 
+    if not _in_parts(event):
+        try:
+            if type(result) is list:
+                return [await _join_async(one) for one in result], None
+            return await _join_async(result), None
+        except BaseException as error:  # noqa: BLE001 - whatever the user's code raises, cancellation at the timeout too
+            return None, error
     aio = get_running_loop()
     flag = Flag()
     pipe = Pipe(loop, event, lambda: _set(aio, flag))
-    source: Any = result if type(result) in _STREAMS else result.body
-    is_async = type(source) is _AsyncGenerator
-
-    async def following() -> Any:
-        if not is_async:
-            return next(source, _END)
-        try:
-            return await source.__anext__()
-        except StopAsyncIteration:
-            return _END
-
+    source: Any = _source(result)
     try:
-        item = await following()
+        item = await _following(source)
         response, first = _opened(result, None if item is _END else item)
-        parts = []
-        in_parts = _in_parts(event)
-        if in_parts:
-            _begin(pipe, event, response)
+        _begin(pipe, event, response)
         part = first
-        while True:
-            if not in_parts:
-                parts.append(part)
-            elif not pipe.put(part):
-                break
-            while in_parts and pipe.full():
+        while pipe.put(part):
+            while pipe.full():
                 flag.clear()
                 pipe.waits = True
                 if pipe.full():
                     await flag.wait()
-            item = await following()
+            item = await _following(source)
             if item is _END:
                 break
             part = _bytes(item)
-        if not in_parts:
-            return _joined(response, b"", parts), None
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises, cancellation at the timeout too
         return None, error
     finally:
-        if is_async:
-            await source.aclose()
-        else:
-            source.close()
+        await _close(source)
     return _ended(pipe, response)
 
 
@@ -273,6 +266,7 @@ def pull_on_loop(event: Event, response: Response, headers: dict[str, str], look
 
 
 _END: Any = object()
+_NOT_ASYNC = "an async generator needs an async handler"
 
 
 def _opened(result: Any, first: Any) -> tuple[Response, bytes]:
@@ -304,9 +298,31 @@ def _sendable(value: Any) -> Response:
     return made
 
 
+def _source(result: Any) -> Any:
+    """The generator itself."""
+    return result if type(result) in _STREAMS else result.body
+
+
+async def _following(source: Any) -> Any:
+    if type(source) is not _AsyncGenerator:
+        return next(source, _END)
+    try:
+        return await source.__anext__()
+    except StopAsyncIteration:
+        return _END
+
+
+async def _close(source: Any) -> None:
+    if type(source) is _AsyncGenerator:
+        await source.aclose()
+    else:
+        source.close()
+
+
 def _in_parts(event: Any) -> bool:
+    """Whether somebody takes the parts as they come."""
     trigger = event._trigger
-    return bool(getattr(trigger.source, "streams", False)) and not trigger.function.outputs
+    return event._token is not None and bool(getattr(trigger.source, "streams", False)) and not trigger.function.outputs
 
 
 def _begin(pipe: Pipe, event: Any, response: Response) -> None:
@@ -323,9 +339,44 @@ def _ended(pipe: Pipe, response: Response) -> tuple[Any, BaseException | None]:
     return response, None
 
 
-def _joined(response: Response, first: bytes, rest: Any) -> Response:
-    response.body = first + b"".join(rest)
+def _join(result: Any) -> Any:
+    """The same answer in one piece."""
+    if not is_stream(result):
+        return result
+    source = _source(result)
+    if type(source) is _AsyncGenerator:
+        raise TypeError(_NOT_ASYNC)
+    try:
+        response, first = _opened(result, next(source, None))
+        whole = bytearray(first)
+        for item in source:
+            _add(whole, item)
+    finally:
+        source.close()
+    response.body = bytes(whole)
     return response
+
+
+async def _join_async(result: Any) -> Any:
+    if not is_stream(result):
+        return result
+    source = _source(result)
+    try:
+        item = await _following(source)
+        response, first = _opened(result, None if item is _END else item)
+        whole = bytearray(first)
+        while (item := await _following(source)) is not _END:
+            _add(whole, item)
+    finally:
+        await _close(source)
+    response.body = bytes(whole)
+    return response
+
+
+def _add(whole: bytearray, item: Any) -> None:
+    whole += _bytes(item)
+    if len(whole) > JOINED:
+        raise ValueError(f"the answer's parts are more than {JOINED >> 20} MiB")
 
 
 def _release(lock: Any) -> None:

@@ -16,9 +16,8 @@ from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
-from .parts import WHOLE, gathered
 from .queues import Queue
-from .streams import deliver, is_stream
+from .streams import WHOLE, deliver, is_stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,10 +138,8 @@ class Worker:
             error = result = None
             try:
                 result = handler(context, event)
-                if type(result) not in WHOLE:
-                    result = gathered(result, event)
-                    if event._token is not None and is_stream(result):
-                        result, error = deliver(loop, event, result)
+                if type(result) not in WHOLE and is_stream(result):
+                    result, error = deliver(loop, event, result)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                 error = caught
             end = clock()

@@ -228,6 +228,7 @@ def test_a_kept_session_loses_nothing_and_nothing_grows_over_many_broken_connect
     assert "given up" not in text
     assert "were not sent" not in text
     assert breaker.connections > BREAKS // 2
-    assert late[0] < early[0] + 1024, (early, late)  # the last 2,400 of 2,500 connections cost 0.3 MB
-    assert late[1] <= early[1] + 1, (early, late)
-    assert late[2] <= early[2] + 2, (early, late)
+    # The last 2,400 of 2,500 connections cost 0.3 MB, the threads that begin meanwhile up to 1.1 MB.
+    assert late[0] < early[0] + 2048, (early, late)
+    assert late[1] < early[1] + 10, (early, late)  # which of the few are there at the moment; not one a connection
+    assert late[2] < early[2] + 10, (early, late)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nuclio_edge import parts
+from nuclio_edge import streams
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def parts():
     go.wait(20)
     yield "a"
     yield b"b"
-    yield bytearray(b"c")
+    yield "c"
 def handler(context, event):
     return {answer}
 """
@@ -90,7 +90,7 @@ def handler(context, event):
 def test_a_generator_without_end_costs_its_event_and_not_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "LIMIT", 1 << 20)
+    monkeypatch.setattr(streams, "JOINED", 1 << 20)
     code = "def handler(context, event):\n    while True:\n        yield b'x' * 1000\n"
     with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
         status, body = rig.ask("/f")
@@ -119,3 +119,18 @@ def handler(context, event):
 """
     with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
         assert rig.ask("/f") == (500, b"an exception's body cannot come in parts")
+
+
+def test_a_generator_that_nobody_waits_for_runs_where_its_handler_ran_too(tmp_path: Path) -> None:
+    """A QoS 0 message with an output: the loop would run it otherwise."""
+    code = SLOW.replace("{answer}", "parts()").replace("go.wait(20)", "pass")
+    with Rig(tmp_path, MEMORY + manifest(name="slow") + '[[function.slow.output]]\npath = "/out"\n', slow=code) as rig:
+        rig.deliver("/slow")
+        rig.until(lambda: rig.trigger("slow").handled)
+        assert rig.processor.functions["slow"].handler.__globals__["told"][0].startswith("worker-")
+
+
+def test_the_first_part_makes_the_response_as_it_does_where_parts_are_sent(tmp_path: Path) -> None:
+    code = "def handler(context, event):\n    yield context.Response(status_code=201, body=b'a')\n    yield 'b'\n"
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        assert rig.ask("/f") == (201, b"ab")
