@@ -61,7 +61,8 @@ class Assembly:
     def make(self, spec: FunctionSpec) -> Function:
         """A function of a table, with its number as version; nothing is imported yet."""
         number = self._versions[spec.name] = self._versions.get(spec.name, 0) + 1
-
+        if spec.isolation == "inline":
+            self.processor.seat.pin()  # now, not with its runner: by then the loop is on the thread on which it stays
         return Function(spec, str(number), self)
 
     def load(self, function: Function) -> None:

@@ -36,6 +36,9 @@ PATIENCE_MS = 2
 # that may take a millisecond more for no fault of its own, as it waited for the interpreter's lock.
 SHORT_NS = 200_000
 SLOW = 32  # hand-overs of a short handler after a slow one, before it is led (again)
+# In the place of a call's ticks: a worker has nothing left to do, and whether its thread has ended with it.
+HANDED_BACK = -1
+ENDED = -2
 
 
 class Carrier:
@@ -77,13 +80,9 @@ class Carrier:
             worker = self.worker
             if worker is None:
                 return
-            error = None
-            try:
-                worker.serve()
-            except BaseException as caught:  # noqa: BLE001 - import or init_context, or a late HandlerTimeout
-                error = caught
+            error, ended = worker.carry()
             follower = None
-            if not worker.abandoned and not worker.holds_state():
+            if not ended and not worker.holds_state():
                 try:
                     follower = worker.runner.pool.ready.popleft()
                 except IndexError:
@@ -91,8 +90,8 @@ class Carrier:
                 else:  # before the hand-back: the loop must find the worker without a carrier then
                     worker.carrier = None
                     self.take(follower)
-            worker.hand_back(error)
-            if worker.abandoned:
+            worker.hand_back(error, ended)
+            if ended:
                 return
             if follower is None:
                 self.go.acquire()
@@ -116,7 +115,8 @@ class Pool:
         self.seat.attach(self)
         self.busy = 0  # workers between their start and their hand-back
         # What comes back: (worker, event, result, error, ticks) of a call; with the event None it is a worker's batch
-        # of quiet successes as `result`, and with ticks -1 the worker's end, `error` being why it could not start.
+        # of quiet successes as `result`, and with ticks HANDED_BACK or ENDED the worker's end, `error` being why it
+        # could not start.
         self.done: deque[tuple[Worker, Event | None, Any, BaseException | None, int]] = deque()
         self.idle: dict[Carrier, None] = {}  # oldest first; their workers hold no state
         self.ready: deque[Worker] = deque()  # to be carried by whichever carrier is free first
@@ -338,4 +338,4 @@ class Pool:
                         runner.slow = SLOW
                     elif runner.slow:
                         runner.slow -= 1
-                    runner.handed_back(worker, error)
+                    runner.handed_back(worker, error, ended=ticks == ENDED)

@@ -8,7 +8,8 @@ thread goes on as what it then is, the carrier of a slow worker. See docs/decisi
 
 Laws:
 - One thread has the seat, and only it touches what belongs to the loop. While the seat is lent nobody does.
-- A lease is one element of a deque: `pop` gives the seat back to the lender or to the deputy, never to both.
+- A lease is one element of a deque: `remove` gives the seat back to its lender or to the deputy, never to both, and
+  never to a lender of before whose handler ends while the seat is lent again.
 - Nothing is led unless a deputy is awake; it sleeps, without any wake-up, when nothing was led for some milliseconds.
 """
 
@@ -18,6 +19,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 
 from . import running
+from .core import port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +32,12 @@ QUIET_TICKS = 16  # looks without a lease after which the deputy sleeps
 STREAM_GAP_MS = 5  # hand-overs that follow each other within this time, so many of them, are a stream
 STREAM_LENGTH = 16
 MOVE_MS = 50  # the seat goes to the carrier of another worker when it was of no use for so long
-SERVE_NS = 500_000  # a led worker leaves the rest of its queue for the next turn: the loop must not stand still
+# A led worker leaves the rest of its queue for the next turn, and the workers behind it: the loop must not stand still.
+SERVE_NS = 500_000
+# What became of the seat when a thread stops turning the loop.
+STOPPED = 0  # the loop has ended
+ELSEWHERE = 1
+ENDED = 2  # elsewhere, and this thread's time is over: its worker was abandoned
 
 
 class Seat:
@@ -48,7 +55,7 @@ class Seat:
         self._errands: deque[Worker] = deque()
         self._lent: deque[int] = deque()
         self._lease = 0
-        self._turning = False
+        self._turning = self._pinned = False
         self._last_ms = self._used_ms = 0
         self._streak = 0
         self._over = allocate_lock()
@@ -57,6 +64,16 @@ class Seat:
     def attach(self, pool: Pool) -> None:
         """Let the workers of this pool be led."""
         self._pool = pool
+
+    def pin(self) -> None:
+        """Lead no worker from now on: an inline function may hold what belongs to the thread that made it (sqlite3).
+
+        Where a bound worker's carrier has the seat, another carrier gets it at the end of this turn and keeps it.
+        """
+        if not self._pinned:
+            self._pinned = True
+            if self.carrier is not None and self.carrier.bound():
+                self.leave()
 
     def run(self) -> None:
         """Turn the loop until it is stopped, here or on whichever carrier has the seat then; returns on this thread."""
@@ -85,7 +102,7 @@ class Seat:
     def leads(self, worker: Worker) -> bool:
         """Whether the worker will be served by the loop's own thread when this turn ends."""
         runner = worker.runner
-        if not self._turning or runner.slow or not worker.ready:
+        if not self._turning or runner.slow or not worker.ready or self._pinned:
             return False
         if not self.watching:
             self._notice()
@@ -137,33 +154,39 @@ class Seat:
 
     def sit(self, carrier: Carrier) -> bool:
         """Take the seat that was given to this carrier; true when its thread's time is over."""
-        if not self._turn(carrier):
+        outcome = self._turn(carrier)
+        if outcome == STOPPED:
             self._over.release()
-            return True
-        worker = carrier.worker
-        return worker is not None and worker.abandoned
+        return outcome != ELSEWHERE
 
-    def _turn(self, carrier: Carrier | None) -> bool:
-        """Turn the loop while the seat is here; true when it went to another thread, false when the loop has ended."""
+    def _turn(self, carrier: Carrier | None) -> int:
+        """Turn the loop while the seat is here; returns STOPPED, ELSEWHERE or ENDED."""
         loop = self.loop
         errands = self._errands
+        clock = port.clock
         self.carrier = carrier
         loop.thread = get_ident()
         try:
             while loop.running:
+                if errands:
+                    until = clock() + SERVE_NS
+                    while errands and self._heir is None:
+                        outcome = self._serve(errands.popleft())
+                        if outcome:
+                            return outcome
+                        if clock() >= until:
+                            break
+                # Asked before the loop waits: who is bound to this thread may have got work just now.
                 if self._heir is not None:
                     heir, self._heir = self._heir, None
                     self._hand_on(heir)
-                    return True
-                for _ in range(len(errands)):
-                    if not self._serve(errands.popleft()):
-                        return True
+                    return ELSEWHERE
                 loop.turn(0) if errands else loop.turn()
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, on the thread that called it
             if self.carrier is not carrier:
-                return True  # a HandlerTimeout that came when the handler had ended; the seat is elsewhere
+                return ELSEWHERE
             self._error = error
-        return False
+        return STOPPED
 
     def _hand_on(self, heir: Carrier) -> None:
         pool = self._pool
@@ -172,46 +195,42 @@ class Seat:
         heir.duty = self.sit
         heir.go.release()
 
-    def _serve(self, worker: Worker) -> bool:
-        """Let a worker serve its queue on this thread; false when the deputy has taken the seat meanwhile."""
+    def _serve(self, worker: Worker) -> int:
+        """Let a worker serve its queue on this thread; ELSEWHERE or ENDED when the deputy has taken the seat."""
         carrier = self.carrier
         pool = self._pool
         assert pool is not None  # noqa: S101 - workers come from it
-        if carrier is None or (worker.carrier is not carrier and not pool.seize(carrier, worker)):
+        if self._pinned or carrier is None or (worker.carrier is not carrier and not pool.seize(carrier, worker)):
             pool.dispatch(worker)  # it, or the one served just before, is bound to its thread by now
-            return True
-        self._lease += 1
+            return 0
+        lease = self._lease = self._lease + 1
         self.loop.thread = 0
-        self._lent.append(self._lease)
+        self._lent.append(lease)
         # In this order: the deputy says that it sleeps, then looks for a lease.
-        if not self.watching and self._regain():
+        if not self.watching and self._regain(lease):
             pool.dispatch(worker)
-            return True
-        error = None
-        try:
-            worker.serve(SERVE_NS)
-        except BaseException as caught:  # noqa: BLE001 - as in Carrier
-            error = caught
+            return 0
+        error, ended = worker.carry(SERVE_NS)
         running.bind(None)
-        if not self._regain():
-            worker.hand_back(error)
-            return False
+        if not self._regain(lease):
+            worker.hand_back(error, ended)
+            return ENDED if ended else ELSEWHERE
         self._used_ms = self.loop.now
         self.led += 1
-        worker.hand_back(error)
-        pool.collect()
+        worker.hand_back(error, ended)
         loop = self.loop
+        loop._guard(pool.collect)
         while loop._end:  # acknowledgements and what was published, without another wait
             end, loop._end = loop._end, []
             for one in end:
                 loop._guard(one)
-        return True
+        return 0
 
-    def _regain(self) -> bool:
-        """Take the seat back that was lent; false when it is the deputy's by now."""
+    def _regain(self, lease: int) -> bool:
+        """Take the seat back that was lent; false when it is the deputy's by now, or was and is lent again."""
         try:
-            self._lent.pop()
-        except IndexError:
+            self._lent.remove(lease)
+        except ValueError:
             return False
         self.loop.thread = get_ident()
         return True
@@ -232,8 +251,8 @@ class Seat:
                 quiet = 0
                 continue
             try:
-                lent.pop()
-            except IndexError:
+                lent.remove(seen)
+            except ValueError:
                 quiet += 1
                 if quiet < QUIET_TICKS:
                     continue

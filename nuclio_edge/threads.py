@@ -11,7 +11,9 @@ Laws:
 
 from __future__ import annotations
 
-from .carriers import IDLE_MS, SLOW
+from time import sleep
+
+from .carriers import ENDED, HANDED_BACK, IDLE_MS, SLOW
 from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
@@ -64,7 +66,10 @@ class Batch:
         if self.events:
             settle = trigger.source.settle
             for event in self.events:
-                settle(event, None, None)
+                try:
+                    settle(event, None, None)
+                except Exception as error:  # noqa: BLE001 - the others of the batch are settled, the worker handed back
+                    trigger.loop.on_error(error, settle)
 
 
 class Worker:
@@ -82,6 +87,7 @@ class Worker:
         "ready",
         "runner",
         "since",
+        "told",
     )
 
     def __init__(self, runner: ThreadRunner, context: Context) -> None:
@@ -91,6 +97,7 @@ class Worker:
         self.busy = False
         self.ready = False
         self.abandoned = False
+        self.told = False  # whether who abandoned it has raised what is to be raised into the thread
         self.expired: Event | None = None
         # The loop reads both at any moment, `current` first: `since` is then the start of that call or of a later one.
         self.current: Any = None  # the event in the handler, or _STARTING
@@ -98,7 +105,33 @@ class Worker:
         self.pace = 0  # ns a call took in the last hand-over
         self.batch: Batch | None = None  # the worker's, until it is handed over or the worker is abandoned
 
-    def serve(self, limit_ns: int = 1 << 62) -> None:
+    def carry(self, limit_ns: int = 1 << 62) -> tuple[BaseException | None, bool]:
+        """Serve; returns why it could not start, and whether the thread is to end as the worker was abandoned.
+
+        A HandlerTimeout that was on its way when the handler ended has come, and gone, when this returns: in what
+        follows it would leave the worker without its hand-back, and the loop without its thread.
+        """
+        error = None
+        try:
+            self.serve(limit_ns)
+        except BaseException as caught:  # noqa: BLE001 - import or init_context, or a late HandlerTimeout
+            error = caught
+        # No call from there to here: between them no HandlerTimeout comes.
+        self.current = None
+        ended = self.abandoned
+        if ended:
+            try:
+                while not self.told:
+                    sleep(0.001)
+                sleep(0)
+            except HandlerTimeout:
+                pass
+        carrier = self.carrier
+        if carrier is not None:
+            carrier.started[0] = 0
+        return error, ended
+
+    def serve(self, limit_ns: int) -> None:
         """Handle what is queued, or as much of it as there is time for; on the carrier's thread."""
         runner = self.runner
         function = runner.function
@@ -181,14 +214,12 @@ class Worker:
             start = end
         if calls:
             self.pace = (start - begun) // calls
-        stamp[0] = 0
 
-    def hand_back(self, error: BaseException | None) -> None:
-        """Tell the loop that nothing is left to do, or that this worker could not start."""
-        self.current = None
+    def hand_back(self, error: BaseException | None, ended: bool) -> None:
+        """Tell the loop that nothing is left to do, or that this worker could not start, or that its thread ends."""
         batch, self.batch = self.batch, None
         pool = self.runner.pool
-        pool.done.append((self, None, batch, error, -1))
+        pool.done.append((self, None, batch, error, ENDED if ended else HANDED_BACK))
         pool.loop.wake()
 
     def holds_state(self) -> bool:
@@ -252,13 +283,13 @@ class ThreadRunner:
         """Whether a worker is importing or in init_context."""
         return any(worker.busy and not worker.ready for worker in self.workers)
 
-    def handed_back(self, worker: Worker, error: BaseException | None) -> None:
+    def handed_back(self, worker: Worker, error: BaseException | None, *, ended: bool) -> None:
         """A worker found its queue empty, or ended; on the loop."""
         worker.busy = False
         if worker not in self.workers:
             self.pool.busy += 1  # `lose` took it out already
         self.pool.busy -= 1
-        if worker.abandoned:
+        if ended:
             self.pool.forget(worker)
             if worker in self.workers:  # ended by itself in the moment in which it was to be abandoned
                 self.workers.remove(worker)
@@ -272,6 +303,7 @@ class ThreadRunner:
             self.workers.remove(worker)
             self.pool.end(worker)
         else:
+            worker.abandoned = False  # it had handed back in the moment in which it was to be abandoned
             self.pool.release(worker)
             if error is not None and not worker.ready:
                 self.function.on_start_failed(error)
@@ -305,8 +337,9 @@ class ThreadRunner:
                 worker.expired = worker.current if worker.current is not _STARTING else None
                 self.lost += 1
                 self.pool.lose()
-                if worker.carrier is not None:
+                if worker.carrier is not None and worker.current is not None:
                     worker.carrier.raise_into(HandlerTimeout)
+                worker.told = True
             else:
                 self.pool.end(worker)
 
@@ -364,16 +397,21 @@ class ThreadRunner:
             ran = now - worker.since if current is not None else 0
             if current is not None and ran >= limit:
                 self._abandon(worker, current, ran)
-            else:
-                left = (limit - ran) // port.TICKS_PER_MS + 1
-                next_ms = left if not next_ms else min(left, next_ms)
+                if worker not in self.workers:
+                    continue
+                ran = 0  # it had ended, and may be at the next event
+            left = (limit - ran) // port.TICKS_PER_MS + 1
+            next_ms = left if not next_ms else min(left, next_ms)
         if next_ms:
+            if self._deadline is not None:  # a replacement has begun
+                self._deadline.cancel()
             self._deadline = self.pool.loop.call_later(next_ms, self._check)
 
     def _abandon(self, worker: Worker, current: Any, ran: int) -> None:
         worker.abandoned = True  # from here on it claims nothing more
         event: Event | None = None if current is _STARTING else current
         if worker.current is not current:
+            worker.told = True
             return  # it was done in this very moment: its outcome counts, and the thread ends by itself
         worker.expired = event
         worker.context.revoke()
@@ -385,6 +423,7 @@ class ThreadRunner:
         self.pool.lose()
         if worker.carrier is not None:
             worker.carrier.raise_into(HandlerTimeout)
+        worker.told = True
         error = HandlerTimeout(f"still running after {self.function.timeout_ms / 1000:g} s")
         if event is not None and event._trigger is not None:
             conclude(event._trigger, event, None, error, ran)

@@ -326,3 +326,129 @@ def test_each_event_is_settled_once_whatever_handlers_do(rigs: Any) -> None:
         assert trigger.admitted == trigger.handled + trigger.failed
         assert trigger.pending == 0
     assert rig.balanced()
+
+
+# Short, until it is asked to wait for the other one; `go` is set by a handler that is being led itself.
+HOLDS = (
+    "import threading\nwaiting = threading.Event()\ngo = threading.Event()\n"
+    "def handler(context, event):\n"
+    "    if event.raw_body == b'wait':\n        waiting.set()\n        go.wait(60)\n"
+    "    return b'x'\n"
+)
+FREES = (
+    "import time\nfree = []\n"
+    "def handler(context, event):\n"
+    "    if free:\n        free.pop().set()\n        time.sleep(0.0007)\n"  # less than the deputy's two looks
+    "    return b'x'\n"
+)
+
+
+def test_a_handler_that_lost_the_seat_ends_while_it_is_lent_again_and_does_not_get_it_back(rigs: Any) -> None:
+    rig = rigs(function("f") + function("g"), f=HOLDS, g=FREES)
+    loop, seat = rig.processor.loop, rig.seat
+    wrong: list[str] = []
+
+    def look() -> None:
+        if seat.carrier is not None and seat.carrier.thread.ident != threading.get_ident():
+            wrong.append(f"{threading.current_thread().name} turns the loop in the place of {seat.carrier.thread.name}")
+
+    for _ in range(30):
+        rig.stream("f")
+        rig.inside("f")["go"].clear()
+        rig.inside("f")["waiting"].clear()
+        settled = Settled()
+        rig.deliver("/f", b"wait", settled)
+        rig.until(rig.inside("f")["waiting"].is_set)
+        rig.stream("g")
+        # From the loop itself, in the middle of g's stream: the next call is one that is led.
+        loop.post(lambda: rig.inside("g")["free"].append(rig.inside("f")["go"]))
+        for _ in range(20):
+            rig.stream("g")
+            if rig.inside("f")["go"].is_set():
+                break
+        rig.inside("f")["go"].set()
+        rig.until(lambda settled=settled: settled.outcomes)
+        rig.deliver("/g")
+        loop.post(look)
+        assert rig.ask("/g")[0] == 200
+        assert not wrong, wrong
+    assert rig.balanced()
+
+
+def test_a_burst_that_makes_the_loops_own_worker_slow_is_served_without_another_event(rigs: Any) -> None:
+    code = (
+        "import time\n"
+        "def init_context(context):\n    context.user_data.mine = 1\n"
+        "def handler(context, event):\n"
+        "    end = time.perf_counter() + 0.0003\n"
+        "    while event.raw_body and time.perf_counter() < end:\n        pass\n"
+    )
+    rig = rigs(function("f"), f=code)
+    for _ in range(5):
+        rig.stream()
+        settled = Settled()
+        rig.processor.loop.post(
+            lambda settled=settled: [rig.processor.sources["mem"].deliver("/f", b"busy", settled) for _ in range(50)]
+        )
+        # Without asking the loop for anything meanwhile.
+        rig.until(lambda settled=settled: len(settled.outcomes) == 50)
+    assert rig.balanced()
+
+
+def test_a_source_that_raises_when_it_is_told_of_a_led_call_stops_nothing_else(rigs: Any) -> None:
+    rig = rigs(function("f"), f=SHORT)
+    rig.stream()
+    source = rig.processor.sources["mem"]
+    raised: list[int] = []
+    settle = source.settle
+
+    def broken(event: Any, response: Any, error: Any) -> None:
+        if event.raw_body == b"bad":
+            raised.append(1)
+            raise RuntimeError("bad source")
+        settle(event, response, error)
+
+    source.settle = broken
+    for _ in range(20):
+        rig.stream()
+        rig.deliver("/f", b"bad", Settled())
+        rig.deliver("/f", b"bad", Settled())
+        rig.stream()
+    rig.until(lambda: len(raised) == 40)
+    assert rig.ask("/f")[0] == 200
+    assert "bad source" in rig.records.text()
+
+
+# The first event, not `open`, makes its context: a rig is opened by another thread than the one that turns it.
+LATE_INLINE = 'isolation = "inline"\nload = "first-event"'
+
+
+def test_no_worker_is_led_beside_an_inline_function_whose_objects_belong_to_a_thread(rigs: Any) -> None:
+    bound = (
+        "import sqlite3\n"
+        "def init_context(context):\n    context.user_data.base = sqlite3.connect(':memory:')\n"
+        "def handler(context, event):\n    return str(context.user_data.base.execute('select 1').fetchone()[0])\n"
+    )
+    rig = rigs(function("f") + function("base", LATE_INLINE), f=SHORT, base=bound)
+    for _ in range(200):
+        assert rig.ask("/f")[0] == 200
+        assert rig.ask("/base") == (200, b"1")
+    rig.processor.loop.post(rig.processor.functions["base"].runner.context.user_data.base.close)
+    assert rig.ask("/f")[0] == 200
+
+
+def test_an_inline_function_that_a_reload_brings_keeps_its_thread_too(rigs: Any) -> None:
+    rig = rigs(function("f") + function("g"), f=BOUND, g=BOUND, base=BOUND)
+    rig.stream("f")
+    text = rig.path.read_text()
+    from nuclio_edge.manifest import load
+
+    rig.path.write_text(text + function("base", 'isolation = "inline"'))
+    done: list[Any] = []
+    new = load(str(rig.path))
+    rig.processor.loop.post(lambda: rig.processor.reload(new, (), done.append))
+    rig.until(lambda: done)
+    for name in ("f", "g") * 3:
+        for _ in range(100):
+            assert rig.ask(f"/{name}") == (200, b"True")
+        assert rig.ask("/base") == (200, b"True")

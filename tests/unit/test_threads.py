@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -435,4 +436,47 @@ def handler(context, event):
         go.touch()
         rig.until(lambda: not rig.processor.functions["slow"].suspended)
         rig.until(lambda: rig.ask("/slow") == (200, b"slow"))
+        assert rig.balanced()
+
+
+def test_a_timeout_that_comes_as_the_handler_ends_leaves_the_function_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The HandlerTimeout is on its way while the handler returns by itself, and its worker hands back."""
+    from nuclio_edge.carriers import Carrier
+
+    code = (
+        "import threading\ngo = threading.Event()\n"
+        "def handler(context, event):\n    if event.raw_body:\n        go.wait(60)\n    return 'x'\n"
+    )
+    handing_back, raised = threading.Event(), threading.Event()
+
+    class Outcomes(deque[Any]):
+        """Stops a thread that hands back where the HandlerTimeout finds it."""
+
+        def append(self, outcome: Any) -> None:
+            if late and type(outcome) is tuple and outcome[1] is None:
+                handing_back.set()
+                raised.wait(60)
+            super().append(outcome)
+
+    late = False
+    raise_into = Carrier.raise_into
+    monkeypatch.setattr("nuclio_edge.carriers.deque", Outcomes)
+    with Rig(tmp_path, MEMORY + manifest('timeout = "50ms"'), f=code) as rig:
+        function = rig.processor.functions["f"]
+
+        def raise_late(carrier: Carrier, error: type[BaseException]) -> None:
+            function.handler.__globals__["go"].set()
+            handing_back.wait(0.2)  # in vain where the thread waits for the HandlerTimeout before it hands back
+            raise_into(carrier, error)
+            raised.set()
+
+        monkeypatch.setattr(Carrier, "raise_into", raise_late)
+        assert rig.ask("/f")[0] == 200
+        late = True
+        assert rig.ask("/f", b"wait")[0] == 408
+        rig.until(lambda: function.runner.lost == 0, "the abandoned thread to be known as ended")
+        assert rig.ask("/f")[0] == 200
+        assert rig.processor.assembly.threads.abandoned == 0
         assert rig.balanced()
