@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
-vm: Any = pytest.importorskip("tests.vm", reason="there is no tests/vm.py yet")
+from tests import vm
 
 pytestmark = [pytest.mark.xdist_group("virtual machines"), pytest.mark.timeout(240)]
 
