@@ -6,7 +6,6 @@ switch itself off: it is ended when it has said what was asked.
 
 from __future__ import annotations
 
-import gzip
 import os
 import subprocess
 import tempfile
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import tomli
 
+from tests.vm import CACHE, PROGRAMS, ROOT, cpio
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[1]
-CACHE = ROOT / ".cache" / "vm"
-EMULATOR = CACHE / "programs/bin/qemu-system-aarch64"
+EMULATOR = PROGRAMS / "qemu-system-aarch64"
 KERNEL = CACHE / "arm64/boot/vmlinuz"
 TREE = CACHE / "arm64/boot/broadcom/bcm2837-rpi-3-b.dtb"
 GUEST = CACHE / "arm64/root"
@@ -52,7 +51,7 @@ def run() -> str:
     """Boot it, and return what it printed up to its last word."""
     with tempfile.TemporaryDirectory(prefix="nuclio-edge-pi-") as folder:
         image = Path(folder) / "initrd"
-        image.write_bytes(gzip.compress(_archive(), 1))
+        image.write_bytes(cpio(_entries()))
         shared = CACHE / "programs/unpacked/usr/share"
         with subprocess.Popen(
             [
@@ -74,18 +73,6 @@ def run() -> str:
             finally:
                 process.kill()
             return "\n".join(lines)
-
-
-def _archive() -> bytes:
-    """A cpio archive (the format "newc"; linux Documentation/driver-api/early-userspace/buffer-format.rst)."""
-    archive = bytearray()
-    entries = [*_entries(), ("TRAILER!!!", 0, b"")]
-    for number, (name, mode, content) in enumerate(entries):
-        fields = [number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name.encode()) + 1, 0]
-        archive += b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
-        archive += bytes(-len(archive) % 4) + content
-        archive += bytes(-len(archive) % 4)
-    return bytes(archive)
 
 
 def _entries() -> Iterator[tuple[str, int, bytes]]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".cache" / "vm"
@@ -111,7 +111,7 @@ class Guest:
             done=DONE, more="" if ours else "more", shell="/bin/sh" if ours else "/bin/busybox sh"
         )  # fmt: skip
         image = self._folder / "initrd"
-        image.write_bytes(gzip.compress(_initrd(machine, busybox, text, _COMMAND + command, [*_BASE, *modules]), 1))
+        image.write_bytes(_initrd(machine, busybox, text, _COMMAND + command, [*_BASE, *modules]))
         share = "local,security_model=none,readonly=on,multidevs=remap"
         shares = ["-virtfs", f"{share},path={root},mount_tag=root"]
         if not ours:
@@ -175,7 +175,7 @@ def supported() -> bool:
 
 
 def _initrd(machine: Machine, busybox: Path, init: str, command: str, modules: Sequence[str]) -> bytes:
-    """A cpio archive (format "newc") with busybox, /init and the modules in an order in which they can be loaded."""
+    """An initial RAM disk with busybox, /init and the modules in an order in which they can be loaded."""
     folder = machine.boot / "modules"
     files: dict[str, tuple[int, bytes]] = {
         "bin": (0o040755, b""), "modules": (0o040755, b""),
@@ -187,13 +187,22 @@ def _initrd(machine: Machine, busybox: Path, init: str, command: str, modules: S
         files[f"modules/{name}"] = (0o100644, content)
         order.append(name)
     files["modules/order"] = (0o100644, "".join(f"{name}\n" for name in order).encode())
+    return cpio((name, *entry) for name, entry in files.items())
+
+
+def cpio(entries: Iterable[tuple[str, int, bytes]]) -> bytes:
+    """An archive of (name, mode, content), folders before what is in them, gzipped: an initial RAM disk.
+
+    The format is "newc" (linux Documentation/driver-api/early-userspace/buffer-format.rst).
+    """
     archive = bytearray()
-    for number, (name, (mode, content)) in enumerate([*files.items(), ("TRAILER!!!", (0, b""))]):
-        fields = [number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
-        archive += b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+    for number, (name, mode, content) in enumerate([*entries, ("TRAILER!!!", 0, b"")]):
+        encoded = name.encode()
+        fields = [number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded) + 1, 0]
+        archive += b"070701" + b"".join(b"%08X" % field for field in fields) + encoded + b"\0"
         archive += bytes(-len(archive) % 4) + content
         archive += bytes(-len(archive) % 4)
-    return bytes(archive)
+    return gzip.compress(archive, 1)
 
 
 def _modules(folder: Path, wanted: Sequence[str]) -> dict[str, bytes]:

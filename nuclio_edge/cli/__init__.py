@@ -25,7 +25,7 @@ COMMANDS = {
     "events": "print the events of every source, before there is a function",
     "new": "make a folder with a manifest and a function that runs",
     "boards": "show the boards that are known, with their pins, and which one this is",
-    "sim": "set, get and watch the pins of a simulated board",
+    "sim": "set, get and watch the pins, sensors and serial ports of a simulated board",
     "version": "print the version",
 }
 

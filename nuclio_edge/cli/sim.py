@@ -1,14 +1,14 @@
-"""`sim`: be the world of a simulated board: set, get and watch its pins, or play a script of timed changes."""
+"""`sim`: be the world of a simulated board: pins, sensors and serial ports, by hand or by a script of timed changes."""
 
 from __future__ import annotations
 
 import os
 import socket
 import sys
-import time
 
 from nuclio_edge.cli import ABSENT, FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
+from nuclio_edge.cli.sim_script import ScriptError, bytes_of, play, read, shown, value_of
 from nuclio_edge.core.port import json_dumps, json_loads
 
 TYPE_CHECKING = False
@@ -16,34 +16,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-_LEVELS = {"1": 1, "high": 1, "on": 1, "0": 0, "low": 0, "off": 0, "-": None}
 _ANSWER_S = 10.0
-_EXPECT_MS = 2_000
-
-
-class ScriptError(ValueError):
-    """A script or a call that makes no sense; the text is for people."""
+_WHAT = ("set", "get", "watch", "send", "unplug", "plug", "script")
 
 
 def parser() -> Parser:
     """The command's options."""
     made = Parser(
         "sim",
-        'Drive the simulated board (device.board = "sim") of a running processor.\n'
-        "A level is 1, 0, or - to let go of the pin. A script has a change a line: the time since the one before it,\n"
-        "a pin and a level, e.g. `200ms GPIO17 1`; or `expect GPIO27 1 2s`, which fails unless that comes within 2 s.",
-        "set GPIO17 1",
-        "set GPIO17 1 GPIO4 -",
+        'Drive the simulated board (device.board = "sim") of a running processor: its pins, and the sensors and\n'
+        'serial ports that its manifest calls "sim:NAME". A pin is 1, 0, or - to let go; a sensor a number, or - to\n'
+        "take it away. `send` has the device on a port say a line: \\r\\n is added, unless --raw; \\xNN is a byte.\n"
+        "A script has a change a line: the time since the one before it, and what changes, e.g. `200ms GPIO17 1` or\n"
+        "`1s send gps $GPGGA,…`; or `expect GPIO27 1 2s`, which fails unless that comes within 2 s.",
+        "set GPIO17 1 climate 21.5",
+        "set GPIO4 -",
+        "send gps '$GPGGA,…'",
         "get GPIO27",
         "watch",
         "script button.txt",
     )
+    made.add_argument("what", metavar="|".join(_WHAT), choices=_WHAT, help="what to do")
     made.add_argument(
-        "what", metavar="set|get|watch|script", choices=("set", "get", "watch", "script"), help="what to do"
-    )
-    made.add_argument(
-        "words", nargs="*", metavar="PIN", help="pins, with levels for set; the file of a script, - for stdin"
-    )
+        "words", nargs="*", metavar="NAME",
+        help="pins, sensors, ports; with values for set, texts for send; the file of a script, - for stdin",
+    )  # fmt: skip
+    made.add_argument("--raw", action="store_true", help="send: just these bytes, nothing after them")
     made.add_argument("--manifest", default=DEFAULT_MANIFEST, metavar="FILE", help="default: ./edge.toml")
     made.add_argument(
         "--socket", metavar="PATH", help="the board's socket; default: <state_dir>/sim.sock of the manifest"
@@ -54,10 +52,10 @@ def parser() -> Parser:
 
 def main(arguments: list[str]) -> int:
     """Do one thing; 4 when no processor with a simulated board runs, 1 when the board refuses or a script fails."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_intermixed_args(arguments)
     try:
-        steps = list(_script(options.words)) if options.what == "script" else []
-        levels = _levels(options.words) if options.what == "set" else {}
+        steps = read(options.words) if options.what == "script" else []
+        asked = _asked(options.what, options.words, raw=options.raw)
     except ScriptError as error:
         return _say(str(error), USAGE)
     path = options.socket
@@ -76,19 +74,36 @@ def main(arguments: list[str]) -> int:
         return _say(f'no processor with device.board = "sim" runs here ({path})', ABSENT)
     with board:
         try:
-            if options.what == "set":
-                board.ask({"set": levels})
-            elif options.what == "get":
-                _show(board.ask({"get": options.words or True})["pins"], as_json=options.json)
+            if options.what == "script":
+                play(board.ask, steps)
+            answer = board.ask(asked) if asked else {}
+            if options.what == "get":
+                for kind, found in answer.items():
+                    _show(kind, found, as_json=options.json)
             elif options.what == "watch":
-                board.ask({"watch": options.words or True})
                 for change in board.lines():
-                    _show({change.pop("pin", ""): change}, as_json=options.json)
-            else:
-                _play(board, steps)
+                    kind = "port" if "port" in change else "pin"
+                    _show(f"{kind}s", {change.pop(kind, ""): change}, as_json=options.json)
         except (ScriptError, ConnectionError, TimeoutError) as error:
             return _say(str(error) or "the processor has ended", FAULT)
     return OK
+
+
+def _asked(what: str, words: list[str], *, raw: bool) -> dict[str, Any]:
+    """The line for the board."""
+    if what in ("get", "watch"):
+        return {what: words or True}
+    if what == "set":
+        return {what: _values(words)}
+    if what == "send":
+        if len(words) < 2:
+            raise ScriptError("a port and a text are expected: send gps '$GPGGA,…'")
+        return {what: {words[0]: bytes_of(" ".join(words[1:]), raw=raw)}}
+    if what in ("plug", "unplug"):
+        if not words:
+            raise ScriptError(f"a port is expected: {what} gps")
+        return {what: words}
+    return {}
 
 
 class Board:
@@ -136,63 +151,25 @@ class Board:
         return found
 
 
-def _levels(words: list[str]) -> dict[str, int | None]:
+def _values(words: list[str]) -> dict[str, float | None]:
     if not words or len(words) % 2:
-        raise ScriptError("pins and levels in turn are expected: set GPIO17 1")
-    return {pin: _level(level) for pin, level in zip(words[::2], words[1::2], strict=True)}
+        raise ScriptError("names and values in turn are expected: set GPIO17 1")
+    return {name: value_of(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
-def _level(word: str) -> int | None:
-    if word not in _LEVELS:
-        raise ScriptError(f"{word!r} is no level: 1, 0, or - to let go")
-    return _LEVELS[word]
-
-
-def _script(words: list[str]) -> Iterator[tuple[str, int, str, int | None]]:
-    """The steps of a script: ("set" or "expect", ms, pin, level)."""
-    from nuclio_edge.manifest.units import duration_ms
-
-    if len(words) != 1:
-        raise ScriptError("one file with a script is expected")
-    with open(words[0], encoding="utf-8") if words[0] != "-" else sys.stdin as file:
-        for number, line in enumerate(file, 1):
-            parts = line.partition("#")[0].split()
-            if not parts:
-                continue
-            expected = parts[0] == "expect"
-            if expected:
-                parts = [parts[3] if len(parts) == 4 else f"{_EXPECT_MS}ms", *parts[1:3]]
-            ms = duration_ms(parts[0])
-            if len(parts) != 3 or ms is None:
-                raise ScriptError(f"{words[0]}:{number}: `200ms GPIO17 1` or `expect GPIO27 1 2s` is expected")
-            try:
-                yield "expect" if expected else "set", ms, parts[1], _level(parts[2])
-            except ScriptError as error:
-                raise ScriptError(f"{words[0]}:{number}: {error}") from None
-
-
-def _play(board: Board, steps: list[tuple[str, int, str, int | None]]) -> None:
-    due = time.monotonic()
-    for what, ms, pin, level in steps:
-        if what == "set":
-            due += ms / 1000
-            time.sleep(max(0.0, due - time.monotonic()))
-            board.ask({"set": {pin: level}})
-            continue
-        deadline = time.monotonic() + ms / 1000
-        while (found := next(iter(board.ask({"get": [pin]})["pins"].values()))["level"]) != level:
-            if time.monotonic() > deadline:
-                raise ScriptError(f"{pin} is {found} after {ms} ms, {level} was expected")
-            time.sleep(0.005)
-        due = time.monotonic()
-
-
-def _show(pins: dict[str, dict[str, Any]], *, as_json: bool) -> None:
-    for name, about in pins.items():
+def _show(kind: str, found: dict[str, dict[str, Any]], *, as_json: bool) -> None:
+    for name, about in found.items():
         if as_json:
-            print(json_dumps({"pin": name, **about}), flush=True)
+            print(json_dumps({kind[:-1]: name, **about}), flush=True)
         elif "missed" in about:
             print(f"{about['missed']} changes came too fast", flush=True)
+        elif "wrote" in about:
+            print(f"{name} wrote {shown(about['wrote'])}", flush=True)
+        elif kind == "ports":
+            where = f"open, {about['path']}" if about["path"] else "closed"
+            print(f"{name} {where}, {about['written']} bytes written", flush=True)
+        elif kind == "sensors":
+            print(f"{name} {about['text'] if about['text'] is not None else 'away'}", flush=True)
         else:
             value = f"{about['duty']:g}" if "duty" in about else about["level"]
             more = f"  {about['direction']}, {about['consumer']}" if "consumer" in about else ""

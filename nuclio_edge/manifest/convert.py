@@ -178,6 +178,8 @@ class Converter:
             if "\0" in text:
                 self.report.error(path, "E116", "a path cannot hold a NUL")
                 return BAD
+            if text.startswith("sim:"):
+                return text  # what the simulated board makes of it; a file of that name is ./sim:…
             return os.path.normpath(os.path.join(self.folder, text))
         return text
 

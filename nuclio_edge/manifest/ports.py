@@ -19,10 +19,16 @@ def check_ports(sources: Sources, board_id: str, report: Report) -> None:
         if hasattr(tables := sources.tables(name), "board_ports")
         for key, kind, port in tables.board_ports((sources.specs.get(name) or sources.bindings[name]).params)
     ]
+    for name, key, _, port in named:
+        if port.startswith("sim:") and board_id != "sim":
+            hint = 'simulated ports and sensors need board = "sim" in [device]'
+            report.error(("source", name, key), "E301", f"{board_id} has no {quote(port)}", hint)
     if not named or board_id == board.GENERIC or report.errors:
         return
     profile = board.load(board_id)
     for name, key, kind, port in named:
+        if port.startswith("sim:"):
+            continue
         there = getattr(profile, kind)
         if port not in there:
             hint = suggest(port, there) or (f"there is {listed(there)}" if there else "give its path")

@@ -1,4 +1,4 @@
-"""A simulated board: pins that a test, a script or a person drives, behind the same source code as the kernel's.
+"""A simulated board: pins, ports and sensors that a test, a script or a person drives, behind the sources' own code.
 
 There is one board to a state directory, as there is one under a real processor; it stays when its sources are opened
 again. `board(state_dir)` is that board for a test in the same process, the socket <state_dir>/sim.sock for everybody
@@ -6,6 +6,8 @@ else (control.py).
 """
 
 from __future__ import annotations
+
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def board(state_dir: str) -> SimBoard:
     if state_dir not in _boards:
         from nuclio_edge.sim.pins import SimBoard
 
-        _boards[state_dir] = SimBoard()
+        _boards[state_dir] = SimBoard(folder=os.path.join(state_dir, "sim"))
     return _boards[state_dir]
 
 

@@ -1,9 +1,14 @@
 """A simulated board driven from outside: JSON lines over the unix socket <state_dir>/sim.sock.
 
-{"set": {"GPIO17": 1}}             drive pins; null lets go      -> {"ok": true}
-{"get": ["GPIO17"]}                pins, or true: those in use   -> {"pins": {"GPIO17": {"level": 1, …}}}
-{"watch": ["GPIO27"]}              pins, or true: all            -> {"ok": true}, then {"pin": "GPIO27", "level": 1}
-{"connect": ["GPIO27", "GPIO17"]}  a wire between two pins       -> {"ok": true}
+{"set": {"GPIO17": 1, "climate": 21.5}}  drive pins, null lets go; what sensors say, null takes one away
+                                         -> {"ok": true}
+{"get": ["GPIO17", "gps"]}               by name, or true: what is in use
+                                         -> {"pins": {"GPIO17": {"level": 1, …}}, "sensors": {}, "ports": {"gps": {…}}}
+{"watch": ["GPIO27", "gps"]}             pins and ports, or true: all
+                                         -> {"ok": true}, then {"pin": "GPIO27", …}, {"port": "gps", "wrote": "…"}
+{"send": {"gps": "…"}}                   what comes in by a port: a character is the byte of its number -> {"ok": true}
+{"unplug": ["gps"]}, {"plug": ["gps"]}   pull a port's adapter out, bring it back -> {"ok": true}
+{"connect": ["GPIO27", "GPIO17"]}        a wire between two pins -> {"ok": true}
 
 What cannot be done is answered by {"error": "why"}. Everything here runs on the processor's loop. Clients, lines and
 what waits for a slow reader are bounded; a watcher that lost changes is told {"missed": count}.
@@ -15,6 +20,7 @@ import os
 import socket
 
 from nuclio_edge.core.port import json_dumps, json_loads
+from nuclio_edge.sim.sensors import watched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.sim.pins import SimBoard, SimPin
+    from nuclio_edge.sim.ports import SimPort
 
 SOCKET = "sim.sock"
 CLIENTS = 16
@@ -37,6 +44,7 @@ class Control:
         self.refused = 0
         self.verbs: dict[str, Callable[[Client, Any], dict[str, Any]]] = {
             "set": self._set, "get": self._get, "watch": self._watch, "connect": self._connect,
+            "send": self._send, "unplug": self._unplug, "plug": self._plug,
         }  # fmt: skip
         self._board = board
         self._loop = host.loop
@@ -61,12 +69,14 @@ class Control:
         self._socket = listening
         self._loop.add(listening, self._accept)
         self._board.watchers.append(self._changed)
+        self._board.port_watchers.append(self._wrote)
 
     def close(self) -> None:
         """Hang up on everybody."""
         if self._socket is None:
             return
         self._board.watchers.remove(self._changed)
+        self._board.port_watchers.remove(self._wrote)
         for client in list(self.clients):
             client.close()
         self._loop.remove(self._socket)
@@ -92,8 +102,12 @@ class Control:
 
     def _changed(self, pin: SimPin) -> None:
         """A level or duty changed, on whichever thread drove it."""
-        said = about(pin)
+        said = {"pin": pin.name, **about(pin)}
         self._loop.post(lambda: self._tell(pin.name, said))
+
+    def _wrote(self, port: SimPort, data: bytes) -> None:
+        """A handler has written to a port."""
+        self._tell(port.name, {"port": port.name, "wrote": data.decode("latin-1")})
 
     def _tell(self, name: str, said: dict[str, Any]) -> None:
         for client in list(self.clients):
@@ -101,27 +115,75 @@ class Control:
 
     # -- verbs --------------------------------------------------------------------------------------------------------
 
-    def _set(self, _client: Client, pins: Any) -> dict[str, Any]:
-        wanted = [(self._board.pin(name), level) for name, level in dict(pins).items()]
-        for _, level in wanted:
-            if level not in (0, 1, None):
-                raise ValueError(f"{level!r} is no level: 0, 1 or null")
-        for pin, level in wanted:
-            pin.drive(level)
+    def _set(self, _client: Client, wanted: Any) -> dict[str, Any]:
+        pins, sensors = [], []
+        for name, value in dict(wanted).items():
+            if self._is_sensor(name):
+                sensors.append((self._board.sensor(name), value))
+                continue
+            if value not in (0, 1, None):
+                raise ValueError(f"{value!r} is no level of {self._board.pin(name).name}: 0, 1 or null")
+            pins.append((self._board.pin(name), value))
+        for sensor, value in sensors:
+            sensor.set(value)
+        for pin, value in pins:
+            pin.drive(value)
         return {"ok": True}
 
     def _get(self, _client: Client, names: Any) -> dict[str, Any]:
+        board = self._board
         if names is True:
-            pins = [pin for pin in self._board.pins if pin.consumer or pin.duty is not None]
+            pins = [pin for pin in board.pins if pin.consumer or pin.duty is not None]
+            ports = list(board.ports.values())
+            sensors = board.set_sensors()
         else:
-            pins = [self._board.pin(name) for name in ([names] if isinstance(names, str) else names)]
-        return {"pins": {pin.name: about(pin) for pin in pins}}
+            words = [names] if isinstance(names, str) else list(names)
+            ports = [board.ports[name] for name in words if name in board.ports]
+            sensors = [name for name in words if name not in board.ports and self._is_sensor(name)]
+            pins = [board.pin(name) for name in words if name not in board.ports and name not in sensors]
+        return {
+            "pins": {pin.name: about(pin) for pin in pins},
+            "sensors": {name: {"text": board.sensor(name).text} for name in sensors},
+            "ports": {
+                port.name: {"path": port.path or None, "written": port.written, "tail": port.tail.decode("latin-1")}
+                for port in ports
+            },
+        }
 
     def _watch(self, client: Client, names: Any) -> dict[str, Any]:
         wanted = [names] if isinstance(names, str) else names
-        client.watched = None if names is True else {self._board.pin(name).name for name in wanted}
+        client.watched = (
+            None if names is True
+            else {name if name in self._board.ports else self._board.pin(name).name for name in wanted}
+        )  # fmt: skip
         client.watches = True
         return {"ok": True}
+
+    def _send(self, _client: Client, texts: Any) -> dict[str, Any]:
+        parts = [(self._port(name), text.encode("latin-1")) for name, text in dict(texts).items()]
+        for port, data in parts:
+            port.send(data)
+        return {"ok": True}
+
+    def _unplug(self, _client: Client, names: Any) -> dict[str, Any]:
+        for port in [self._port(name) for name in names]:
+            port.unplug()
+        return {"ok": True}
+
+    def _plug(self, _client: Client, names: Any) -> dict[str, Any]:
+        for port in [self._port(name) for name in names]:
+            port.plug()
+        return {"ok": True}
+
+    def _port(self, name: str) -> SimPort:
+        if name not in self._board.ports:
+            there = ", ".join(self._board.ports) or "none"
+            raise LookupError(f"the simulated board has no port {name!r}; by name there is {there}")
+        return self._board.ports[name]
+
+    def _is_sensor(self, name: str) -> bool:
+        """Whether it means what a source reads; a pin's name is a pin, whatever patterns sources have."""
+        return self._board.facts.find_pin(name) is None and watched(self._board.sensors, name)
 
     def _connect(self, _client: Client, names: Any) -> dict[str, Any]:
         one, other = names
@@ -134,7 +196,7 @@ class Client:
 
     def __init__(self, control: Control, connection: socket.socket, loop: Any) -> None:
         self.watches = False
-        self.watched: set[str] | None = None  # pins by name; None: all
+        self.watched: set[str] | None = None  # pins and ports by name; None: all
         self._control = control
         self._connection = connection
         self._loop = loop
@@ -150,7 +212,7 @@ class Client:
             if len(self._unsent) > LONGEST:
                 self._missed += 1
             else:
-                self.say({"pin": name, **said})
+                self.say(said)
 
     def say(self, what: dict[str, Any]) -> None:
         """Send a line."""
@@ -197,7 +259,7 @@ class Client:
             return
         try:
             self.say(act(self, what))
-        except (LookupError, ValueError, TypeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, OSError) as error:
             self.say({"error": str(error.args[0] if error.args else error)})
 
     def _flush(self) -> None:

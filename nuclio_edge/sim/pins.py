@@ -17,6 +17,8 @@ from fcntl import ioctl
 
 from nuclio_edge.board import load
 from nuclio_edge.core import port
+from nuclio_edge.sim.ports import SimPort
+from nuclio_edge.sim.sensors import SimSensor, watched
 from nuclio_edge.sources.gpio_line import (
     ACTIVE_LOW,
     BIASES,
@@ -135,9 +137,12 @@ class SimPin:
 
 
 class SimBoard:
-    """The pins of a simulated board, by name; also the `Chips` of its sources."""
+    """The pins, ports and sensors of a simulated board, by name; also the `Chips` of its sources.
 
-    def __init__(self, facts: Board | None = None, loop: Loop | None = None) -> None:
+    `folder` is where the sensors' files are.
+    """
+
+    def __init__(self, facts: Board | None = None, loop: Loop | None = None, folder: str = "sim") -> None:
         self.facts = facts if facts is not None else load("sim")
         self.lock = RLock()
         self.loop = loop
@@ -147,6 +152,10 @@ class SimBoard:
         self.pins = [SimPin(self, offset, names.get(offset, f"GPIO{offset}")) for offset in range(count)]
         self.present = True
         self.watchers: list[Callable[[SimPin], Any]] = []
+        self.ports: dict[str, SimPort] = {}
+        self.port_watchers: list[Callable[[SimPort, bytes], Any]] = []  # of what handlers write
+        self.folder = folder
+        self.sensors: list[str] = []  # what its sources read: names, or patterns of them
         self._granted: list[SimLines] = []
 
     def pin(self, name: str | int) -> SimPin:
@@ -159,6 +168,21 @@ class SimBoard:
         if not 0 <= offset < len(self.pins):
             raise LookupError(f"the simulated board has no pin {name!r}; GPIO17 and pin 11 are some of its names")
         return self.pins[offset]
+
+    def port(self, name: str) -> SimPort:
+        """The serial port that a manifest calls "sim:NAME", also before it is opened."""
+        if name not in self.ports:
+            self.ports[name] = SimPort(self, name)
+        return self.ports[name]
+
+    def sensor(self, name: str) -> SimSensor:
+        """The sensor that a manifest calls "sim:NAME", or by a pattern for it."""
+        return SimSensor(self, name)
+
+    def set_sensors(self) -> list[str]:
+        """The sensors that were set, of those that its sources read."""
+        there = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+        return [name for name in sorted(there) if not name.startswith(".") and watched(self.sensors, name)]
 
     def unplug(self) -> None:
         """Take the chip away, as a USB adapter goes: every request ends."""

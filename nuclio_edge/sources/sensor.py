@@ -7,6 +7,7 @@ and its end too. With `min_change`, a reading is an event only when it has moved
 
 from __future__ import annotations
 
+import os.path
 from fnmatch import fnmatchcase
 from math import isfinite
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
     from nuclio_edge.core.response import Response
     from nuclio_edge.manifest.schema import Fields, Values
+    from nuclio_edge.sim.pins import SimBoard
 
 
 class SensorEvent(Event):
@@ -75,6 +77,7 @@ class SensorSource:
         self._timer: Any = None
         self._reader: Any = None
         self._pattern: str = params.path or ""
+        self._sim: SimBoard | None = None  # while it is open, when its path is a simulated one
         if params.reader is not None:
             from nuclio_edge.sources.sensor_reader import Reader
 
@@ -98,6 +101,8 @@ class SensorSource:
 
     def open(self) -> None:
         """Read, now and from now on."""
+        if self.params.path is not None and self.params.path.startswith("sim:"):
+            self._simulate(self.params.path)
         self._next = port.ticks_ms()
         self._become("connecting")
         self._due()
@@ -121,7 +126,22 @@ class SensorSource:
         self.stop_receiving()
         if self._reader is not None:
             self._reader.close()
+        if self._sim is not None:
+            from nuclio_edge import sim
+
+            self._sim.sensors.remove(os.path.basename(self._pattern))
+            self._sim = None
+            sim.detach(self.host)
         self._become("closed")
+
+    def _simulate(self, path: str) -> None:
+        """Read what the simulated board has under this name."""
+        from nuclio_edge import sim
+
+        self._sim = sim.attach(self.host)
+        name = path.partition(":")[2]
+        self._sim.sensors.append(name)
+        self._pattern = os.path.join(self._sim.folder, name)
 
     def _due(self) -> None:
         now = port.ticks_ms()

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from nuclio_edge.registry import Fault
 
 PARAMS = {
-    "path": Field("path", doc='a file to read, or several: "/sys/bus/w1/devices/28-*/temperature"'),
+    "path": Field(
+        "path", doc='a file to read, or several: "/sys/bus/w1/devices/28-*/temperature"; or "sim:NAME", simulated'
+    ),
     "reader": Field("path", doc='or a function of yours that reads: "bme280.py:read"'),
     "i2c": Field(
         "string", minimum=1, doc='the reader\'s bus: "/dev/i2c-1", or a name of the board\'s such as "header"'
@@ -51,6 +53,8 @@ def check_params(params: Values) -> Iterator[Fault]:
         yield "path" if params.path is not None else "reader", "either path or reader is expected", None
         return
     if params.path is not None:
+        if params.path.startswith("sim:") and ("/" in params.path or params.path in ("sim:", "sim:.")):
+            yield "path", f"{quote(params.path)} is no name of a simulated sensor", 'e.g. "sim:climate"'
         for key in ("i2c", "spi", "address"):
             if getattr(params, key) is not None:
                 yield key, "is for a reader, not for a path", None
@@ -106,7 +110,9 @@ def claims(params: Values) -> Iterator[tuple[str, str]]:
 
 
 def board_ports(params: Values) -> Iterator[tuple[str, str, str]]:
-    """A bus that is no path is one of the board."""
+    """A bus that is no path is one of the board; a simulated sensor needs the board that has it."""
+    if params.path is not None and params.path.startswith("sim:"):
+        yield "path", "sensors", params.path
     for kind in ("i2c", "spi"):
         bus = getattr(params, kind)
         if bus is not None and not bus.startswith("/"):

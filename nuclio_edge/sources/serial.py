@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
     from nuclio_edge.core.response import Response
     from nuclio_edge.manifest.schema import Fields, Values
+    from nuclio_edge.sim.ports import SimPort
 
 READ = 65536  # bytes a wake-up; a tty holds 4 KiB
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 250, 15_000  # between two looks for a port that is away
@@ -91,6 +92,7 @@ class SerialSource:
         self._quiet: Any = None  # the timer of the silence that the framing waits for
         self._last_read = 0
         self._frames = framing(params, self._reject)
+        self._sim: SimPort | None = None  # while it is open, when the port is a simulated one
         self._writer = Writer(name, host.loop, params.write_buffer, self._watch, self._gone)
 
     def routes(self, triggers: list[Trigger]) -> None:
@@ -144,6 +146,12 @@ class SerialSource:
         """Give the port back."""
         self.stop_receiving()
         self._drop_port("closed")
+        if self._sim is not None:
+            from nuclio_edge import sim
+
+            self._sim.close()
+            self._sim = None
+            sim.detach(self.host)
         self._become("closed")
 
     def _try(self) -> None:
@@ -175,6 +183,8 @@ class SerialSource:
         device: str = self.params.device
         if device.startswith("/"):
             return device
+        if device.startswith("sim:"):
+            return self._simulated(device)
         from nuclio_edge import board
 
         profile = board.load(getattr(self.host.device, "board", board.GENERIC))
@@ -185,9 +195,19 @@ class SerialSource:
             there = listed(profile.serial) or "none"
             raise SourceError(f"board {profile.id} has no serial port {device}", f"by name there is {there}")
         for path in port.paths:
+            if path.startswith("sim:"):
+                return self._simulated(path)
             if os.path.exists(path):
                 return path
         raise SourceError(f"none of {', '.join(port.paths)} is there", port.note or None)
+
+    def _simulated(self, device: str) -> str:
+        """The pseudo-terminal that the simulated board makes for a name."""
+        if self._sim is None:
+            from nuclio_edge import sim
+
+            self._sim = sim.attach(self.host).port(device.partition(":")[2])
+        return self._sim.open()
 
     def _say(self, error: SourceError) -> None:
         if self._said != error.message:

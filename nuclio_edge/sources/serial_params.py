@@ -29,7 +29,10 @@ RS485 = {
 
 PARAMS = {
     "device": Field(
-        "string", required=True, minimum=1, doc='a path, best of /dev/serial/by-id, or the board\'s "header"'
+        "string",
+        required=True,
+        minimum=1,
+        doc='a path, best of /dev/serial/by-id, the board\'s "header", or "sim:NAME"',
     ),
     "baud": Field("integer", 9600, minimum=50, maximum=12_000_000, doc="bits a second; odd rates too"),
     "data_bits": Field("integer", 8, minimum=5, maximum=8, doc="bits of a character"),
@@ -145,14 +148,15 @@ def check_trigger(address: Values) -> Iterator[Fault]:
 
 def claims(params: Values) -> Iterator[tuple[str, str]]:
     """A port has one owner, by whichever of its names."""
+    device: str = params.device
     yield (
         "device",
-        f"serial port {quote(os.path.realpath(params.device) if params.device[0] == '/' else params.device)}",
+        f"serial port {quote(os.path.realpath(device) if device[0] == '/' else device.removeprefix('sim:'))}",
     )
 
 
 def board_ports(params: Values) -> Iterator[tuple[str, str, str]]:
-    """A device that is no path is a port of the board."""
+    """A device that is no path is a port of the board, a simulated one if it begins with sim:."""
     if "/" not in params.device:
         yield "device", "serial", params.device
 

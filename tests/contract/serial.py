@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nuclio_edge.sources.serial import SerialSource
-from nuclio_edge.testing import SourceRig
+from nuclio_edge.testing import SourceRig, sim_board
 from tests.serial_line import SerialLine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from nuclio_edge.manifest.schema import Values
 
 
 class SerialRig(SourceRig):
@@ -42,3 +44,29 @@ class SerialRig(SourceRig):
 
     def restore(self) -> None:
         self._line.plug()
+
+
+class SimulatedSerialRig(SourceRig):
+    """The same lines, from a port of the simulated board."""
+
+    source = SerialSource
+    trigger: Mapping[str, Any] = {"prefix": tuple("0123456789")}
+    params: Mapping[str, Any] = {"device": "sim:meter"}
+    path = "sim:meter"
+    pushes_back = True
+
+    def make(self, name: str, params: Values, host: Any) -> SerialSource:
+        self._port = sim_board(host.state_dir).port("meter")
+        return SerialSource(name, params, host)
+
+    def emit(self, body: bytes) -> None:
+        self._port.send(body + b"\n")
+
+    def emit_unrouted(self) -> None:
+        self.emit(b"!")
+
+    def lose(self) -> None:
+        self._port.unplug()
+
+    def restore(self) -> None:
+        self._port.plug()

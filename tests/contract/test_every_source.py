@@ -16,7 +16,7 @@ from tests.contract.gpio import PinRig, TableRig
 from tests.contract.http import HttpRig
 from tests.contract.mqtt import MqttRig
 from tests.contract.sensor import SensorRig
-from tests.contract.serial import SerialRig
+from tests.contract.serial import SerialRig, SimulatedSerialRig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,6 +98,7 @@ def test_the_sensor_source() -> None:
 
 def test_the_serial_source() -> None:
     assert len(check_source(SerialRig())) == 16
+    assert len(check_source(SimulatedSerialRig())) == 16
 
 
 @pytest.mark.timeout(300)

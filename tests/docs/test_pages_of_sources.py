@@ -28,9 +28,18 @@ if TYPE_CHECKING:
 def test_every_kind_has_a_page_that_the_index_names_and_a_manifest_that_is_right(kind: str, tmp_path: Path) -> None:
     page = f"sources/{kind}.md"
     assert f"({kind}.md)" in (DOCS / "sources" / "index.md").read_text()
+    assert f"({page})" in (DOCS / "index.md").read_text()
+    assert f"`{kind}`" in (DOCS.parent / "README.md").read_text()
     write_out(page, tmp_path)
     checked = call("check", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_every_kinds_page_is_run_by_a_test() -> None:
+    """Each kind has a test here, or beside its clients, that writes the files of its page out and runs them."""
+    tests = "".join(path.read_text() for path in (DOCS.parent / "tests").glob("*/test_*.py"))
+    for kind in registry.SOURCES:
+        assert f'write_out("sources/{kind}.md"' in tests, kind
 
 
 def test_no_link_leads_nowhere() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import glob
 import json
 import lzma
 import os
@@ -16,22 +15,21 @@ from nuclio_edge.sources.sensor_file import find, read_number, sensor_name
 BME280, LM75 = 0x76, 0x48
 
 
-def load(folder: str, name: str, parameters: str = "") -> None:
+def load(path: str, parameters: str = "") -> None:
     """init_module(2): insmod of busybox knows no parameters of a compressed module."""
-    [path] = glob.glob(f"{folder}/kernel/**/{name}.ko*", recursive=True)
     with open(path, "rb") as file:
         content = file.read()
     if path.endswith(".xz"):
         content = lzma.decompress(content)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(175, content, len(content), parameters.encode()) and ctypes.get_errno() != errno.EEXIST:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
 
 
 def main() -> None:
-    """Print what was read as one line of JSON."""
-    for name, parameters in (("i2c-dev", ""), ("i2c-stub", f"chip_addr={BME280:#x},{LM75:#x}"), ("lm75", "")):
-        load(sys.argv[1], name, parameters)
+    """Print what was read as one line of JSON; the arguments are the modules i2c-dev, i2c-stub and lm75."""
+    for path, parameters in zip(sys.argv[1:], ("", f"chip_addr={BME280:#x},{LM75:#x}", ""), strict=True):
+        load(path, parameters)
     device = next(f"/dev/{name}" for name in os.listdir("/dev") if name.startswith("i2c-"))
     told: dict[str, object] = {}
     bus = I2cBus(device, BME280)
