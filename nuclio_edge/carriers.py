@@ -32,6 +32,7 @@ SWITCH_S = 0.0001
 # functions with short handlers is served by these, a thousand handlers that wait get a thread each within 25 ms.
 AT_ONCE = 8
 PATIENCE_MS = 2
+SHORT_OF_THREADS_MS = 100  # between two attempts to start a thread where there is none to be had
 # A handler whose calls took longer on the average, in ns, is not called on the loop's own thread. Not by one call:
 # that may take a millisecond more for no fault of its own, as it waited for the interpreter's lock.
 SHORT_NS = 200_000
@@ -126,6 +127,7 @@ class Pool:
         self._seen = 0
         self._step = 1
         self._growing = False
+        self._short = False  # whether the system had no thread for us the last time
         self._number = 0
         self._reaper: Any = None
         loop.add_inlet(self.done, self.collect)
@@ -144,7 +146,9 @@ class Pool:
         carrier = worker.carrier
         if carrier is not None and carrier is self.seat.carrier:
             if worker.holds_state():
-                self.seat.leave()
+                if not self.seat.leave(worker):
+                    self.loop.call_later(SHORT_OF_THREADS_MS, lambda: self._again(worker))
+                    return
             else:
                 carrier.worker = worker.carrier = None
                 carrier = None
@@ -154,8 +158,8 @@ class Pool:
                 if carrier.worker is not None:
                     carrier.worker.carrier = None
             elif self.carriers < AT_ONCE:
-                carrier = self._new()
-            else:
+                carrier = self._new(worker)
+            if carrier is None:
                 self.ready.append(worker)
                 if not self._growing:
                     self._growing = True
@@ -166,6 +170,11 @@ class Pool:
             carrier.take(worker)
         self.idle.pop(carrier, None)
         carrier.go.release()
+
+    def _again(self, worker: Worker) -> None:
+        """Hand a worker over for which the loop's seat could not be left."""
+        if worker.busy and not worker.abandoned:
+            self.dispatch(worker)
 
     def seize(self, carrier: Carrier, worker: Worker) -> bool:
         """Give an idle worker to this carrier, the calling thread's; false when one of the two is bound elsewhere."""
@@ -179,10 +188,13 @@ class Pool:
         carrier.take(worker)
         return True
 
-    def spare(self) -> Carrier:
-        """A carrier for another duty: an idle one, else a new one."""
+    def spare(self, worker: Worker) -> Carrier | None:
+        """A carrier for another duty: an idle one, else a new one; None when there is no thread to be had.
+
+        `worker` is the one for whose sake it is wanted.
+        """
         if not self.idle:
-            return self._new()
+            return self._new(worker)
         carrier = next(iter(self.idle))
         del self.idle[carrier]
         if carrier.worker is not None:
@@ -266,12 +278,24 @@ class Pool:
             self._reaper.cancel()
             self._reaper = None
 
-    def _new(self) -> Carrier:
+    def _new(self, worker: Worker) -> Carrier | None:
+        """A carrier whose thread has started; None when the system has no thread left, which the worker's log says."""
         if self.carriers == 0 and sys.getswitchinterval() > SWITCH_S:
             sys.setswitchinterval(SWITCH_S)
+        row = self.watchdog.slots.take() if self.watchdog is not None else None
+        try:
+            carrier = Carrier(self._number + 1, row)
+        except RuntimeError as error:  # TasksMax, or memory: a handler's threads must not end the others' work
+            if row is not None and self.watchdog is not None:
+                self.watchdog.slots.give_back(row)
+            if not self._short:
+                self._short = True
+                worker.runner.function.logger.error_with("no thread for its handler: it waits", "error", str(error))
+            return None
+        self._short = False
         self._number += 1
         self.carriers += 1
-        return Carrier(self._number, self.watchdog.slots.take() if self.watchdog is not None else None)
+        return carrier
 
     def _grow(self) -> None:
         """Make more carriers for workers that have waited too long: twice as many each time that nothing moved."""
@@ -283,11 +307,15 @@ class Pool:
                 worker = self.ready.popleft()
             except IndexError:
                 return
-            carrier = self._new()
+            carrier = self._new(worker)
+            if carrier is None:
+                self.ready.appendleft(worker)
+                self._step = 1
+                break
             carrier.take(worker)
             carrier.go.release()
         self._growing = True
-        self.loop.call_later(PATIENCE_MS, self._grow)
+        self.loop.call_later(SHORT_OF_THREADS_MS if self._short else PATIENCE_MS, self._grow)
 
     def _end(self, carrier: Carrier) -> None:
         carrier.worker = None

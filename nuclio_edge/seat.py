@@ -72,8 +72,9 @@ class Seat:
         """
         if not self._pinned:
             self._pinned = True
-            if self.carrier is not None and self.carrier.bound():
-                self.leave()
+            worker = self.carrier.worker if self.carrier is not None else None
+            if worker is not None and worker.holds_state():
+                self.leave(worker)
 
     def run(self) -> None:
         """Turn the loop until it is stopped, here or on whichever carrier has the seat then; returns on this thread."""
@@ -105,7 +106,7 @@ class Seat:
         if not self._turning or runner.slow or not worker.ready or self._pinned:
             return False
         if not self.watching:
-            self._notice()
+            self._notice(worker)
             return False
         mine, theirs = self.carrier, worker.carrier
         if theirs is not mine and (mine is None or mine.bound() or (theirs is not None and theirs.bound())):
@@ -119,10 +120,14 @@ class Seat:
         self._errands.append(worker)
         return True
 
-    def leave(self) -> None:
-        """Give the seat to another carrier when this turn ends: the present one has a slow worker to serve."""
+    def leave(self, worker: Worker) -> bool:
+        """Give the seat to another carrier when this turn ends: the present one has this slow worker to serve.
+
+        False when there is no thread to be had.
+        """
         if self._heir is None and self._pool is not None:
-            self._heir = self._pool.spare()
+            self._heir = self._pool.spare(worker)
+        return self._heir is not None
 
     def holds(self, carrier: Carrier) -> bool:
         """Whether this carrier turns the loop, or will when this turn ends."""
@@ -136,7 +141,7 @@ class Seat:
             return False
         return True
 
-    def _notice(self) -> None:
+    def _notice(self, worker: Worker) -> None:
         """Count hand-overs; a stream of them wakes the deputy."""
         now = self.loop.now
         self._streak = self._streak + 1 if now - self._last_ms <= STREAM_GAP_MS else 0
@@ -145,7 +150,9 @@ class Seat:
             return
         self._streak = 0
         if self._deputy is None:
-            self._deputy = self._pool.spare()
+            self._deputy = self._pool.spare(worker)
+            if self._deputy is None:
+                return
             self._deputy.duty = self.watch
         self.watching = True
         self._deputy.go.release()

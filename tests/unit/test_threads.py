@@ -480,3 +480,40 @@ def test_a_timeout_that_comes_as_the_handler_ends_leaves_the_function_whole(
         assert rig.ask("/f")[0] == 200
         assert rig.processor.assembly.threads.abandoned == 0
         assert rig.balanced()
+
+
+def test_where_the_system_has_no_thread_left_the_others_wait_for_one_and_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    none_left = False
+
+    def refused(thread: threading.Thread) -> None:
+        if none_left:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr("nuclio_edge.carriers.SHORT_OF_THREADS_MS", 5)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    waits = "import threading\ngo = threading.Event()\ndef handler(context, event):\n    go.wait(60)\n    return 'f'\n"
+    with Rig(
+        tmp_path,
+        MEMORY + manifest(name="f") + manifest("workers = { min = 0, max = 1 }", name="g"),
+        f=waits,
+        g="def handler(context, event):\n    return 'g'\n",
+    ) as rig:
+        settled, other = Settled(), Settled()
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: rig.processor.functions["f"].handler is not None)
+        rig.turn_for(20)
+        none_left = True
+        rig.deliver("/g", b"", other)
+        rig.until(lambda: "no thread for its handler" in rig.records.text())
+        assert not other.outcomes
+        rig.processor.functions["f"].handler.__globals__["go"].set()
+        rig.until(lambda: other.outcomes and settled.outcomes)  # by the thread of f, which is free now
+        assert other.bodies() == [b"g"]
+        none_left = False
+        assert rig.ask("/g") == (200, b"g")
+        assert rig.processor.exit_code == 0
+        assert rig.balanced()
