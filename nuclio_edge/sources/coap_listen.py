@@ -150,8 +150,7 @@ class Endpoint:
                     self._socket.sendmsg((b"".join(due),), ((_SOL_UDP, _UDP_SEGMENT, size),), 0, peer.address)
                     continue
                 except OSError as error:
-                    # A way out that cannot cut (EIO: no checksums by hardware) or takes no such length: one by one.
-                    if error.errno not in _OF_A_REPLY or error.errno == errno.EMSGSIZE:
+                    if error.errno in _CANNOT_CUT:
                         peer.segments = False
             for datagram in due:
                 self.send(datagram, peer)
@@ -245,6 +244,10 @@ _OF_A_REPLY = (
     errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EMSGSIZE, errno.EHOSTDOWN, errno.ENETDOWN,
     errno.EPROTO, errno.EINTR,
 )  # fmt: skip
+
+
+# The way to this peer has no checksums by hardware, is a tunnel, or takes only shorter ones (net/ipv4/udp.c).
+_CANNOT_CUT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.EOPNOTSUPP)
 
 
 def _segments(sock: Any) -> bool:

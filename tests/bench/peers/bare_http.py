@@ -26,8 +26,12 @@ while True:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             clients[client.fileno()] = client
             poll.register(client, select.EPOLLIN)
-        elif client.recv(READ):
-            client.send(REPLY)
-        else:
-            del clients[number]
-            client.close()
+            continue
+        try:
+            if client.recv(READ):
+                client.send(REPLY)
+                continue
+        except ConnectionError:
+            pass
+        del clients[number]
+        client.close()
