@@ -140,20 +140,31 @@ class Endpoint:
         due.append(datagram)
 
     def _flush(self) -> None:
-        """Send what was gathered."""
+        """Send what was gathered, those of one length that follow each other by one call."""
         peers, self._due = self._due, []
         for peer in peers:
             due, peer.due = peer.due, []
-            if len(due) > 1 and peer.segments and len(set(map(len, due))) == 1:
-                size = len(due[0]).to_bytes(2, byteorder)
-                try:
-                    self._socket.sendmsg((b"".join(due),), ((_SOL_UDP, _UDP_SEGMENT, size),), 0, peer.address)
-                    continue
-                except OSError as error:
-                    if error.errno in _CANNOT_CUT:
-                        peer.segments = False
-            for datagram in due:
-                self.send(datagram, peer)
+            at = 0
+            while at < len(due):
+                size = len(due[at])
+                end = at + 1
+                while end < len(due) and len(due[end]) == size:
+                    end += 1
+                if end - at == 1 or not peer.segments or not self._send_cut(due[at:end], size, peer):
+                    for datagram in due[at:end]:
+                        self.send(datagram, peer)
+                at = end
+
+    def _send_cut(self, datagrams: list[bytes], size: int, peer: Peer) -> bool:
+        """Send datagrams of one size as one that the kernel cuts; False when none of them was sent."""
+        control = ((_SOL_UDP, _UDP_SEGMENT, size.to_bytes(2, byteorder)),)
+        try:
+            self._socket.sendmsg((b"".join(datagrams),), control, 0, peer.address)
+        except OSError as error:
+            if error.errno in _CANNOT_CUT:
+                peer.segments = False
+            return False
+        return True
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -75,7 +75,7 @@ def ours(bench: Bench, isolation: str, *, port: int = 0, handler: str = "hello.p
 
 
 def peer(bench: Bench, script: str = "uvicorn_hello") -> tuple[Subject, int]:
-    """uvicorn or another server, and its port."""
+    """A peer of this script, and its port."""
     port = free_port()
     return python(script, bench.folder(), str(port)), port
 
