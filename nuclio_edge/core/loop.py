@@ -129,7 +129,7 @@ class Loop:
         self.wall = port.now_ms()
         calls = self._calls
         for key, mask in ready:
-            call = calls.get(port.key_of(key))
+            call = calls.get(key)
             if call is not None:
                 try:
                     # Error, hang-up, closed under our hands: whoever reads or writes finds out.

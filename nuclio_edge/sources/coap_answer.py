@@ -78,13 +78,19 @@ class Answers:
             if self._waiting:
                 self._waiting.pop(event, None)
             peer.new[key] = reply
+            endpoint = peer.endpoint
             if peer.control:
-                peer.endpoint.send(reply, peer)
+                endpoint.send(reply, peer)
+            elif endpoint.gathers:  # `gather` spelled out: a call less
+                if not peer.due:
+                    endpoint.gather(reply, peer)
+                else:
+                    peer.due.append(reply)
             else:  # spelled out: a call less
                 try:
                     peer.sendto(reply, peer.address)
                 except OSError:
-                    peer.endpoint.unsent += 1
+                    endpoint.unsent += 1
             if self.watched and plan.code in _CHANGING and (response is None or response.status_code < 300):
                 self.observers.changed(plan.path)
             return

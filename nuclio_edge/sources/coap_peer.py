@@ -25,7 +25,7 @@ class Peer:
     switched off and on may begin with the same ids.
     """
 
-    __slots__ = ("address", "control", "endpoint", "info", "new", "old", "sendto", "until")
+    __slots__ = ("address", "control", "due", "endpoint", "info", "new", "old", "segments", "sendto", "until")
 
     def __init__(self, endpoint: Any, address: tuple[Any, ...], until: int) -> None:
         self.endpoint = endpoint
@@ -35,6 +35,8 @@ class Peer:
         self.new: dict[bytes, Any] = {}
         self.old: dict[bytes, Any] = {}
         self.info: Any = None  # at which of our addresses it sent (IP_PKTINFO), as the kernel told it
+        self.due: list[bytes] = []  # replies that go out together
+        self.segments = True  # … by one call, as far as is known
         self.control: Any = ()  # what to send with, where the kernel would choose another address of ours
 
 

@@ -143,7 +143,14 @@ class HttpSource:
                 and event._reply is None
                 and type(response.body) is bytes
             ):
-                exchange.quick(start, response.body)
+                connection = exchange.connection
+                if connection is not None and not exchange.ended:
+                    exchange.ended = True
+                    body = response.body
+                    data = b"%b%d\r\n\r\n%b" % (start, len(body), body)
+                    if not connection.alone(data):
+                        exchange.waiting = data
+                        connection.advance(exchange)
                 return
         from nuclio_edge.sources.http_settle import settle
 
@@ -199,7 +206,7 @@ class HttpSource:
 
             exchange.note = Note(event, self._cors(trigger), head.logs, self.host.log)
             exchange.plain = False
-        waits = bool(self._kept) and any(kept._trigger is trigger for kept in self._kept)  # none overtakes another
+        waits = self._kept and any(kept._trigger is trigger for kept in self._kept)  # none overtakes another
         if not waits and trigger.submit(event):
             self.received += 1
             self.routed += 1

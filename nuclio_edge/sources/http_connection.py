@@ -225,7 +225,7 @@ class Connection:
         """Whether the client takes what it is sent."""
         return len(self.sending) + sum(map(len, self.out)) < HIGH
 
-    def alone(self, exchange: Exchange, data: bytes) -> bool:
+    def alone(self, data: bytes) -> bool:
         """Send a whole answer at once, if nothing is before, behind or beside it; False when it has to be queued."""
         if len(self.flight) != 1 or self.reading or self.ends or self.sending or self.out or self._intake.buffer:
             return False

@@ -36,17 +36,6 @@ class Exchange:
         self.note: Any = None
         self.on_room: Callable[[], Any] | None = None  # of an answer in parts: called when there is room for more
 
-    def quick(self, start: bytes, body: bytes) -> None:
-        """Give a whole answer of the usual kind, whose head up to the length is `start` (`Replies.known`)."""
-        connection = self.connection
-        if connection is None or self.ended:
-            return
-        self.ended = True
-        data = b"%b%d\r\n\r\n%b" % (start, len(body), body)
-        if not connection.alone(self, data):
-            self.waiting = data
-            connection.advance(self)
-
     def answer(
         self, status: int, content_type: str | None = None, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> None:
@@ -73,7 +62,7 @@ class Exchange:
         if head.method != "HEAD":
             data += body
         self.ended = True
-        if self.closes or not connection.alone(self, data):
+        if self.closes or not connection.alone(data):
             self.waiting += data
             connection.advance(self)
 

@@ -17,7 +17,10 @@ RATE = 40_000
 
 
 def run(bench: Bench) -> None:
-    """A window of 16; libcoap's server has a PUT for a body, which it keeps."""
+    """A window of 16; libcoap's server has a PUT for a body, which it keeps.
+
+    The bare server, recvfrom and sendto for each request and nothing else, shows what the system calls alone cost.
+    """
     many, few = bench.many(100_000), bench.many(10_000)
     found = bench.interleave({
         "libcoap coap-server": lambda: libcoap(bench, many),
@@ -25,6 +28,7 @@ def run(bench: Bench) -> None:
         "ours, inline, all addresses": lambda: ours(bench, many, "[::]", "inline"),
         "ours, thread": lambda: ours(bench, many, "127.0.0.1", "thread"),
         "aiocoap": lambda: aiocoap(bench, few),
+        "bare system calls in Python": lambda: bare(bench, many),
     })  # fmt: skip
     for name, measures in found.items():
         bench.report.value(f"{name}: CPU", measures["cpu"], "µs/request")
@@ -58,6 +62,13 @@ def aiocoap(bench: Bench, count: int) -> dict[str, float]:
     """The library's own server."""
     port = free_port()
     with python("aiocoap_server", bench.folder(), str(port)) as subject:
+        return load(subject, port, POST, b"f", count)
+
+
+def bare(bench: Bench, count: int) -> dict[str, float]:
+    """No server, but what one of Python cannot do without."""
+    port = free_port()
+    with python("bare_coap", bench.folder(), str(port)) as subject:
         return load(subject, port, POST, b"f", count)
 
 

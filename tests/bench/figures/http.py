@@ -1,6 +1,7 @@
 """HTTP: a kept-alive GET into an inline function, ours beside uvicorn; and the run that the slides show.
 
-wrk makes the load, on the other core. CPU is that of the process under test alone.
+wrk makes the load, on the other core. CPU is that of the process under test alone. 20 connections, as in the slides:
+each wake-up finds several that are ready, at all three servers. The bare server shows what the system calls cost.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ isolation = "{isolation}"
 path = "/"
 inbox = {{ when_full = "block" }}
 """
+CONNECTIONS = 20
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 
@@ -53,6 +55,7 @@ def run(bench: Bench) -> None:
     found = bench.interleave({
         "uvicorn, uvloop, httptools": lambda: measure(peer(bench), seconds),
         "ours, inline": lambda: measure(ours(bench, "inline"), seconds),
+        "bare system calls in Python": lambda: measure(peer(bench, "bare_http"), seconds),
         "ours, thread": lambda: measure(ours(bench, "thread"), seconds),
     })  # fmt: skip
     for name, measures in found.items():
@@ -71,10 +74,10 @@ def ours(bench: Bench, isolation: str, *, port: int = 0, handler: str = "hello.p
     return processor(bench.folder(), MANIFEST.format(port=port, handler=handler, isolation=isolation)), port
 
 
-def peer(bench: Bench) -> tuple[Subject, int]:
-    """uvicorn, and its port."""
+def peer(bench: Bench, script: str = "uvicorn_hello") -> tuple[Subject, int]:
+    """A peer of this script, and its port."""
     port = free_port()
-    return python("uvicorn_hello", bench.folder(), str(port)), port
+    return python(script, bench.folder(), str(port)), port
 
 
 def measure(started: tuple[Subject, int], seconds: int) -> dict[str, float]:
@@ -82,9 +85,9 @@ def measure(started: tuple[Subject, int], seconds: int) -> dict[str, float]:
     subject, port = started
     with subject:
         listening([subject], port)
-        wrk(port, 16, 1)
+        wrk(port, CONNECTIONS, 1)
         before = subject.cpu_ns()
-        said = wrk(port, 16, seconds)
+        said = wrk(port, CONNECTIONS, seconds)
         cpu = subject.cpu_ns() - before
         assert not said["errors"], f"{said['errors']:.0f} errors"
         return {"cpu": cpu / 1e3 / said["requests"], "rate": said["rate"]}
@@ -98,8 +101,8 @@ def as_in_the_slides(bench: Bench, count: int, seconds: int) -> None:
             stack.enter_context(ours(bench, "inline", port=port, handler="nothing.py")[0]) for _ in range(count)
         ]
         listening(subjects, port)
-        wrk(port, 20, 1)
-        said = wrk(port, 20, seconds)
+        wrk(port, CONNECTIONS, 1)
+        said = wrk(port, CONNECTIONS, seconds)
     bench.report.say(
         f"  as in the slides, {count} processor{'s' * (count > 1)}, 20 connections, {seconds} s: "
         f"{said['requests']:,.0f} requests, {said['rate']:,.0f}/s, average {said['average']:.3f} ms, "
