@@ -10,6 +10,8 @@ Laws:
 
 from __future__ import annotations
 
+from time import sleep
+
 from .core import port
 from .core.failure import HandlerTimeout
 
@@ -129,13 +131,14 @@ _WAYS: dict[str, Callable[[Farewell, Any], None]] = {
 class Last:
     """The last job of a worker's thread: carried in the worker's place, see carriers.py."""
 
-    __slots__ = ("_done", "abandoned", "carrier", "runner", "worker")
+    __slots__ = ("_done", "abandoned", "carrier", "runner", "told", "worker")
 
     def __init__(self, worker: Worker, done: Callable[[Any], Any]) -> None:
         self.worker = worker
         self.runner = worker.runner
         self.carrier: Any = None
         self.abandoned = False
+        self.told = False  # the HandlerTimeout of `give_up` is on its way
         self._done = done
 
     def begin(self) -> None:
@@ -144,12 +147,15 @@ class Last:
         carrier = worker.carrier
         if carrier is not None and carrier is pool.seat.carrier:
             if worker.holds_state():
-                pool.seat.leave()  # its thread turns the loop at present
+                pool.seat.leave(worker)  # its thread turns the loop at present
             else:
                 carrier.worker = None
                 carrier = None
         if carrier is None or carrier.worker is not worker:
-            carrier = worker.carrier = pool._new()
+            carrier = worker.carrier = pool._new(worker)
+            if carrier is None:  # no thread to be had, which the log says
+                self._done(self)
+                return
         pool.idle.pop(carrier, None)
         pool.busy += 1
         if pool.watchdog is not None:
@@ -157,19 +163,32 @@ class Last:
         carrier.take(self)  # type: ignore[arg-type]  # as good as a worker to it
         carrier.go.release()
 
-    def serve(self) -> None:
-        """Call the callbacks; on the thread."""
+    def carry(self) -> tuple[BaseException | None, bool]:
+        """Call the callbacks, on the thread; returns what a worker's `carry` does."""
         function = self.runner.function
-        self.carrier.started[0] = port.clock()
-        function.bind(self.worker.context)
-        part(self.worker.context, function.spec.path)
+        error = None
+        try:
+            self.carrier.started[0] = port.clock()
+            function.bind(self.worker.context)
+            part(self.worker.context, function.spec.path)
+        except BaseException as caught:  # noqa: BLE001 - the HandlerTimeout of `give_up`
+            error = caught
+        ended = self.abandoned
+        if ended:
+            try:
+                while not self.told:
+                    sleep(0.001)
+                sleep(0)
+            except HandlerTimeout:
+                pass
         self.carrier.started[0] = 0
+        return error, ended
 
     def holds_state(self) -> bool:
         """Whether the thread is to take up no other worker: it ends with this one."""
         return True
 
-    def hand_back(self, error: BaseException | None) -> None:
+    def hand_back(self, error: BaseException | None, ended: bool) -> None:
         """Tell the loop; on the thread."""
         self.runner.pool.loop.post(self._handed_back)
 
@@ -182,6 +201,7 @@ class Last:
         runner.lost += 1
         runner.pool.lose()
         self.carrier.raise_into(HandlerTimeout)
+        self.told = True
 
     def _handed_back(self) -> None:
         pool = self.runner.pool

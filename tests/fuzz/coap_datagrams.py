@@ -27,6 +27,7 @@ class Wire:
     """Stands for the socket: what is sent is read as CoAP."""
 
     group = ""
+    gathers = False
 
     def __init__(self) -> None:
         self.unsent = 0

@@ -30,8 +30,9 @@ def test_no_input_breaks_the_laws_of_a_target(target: str, tmp_path: Path) -> No
     words.write_text(DICTIONARY)
     done = subprocess.run(
         [
-            sys.executable, str(Path(__file__).with_name(target)), "-runs=20000", "-max_total_time=15", "-max_len=2000",
-            "-rss_limit_mb=512", f"-dict={words}", f"-artifact_prefix={tmp_path}/", str(corpus),
+            sys.executable, str(Path(__file__).with_name(target)), "-runs=20000", "-seed=1",
+            "-max_total_time=15", "-max_len=2000", "-rss_limit_mb=512", f"-dict={words}",
+            f"-artifact_prefix={tmp_path}/", str(corpus),
         ],
         capture_output=True, text=True, check=False, cwd=tmp_path, timeout=50,
     )  # fmt: skip
