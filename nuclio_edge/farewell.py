@@ -10,8 +10,6 @@ Laws:
 
 from __future__ import annotations
 
-from time import sleep
-
 from .core import port
 from .core.failure import HandlerTimeout
 
@@ -131,14 +129,14 @@ _WAYS: dict[str, Callable[[Farewell, Any], None]] = {
 class Last:
     """The last job of a worker's thread: carried in the worker's place, see carriers.py."""
 
-    __slots__ = ("_done", "abandoned", "carrier", "runner", "told", "worker")
+    __slots__ = ("_done", "abandoned", "carrier", "over", "runner", "told", "worker")
 
     def __init__(self, worker: Worker, done: Callable[[Any], Any]) -> None:
         self.worker = worker
         self.runner = worker.runner
         self.carrier: Any = None
-        self.abandoned = False
-        self.told = False  # the HandlerTimeout of `give_up` is on its way
+        self.abandoned = self.told = False  # as a Worker's
+        self.over = False  # the callbacks are; before the thread looks at `abandoned`
         self._done = done
 
     def begin(self) -> None:
@@ -147,15 +145,18 @@ class Last:
         carrier = worker.carrier
         if carrier is not None and carrier is pool.seat.carrier:
             if worker.holds_state():
-                pool.seat.leave(worker)  # its thread turns the loop at present
+                if not pool.seat.leave(worker):  # its thread turns the loop at present
+                    self._give_in()
+                    return
             else:
                 carrier.worker = None
                 carrier = None
         if carrier is None or carrier.worker is not worker:
-            carrier = worker.carrier = pool._new(worker)
-            if carrier is None:  # no thread to be had, which the log says
-                self._done(self)
+            carrier = pool._new(worker)
+            if carrier is None:
+                self._give_in()
                 return
+            worker.carrier = carrier
         pool.idle.pop(carrier, None)
         pool.busy += 1
         if pool.watchdog is not None:
@@ -164,25 +165,22 @@ class Last:
         carrier.go.release()
 
     def carry(self) -> tuple[BaseException | None, bool]:
-        """Call the callbacks, on the thread; returns what a worker's `carry` does."""
+        """Call the callbacks; returns None, and whether the thread is to end; on the thread. As a Worker's."""
         function = self.runner.function
-        error = None
         try:
             self.carrier.started[0] = port.clock()
             function.bind(self.worker.context)
             part(self.worker.context, function.spec.path)
-        except BaseException as caught:  # noqa: BLE001 - the HandlerTimeout of `give_up`
-            error = caught
+        except HandlerTimeout:
+            pass
+        self.over = True
         ended = self.abandoned
         if ended:
-            try:
-                while not self.told:
-                    sleep(0.001)
-                sleep(0)
-            except HandlerTimeout:
-                pass
+            from .threads import outlast
+
+            outlast(self)
         self.carrier.started[0] = 0
-        return error, ended
+        return None, ended
 
     def holds_state(self) -> bool:
         """Whether the thread is to take up no other worker: it ends with this one."""
@@ -190,7 +188,7 @@ class Last:
 
     def hand_back(self, error: BaseException | None, ended: bool) -> None:
         """Tell the loop; on the thread."""
-        self.runner.pool.loop.post(self._handed_back)
+        self.runner.pool.loop.post(lambda: self._handed_back(ended))
 
     def give_up(self) -> None:
         """Wait no longer: the thread ends with the callback, if that ever ends."""
@@ -200,16 +198,24 @@ class Last:
         worker.context.revoke()
         runner.lost += 1
         runner.pool.lose()
-        self.carrier.raise_into(HandlerTimeout)
+        if not self.over:
+            self.carrier.raise_into(HandlerTimeout)
         self.told = True
 
-    def _handed_back(self) -> None:
+    def _give_in(self) -> None:
+        """There is no thread to be had, which was logged: the callbacks are not called."""
+        self.runner.pool.loop.post(lambda: self._done(self))
+
+    def _handed_back(self, ended: bool) -> None:
         pool = self.runner.pool
         if self.abandoned:
             pool.abandoned -= 1
             self.runner.lost -= 1
             if self.carrier.row is not None and pool.watchdog is not None:
                 pool.watchdog.slots.give_back(self.carrier.row)
+            if not ended:  # it was over in the moment in which it was given up
+                self.carrier.worker = None
+                self.carrier.go.release()
         else:
             pool.busy -= 1
             self.carrier.worker = self.worker

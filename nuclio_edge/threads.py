@@ -120,12 +120,7 @@ class Worker:
         self.current = None
         ended = self.abandoned
         if ended:
-            try:
-                while not self.told:
-                    sleep(0.001)
-                sleep(0)
-            except HandlerTimeout:
-                pass
+            outlast(self)
         carrier = self.carrier
         if carrier is not None:
             carrier.started[0] = 0
@@ -226,6 +221,16 @@ class Worker:
         """Whether user_data holds anything: then the worker keeps its thread."""
         data = self.context.user_data
         return type(data) is not UserData or bool(vars(data))
+
+
+def outlast(worker: Any) -> None:
+    """Wait, on the thread of an abandoned worker, for the HandlerTimeout that may be on its way to it."""
+    try:
+        while not worker.told:
+            sleep(0.001)
+        sleep(0)
+    except HandlerTimeout:
+        pass
 
 
 class ThreadRunner:

@@ -30,6 +30,7 @@ READ = 16 * 1024
 
 HIGH = 256 * 1024  # bytes of answers that wait for the client; from there on nothing more is read, or pulled
 LINGER_MS = 2000
+SILENT_MS = 1000
 LEAST_RATE = 500  # bytes a second that a body has to make on the average
 FOREVER = 1 << 62
 
@@ -368,8 +369,9 @@ class Connection:
             self.lost()
 
     def idle(self) -> bool:
-        """Whether nothing is asked for."""
-        return self._state == IDLE and not self.flight and not self._intake.buffer and not self.sending
+        """Whether nothing is asked for, or nothing has come for a second since it was opened."""
+        silent = self._state == HEAD and self._loop.now - self._since >= SILENT_MS
+        return (silent or self._state == IDLE) and not (self.flight or self._intake.buffer or self.sending)
 
     def resume(self) -> None:
         """The respondent has room again."""

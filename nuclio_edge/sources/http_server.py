@@ -160,7 +160,7 @@ class Server:
             self.watch(connection.deadline())
 
     def _evict(self) -> bool:
-        """Close the connection that has been idle for the longest time; False when all are in use."""
+        """Close a silent connection, or the one that has been idle for the longest time; False when all are in use."""
         idle = [connection for connection in self.connections if connection.idle()]
         if not idle:
             return False

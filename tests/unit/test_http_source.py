@@ -291,6 +291,19 @@ def handler(context, event):
     assert "too many connections" in rig.records.text()
 
 
+def test_connections_that_never_say_anything_make_room_for_new_ones(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuclio_edge.sources.http_connection.SILENT_MS", 20)
+    rig = start(params="max_connections = 2")
+    with Wire(rig), Wire(rig):
+        rig.until(lambda: len(source(rig).server.connections) == 2)
+        rig.turn_for(50)
+        with Wire(rig) as asks:
+            asks.send(GET % b"/a").answers(1)
+        assert source(rig).server.counters["evicted"] >= 1
+
+
 def test_a_full_inbox_answers_503_with_retry_after(start: Start) -> None:
     code = """
 import threading
