@@ -56,7 +56,7 @@ class Loop:
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
         self.wakeups = 0
-        self.several = False  # a source says so when one read brought more than one event
+        self.several = 0  # how many events one read brought, said by its source when they were more than one
         self.on_error: "Callable[[BaseException, Any], Any]" = _raise
 
     def add(self, descriptor: "Any", call: "Callable[[int], Any]", read: bool = True, write: bool = False) -> None:
@@ -123,7 +123,8 @@ class Loop:
         # Said before the queues are looked at: a thread that appends after the look finds the flag and wakes us.
         self._sleeping = True
         ready = self._poller.wait(self._wait_ms(longest_ms), self.several)
-        self._sleeping = self.several = False
+        self._sleeping = False
+        self.several = 0
         self.wakeups += 1
         self.now = port.ticks_ms()
         self.wall = port.now_ms()

@@ -77,9 +77,11 @@ def key_of(descriptor: Any) -> Any:
     return descriptor if isinstance(descriptor, int) else descriptor.fileno()
 
 
-# Through mosquitto at 45,000 messages a second: 2 messages a wake-up without, 8 with it, and half of the CPU time.
+# JSON in and out through mosquitto, 40,000 a second: 12.0 us of CPU an event with naps of 0.1 ms, 10.3 with longer ones.
 _MODERATE_FROM = 32
-_MODERATE_S = 0.0001
+_SHORTEST_S = 0.0001
+_LONGEST_S = 0.0004
+_LONGER_FROM = 21  # events together: brokers have 20 messages in flight unless told otherwise, and would send no more
 _PAUSE_NS = 200_000
 
 
@@ -89,6 +91,7 @@ class Poller:
     def __init__(self) -> None:
         self._poll = select.epoll()
         self._stream = 0  # grows with wake-ups that bring several events, shrinks with others and with pauses
+        self._nap = _SHORTEST_S
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._event, IN)
 
@@ -106,23 +109,28 @@ class Poller:
         except (OSError, ValueError):
             pass  # closed already: epoll forgot it with the close
 
-    def wait(self, timeout_ms: int, several: bool) -> list[tuple[Any, int]]:
+    def wait(self, timeout_ms: int, several: int) -> list[tuple[Any, int]]:
         """The ready descriptors with their conditions, after at most `timeout_ms` (-1: whenever).
 
         A stream that comes faster than the loop turns would be handled piecemeal, and the time go into system calls.
         When wake-ups follow each other closely and `several` events came with many of them, more may come together
-        first, as network cards moderate their interrupts. A peer that sends one event and waits for the answer is never
-        made to wait, nor is an event that follows a pause.
+        first, as network cards moderate their interrupts; the longer, the more of them come. A peer that sends one
+        event and waits for the answer is never made to wait, nor is an event that follows a pause.
         """
         if self._stream > _MODERATE_FROM and timeout_ms:
-            time.sleep(_MODERATE_S)
+            time.sleep(self._nap)
         start = time.perf_counter_ns()
         ready = self._poll.poll(None if timeout_ms < 0 else timeout_ms / 1000)
         if timeout_ms:
             if time.perf_counter_ns() - start > _PAUSE_NS:
                 self._stream >>= 1
+                self._nap = max(self._nap / 2, _SHORTEST_S)
             elif several:
                 self._stream = min(self._stream + 4, 128)
+                if several >= _LONGER_FROM:
+                    self._nap = min(self._nap + _SHORTEST_S, _LONGEST_S)
+                elif self._nap > _SHORTEST_S:
+                    self._nap -= _SHORTEST_S / 2
             elif self._stream:
                 self._stream -= 1
         event = self._event

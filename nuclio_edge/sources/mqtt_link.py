@@ -118,8 +118,9 @@ class Link:
         except ProtocolError as error:
             sink.on_broken(error)
             return
-        if reader.told - before > 1:
-            self.loop.several = True
+        told = reader.told - before
+        if told > 1:
+            self.loop.several = told
         if self.closed or self.paused:
             return
         if more:
