@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -137,6 +138,44 @@ def test_the_serial_page(tmp_path: Path) -> None:
         assert heard == b"$PTHANKS,081836\r\n$PUBX,00*33\r\n"
         assert run.stop() == 0
     line.unplug()
+
+
+def on_the_simulated_board(page: str, folder: Path, real: str, simulated: str) -> list[list[str]]:
+    """Write a page's files out for the simulated board; the words of its `nuclio-edge sim` lines."""
+    write_out(page, folder)
+    manifest = folder / "edge.toml"
+    text = manifest.read_text()
+    assert real in text
+    manifest.write_text('[device]\nboard = "sim"\nstate_dir = "state"\n' + text.replace(real, simulated))
+    lines = re.findall(r"^nuclio-edge (sim .*)$", (DOCS / page).read_text(), re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_serial_page_without_hardware(tmp_path: Path) -> None:
+    real = "/dev/serial/by-id/usb-u-blox_7-if00"
+    send, watch, unplug = on_the_simulated_board("sources/serial.md", tmp_path, real, "header")
+    assert (send[:3], watch[:3]) == (["sim", "send", "header"], ["sim", "watch", "header"])
+    with Running(tmp_path) as run:
+        run.ready()
+        assert call(*send, cwd=tmp_path).returncode == 0
+        assert run.wait_for(message="position")["with"] == {"latitude": "3751.65S", "longitude": "14507.36E"}
+        assert call(*unplug, cwd=tmp_path).returncode == 0
+        assert "header is gone" in run.wait_for(message="no port, trying again")["with"]["error"]
+        assert run.stop() == 0
+
+
+def test_the_sensor_page_without_hardware(tmp_path: Path) -> None:
+    real = "/sys/bus/w1/devices/28-*/temperature"
+    put, take = on_the_simulated_board("sources/sensor.md", tmp_path, real, "sim:28-*")
+    manifest = tmp_path / "edge.toml"
+    manifest.write_text(manifest.read_text().replace('"10s"', '"20ms"'))
+    with Running(tmp_path) as run:
+        run.ready()
+        assert call(*put, cwd=tmp_path).returncode == 0
+        assert run.wait_for(message="measured")["with"] == {"sensor": "28-0316a2794aff", "celsius": 21.562}
+        assert call(*take, cwd=tmp_path).returncode == 0
+        wait_until(lambda: "it is gone" in run.log, "its end to be said")
+        assert run.stop() == 0
 
 
 def test_the_other_manifests_of_the_serial_page_are_right(tmp_path: Path) -> None:
