@@ -116,7 +116,8 @@ class Printer:
         if self._file is not None:
             self._file.write(line + "\n")
             self._file.flush()
-        print(line if self._json else self._line(event), flush=True)
+        # In one piece: Ctrl-C between a line and its end would leave half of it where stdout is not buffered.
+        print((line if self._json else self._line(event)) + "\n", end="", flush=True)
         if self.left is not None:
             self.left -= 1
         return self.left == 0
