@@ -33,6 +33,8 @@ def state_of(event: Event) -> tuple[str, dict[str, Any]]:
             state[name] = slot(event)
         except AttributeError:
             pass  # not set
+    more = state.pop("_more", {})
+    state.update({name: more[name] for name in more if name not in _NOT_SENT})
     try:
         marshal.dumps(state)
     except ValueError:

@@ -256,13 +256,13 @@ def make_event(call: Call, trigger: Trigger) -> Event:
     if trigger.kind == "mqtt":
         from nuclio_edge.cli.addresses import a_topic
         from nuclio_edge.core.mqtt_properties import CONTENT_TYPE, USER_PROPERTY, pack_properties
-        from nuclio_edge.sources.mqtt_event import MqttEvent
+        from nuclio_edge.sources.mqtt_event import mqtt_event
 
         pairs: list[tuple[int, Any]] = [(CONTENT_TYPE, call.content_type)] if call.content_type else []
         pairs += [(USER_PROPERTY, header) for header in call.headers.items()]
         topic = call.address or a_topic(spec.address.topic)
         first = spec.address.qos << 1
-        event = MqttEvent(trigger, 0, first, topic.encode(), pack_properties(pairs), call.body, now_ms())
+        event = mqtt_event(trigger, 0, first, topic.encode(), pack_properties(pairs), call.body, now_ms())
     elif trigger.kind == "http":
         from nuclio_edge.sources.http_event import HttpEvent, make_head
 

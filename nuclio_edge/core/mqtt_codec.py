@@ -86,7 +86,8 @@ class Reader:
         v5 = self.v5
         before = budget
         try:
-            while end - pos > 1:
+            last = end - 1
+            while pos < last:
                 if budget <= 0:
                     return True
                 first = buf[pos]
@@ -134,9 +135,9 @@ class Reader:
                         return True
                     continue
                 # The same as _publish below, in place: a call would cost a quarter of the time.
-                at = start + 2
-                if at > stop:
+                if length < 2:
                     raise ProtocolError(0x81, "a PUBLISH cut short")
+                at = start + 2
                 body = topic_end = at + (buf[start] << 8 | buf[start + 1])
                 packet_id = 0
                 props = b""

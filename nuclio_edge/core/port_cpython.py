@@ -67,6 +67,37 @@ def slots(names: str) -> tuple[str, ...]:
     return tuple(names.split())
 
 
+class _Aside:
+    """An attribute without a slot of its own: kept in the object's `_more`, which the first of them makes."""
+
+    __slots__ = ("_more", "_name")
+
+    def __init__(self, more: Any, name: str) -> None:
+        self._more = more  # the class's slot; asked directly, as an event makes what it lacks
+        self._name = name
+
+    def __get__(self, owner: Any, _class: Any = None) -> Any:
+        if owner is None:
+            return self
+        try:
+            return self._more.__get__(owner)[self._name]
+        except KeyError:
+            raise AttributeError(self._name) from None
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        try:
+            before = self._more.__get__(owner)
+        except AttributeError:
+            before = {}
+        owner._more = {**before, self._name: value}  # another one: a copy of the object may share the old one
+
+
+def aside(kind: Any, names: str) -> None:
+    """Give a class that has a slot `_more` further attributes, which cost nothing before the first of them is set."""
+    for name in names.split():
+        setattr(kind, name, _Aside(kind._more, name))
+
+
 def queue(limit: int) -> Any:
     """An empty deque, which grows as it must: who appends keeps the bound."""
     return deque()
@@ -158,6 +189,7 @@ __all__ = [
     "OUT",
     "TICKS_PER_MS",
     "Poller",
+    "aside",
     "bucket",
     "clock",
     "current_error",

@@ -86,9 +86,12 @@ def json_loads(text: "bytes | str") -> "Any":
     return json.loads(text)
 
 
-def slots(names: str) -> "tuple[str, ...]":
+def slots(*_: "Any") -> "tuple[str, ...]":
     """No slots: they have no effect here, and the names would cost 50 bytes each."""
     return ()
+
+
+aside = slots  # nothing either: without slots, any attribute can be set
 
 
 def queue(limit: int) -> "Any":

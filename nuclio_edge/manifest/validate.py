@@ -174,7 +174,13 @@ class _Reading:
     def _functions(self, sources: Sources) -> dict[str, FunctionSpec]:
         reader, triggers = Functions(self.convert, sources), Triggers(self.convert, sources)
         functions = {}
-        for name, raw in named(self.convert, self.raw, "function"):
+        tables = named(self.convert, self.raw, "function")
+        # Each table is let go as soon as it was read, and what is made of the next ones takes its place in memory. Were
+        # all kept to the end, the specs would lie between them, and 2 KB a function would never go back to the system.
+        self.raw.pop("function", None)
+        tables.reverse()
+        while tables:
+            name, raw = tables.pop()
             spec = functions[name] = reader.read(name, raw)
             spec.triggers = tuple(triggers.own(name, raw.get("trigger")))
             spec.outputs = triggers.outputs(name, raw.get("output"))

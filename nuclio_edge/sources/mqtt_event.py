@@ -12,6 +12,7 @@ from nuclio_edge.core.mqtt_properties import (
     USER_PROPERTY,
     unpack_properties,
 )
+from nuclio_edge.core.port import aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,18 +31,7 @@ class MqttEvent(Event):
     absent, which `decode_error` tells.
     """
 
-    __slots__ = (
-        "_first",
-        "_props",
-        "_topic",
-        "correlation_data",
-        "duplicate",
-        "message_expiry",
-        "properties",
-        "qos",
-        "response_topic",
-        "retain",
-    )
+    __slots__ = ("_first", "_props", "_topic")
 
     if TYPE_CHECKING:
         _first: int
@@ -55,18 +45,25 @@ class MqttEvent(Event):
         response_topic: str
         retain: bool
 
-    def __init__(
-        self, trigger: Trigger | None, token: int | None, first: int, topic: bytes, props: bytes, body: bytes, wall: int
-    ) -> None:
-        self._trigger = trigger
-        self._token = token
-        self._first = first
-        self._topic = topic
-        self._props = props
-        self.raw_body = body
-        self.timestamp_ms = wall
-        if not props and trigger is not None:
-            self.content_type = trigger.content_type
+    # Made empty, without a call of Python code (150 ns against 300), and filled by `mqtt_event` or the intake.
+    __init__ = object.__init__
+
+
+def mqtt_event(
+    trigger: Trigger | None, token: int | None, first: int, topic: bytes, props: bytes, body: bytes, wall: int
+) -> MqttEvent:
+    """The event of a PUBLISH that came at `wall`, for one function; the intake's inner loop spells it out."""
+    event: MqttEvent = MqttEvent()
+    event._trigger = trigger
+    event._token = token
+    event._first = first
+    event._topic = topic
+    event._props = props
+    event.raw_body = body
+    event.timestamp_ms = wall
+    if not props and trigger is not None:
+        event.content_type = trigger.content_type
+    return event
 
 
 def _properties(event: MqttEvent) -> list[tuple[int, Any]]:
@@ -97,6 +94,7 @@ def _url(event: MqttEvent) -> str:
     return event._trigger.source.url if event._trigger is not None else ""
 
 
+aside(MqttEvent, "correlation_data duplicate message_expiry properties qos response_topic retain")
 MqttEvent._lazy = {
     **Event._lazy,
     "content_type": _content_type,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from nuclio_edge.core.mqtt_codec import ProtocolError
-from nuclio_edge.sources.mqtt_event import MqttEvent
+from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
 from nuclio_edge.sources.mqtt_session import REPLY_ONLY, Session, Shared
 from nuclio_edge.sources.mqtt_subscribe import Split
 
@@ -36,7 +36,7 @@ class Intake:
         self.loop = loop
         self.session = Session(write, loop.at_turn_end)
         self.plan: Subscriptions | None = None
-        self._known: Any = {}.get  # the plan's answers for topics seen already
+        self._single: dict[bytes, Trigger] = {}  # the plan's answers where they are one trigger, for topics seen before
         self.link: Any = None
         self.receiving = True
         self.routed = 0
@@ -66,7 +66,8 @@ class Intake:
     def follow(self, plan: Subscriptions) -> None:
         """Send what comes from now on where this plan says."""
         self.plan = plan
-        self._known = plan.known.get
+        if self.receiving:
+            self._single = plan.single
 
     def reject(self, reason: str) -> None:
         """Count a PUBLISH that becomes no event."""
@@ -75,24 +76,32 @@ class Intake:
     # -- one packet ---------------------------------------------------------------------------------------------------
 
     def on_publish(self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes) -> Any:
-        """One PUBLISH; true when the link shall tell no more for now. The inner loop: QoS 0 for one function."""
-        targets = self._known(topic)
-        if targets is None:
-            targets = self._resolve(first, topic, packet_id)
-            if targets is None:
-                return True
-        if props or len(targets) != 1 or not self.receiving:
-            return self._deliver(first, topic, packet_id, props, body, targets)
-        trigger = targets[0]
-        event = MqttEvent(trigger, None, first, topic, props, body, self.loop.wall)
-        if packet_id:  # QoS 1 of an identifier that is free is nearly as short
-            if first & 4 or packet_id in self.session.unsettled:
-                return self._deliver(first, topic, packet_id, props, body, targets)
-            self.session.expect(event, packet_id)
+        """One PUBLISH; true when the link shall tell no more for now.
+
+        The inner loop, for a topic seen before that one function gets: `_deliver` is the whole of it.
+        """
+        trigger = self._single.get(topic)
+        if trigger is None or props or (packet_id and (first & 4 or packet_id in self.session.unsettled)):
+            return self._deliver(first, topic, packet_id, props, body, trigger)
+        event = MqttEvent()
+        event._trigger = trigger
+        event._first = first
+        event._topic = topic
+        event._props = props
+        event.raw_body = body
+        event.timestamp_ms = self.loop.wall
+        event.content_type = trigger.content_type
         self.routed += 1
-        if trigger.submit(event):
-            return False
-        return self._hold(event)
+        submit = trigger.submit
+        if not packet_id:
+            event._token = None
+            return False if submit(event) else self._hold(event)
+        session = self.session
+        session.expect(event, packet_id)
+        taken = submit(event)
+        if session.arriving is event:
+            session.keep(event, packet_id)
+        return False if taken else self._hold(event)
 
     def on_oversize(self, first: int, topic: bytes, packet_id: int, size: int) -> Any:
         """A PUBLISH above `max_packet` was thrown away: acknowledged, so that it does not come back for ever."""
@@ -104,6 +113,9 @@ class Intake:
         return False
 
     def _resolve(self, first: int, topic: bytes, packet_id: int) -> Any:
+        known = self.plan.known.get(topic) if self.plan is not None else ()
+        if known is not None:
+            return known
         try:
             return self.plan.resolve(topic) if self.plan is not None else ()
         except ProtocolError as error:
@@ -116,8 +128,13 @@ class Intake:
             self._break_off(error)
             return None
 
-    def _deliver(self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, targets: Any) -> Any:
+    def _deliver(
+        self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, single: Trigger | None
+    ) -> Any:
         """The same with everything that a PUBLISH can have."""
+        targets = (single,) if single is not None else self._resolve(first, topic, packet_id)
+        if targets is None:
+            return True
         if not self.receiving:
             self.reject("stopping")
             return False
@@ -149,7 +166,7 @@ class Intake:
         if len(targets) > 1:
             return self._fan_out(first, topic, packet_id, props, body, targets, token)
         trigger = targets[0]
-        event = MqttEvent(trigger, token, first, topic, props, body, self.loop.wall)
+        event = mqtt_event(trigger, token, first, topic, props, body, self.loop.wall)
         if packet_id:
             session.unsettled[packet_id] = event
         return False if trigger.submit(event) else self._hold(event)
@@ -181,7 +198,7 @@ class Intake:
         refused = False
         wall = self.loop.wall
         for trigger in targets:
-            event = MqttEvent(trigger, shared, first, topic, props, body, wall)
+            event = mqtt_event(trigger, shared, first, topic, props, body, wall)
             if not trigger.submit(event):
                 refused = self._hold(event)
         return refused
@@ -226,6 +243,7 @@ class Intake:
     def stop(self) -> None:
         """Take no more: what is held is not acknowledged, so that the broker can send it again, and counted."""
         self.receiving = False
+        self._single = {}  # what comes now is for `_deliver` to reject
         held, self._held = self._held, deque()
         for event in held:
             shared: Any = event._token

@@ -7,6 +7,8 @@ are written in the order of arrival (MQTT 5, 4.6), and none waits for a slower o
 
 from __future__ import annotations
 
+from struct import pack
+
 from nuclio_edge.core.mqtt_compose import answer
 
 TYPE_CHECKING = False
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
 
     from nuclio_edge.core.inbox import Trigger
 
-# A token is an int: the number of the arrival above, then a bit for QoS 2, then the packet identifier. Tokens therefore
-# sort by arrival, and those of earlier connections are smaller than `_first_token`.
-_ARRIVAL = 1 << 17
-_QOS2 = 1 << 16
+# A token is an int: the number of the arrival above 32 bits that are the acknowledgement as it will be written. Tokens
+# therefore sort by arrival, and those of earlier connections are smaller than `_first_token`.
+_ARRIVAL = 1 << 32
+_PUBACK = 0x40020000  # with the packet identifier in the lower half
+_QOS2 = 0x10000000  # makes it a PUBREC
 _ID = 0xFFFF
 _SETTLED = -1  # the token of what was settled while no connection could carry the acknowledgement
 
@@ -53,6 +56,7 @@ class Session:
         self.received: set[int] = set()  # QoS 2: settled, PUBREC sent, PUBREL not yet seen (4.3.3)
         self._arrivals = 0
         self._first_token = 0
+        self.arriving: Any = None  # the delivery that is being submitted and has not settled yet
         self._acks: list[int] = []
         self.stale = 0  # settled when their connection had gone: not acknowledged before the broker sends them again
 
@@ -65,20 +69,28 @@ class Session:
 
     def disconnected(self) -> None:
         """The connection is gone: nothing that came on it can be acknowledged any more."""
-        self._arrivals += 1
-        self._first_token = self._arrivals * _ARRIVAL
+        self._arrivals += _ARRIVAL
+        self._first_token = self._arrivals
         self._acks.clear()
 
     def expect(self, event: Any, packet_id: int) -> None:
-        """Bind a delivery of QoS 1 that has just come, and is none that we have, to this connection."""
-        self._arrivals += 1
-        event._token = self._arrivals * _ARRIVAL | packet_id
+        """Bind a delivery of QoS 1 that has just come, and is none that we have, to this connection.
+
+        It may settle while it is submitted; if it is still `arriving` after that, `keep` it.
+        """
+        self._arrivals = arrival = self._arrivals + _ARRIVAL
+        event._token = arrival + (_PUBACK + packet_id)
+        self.arriving = event
+
+    def keep(self, event: Any, packet_id: int) -> None:
+        """Keep a delivery that will settle later."""
+        self.arriving = None
         self.unsettled[packet_id] = event
 
     def token(self, first: int, packet_id: int) -> int:
         """The token of a delivery of QoS 1 or 2 that has just come."""
-        self._arrivals += 1
-        return self._arrivals * _ARRIVAL | (first & 4) << 14 | packet_id
+        self._arrivals += _ARRIVAL
+        return self._arrivals + _PUBACK + (_QOS2 if first & 4 else 0) + packet_id
 
     def again(self, first: int, packet_id: int, topic: bytes, body: bytes) -> Any:
         """Whether a PUBLISH is one that we have: the delivery, now bound to this connection; True if it is settled.
@@ -109,7 +121,16 @@ class Session:
     def settle(self, packet: Any) -> None:
         """Acknowledge a delivery, if the connection that it is bound to is the present one."""
         token: int = packet._token
+        if packet is self.arriving and token >= self._first_token:
+            self.arriving = None  # `acknowledge` spelled out: a call less
+            acks = self._acks
+            acks.append(token)
+            if len(acks) == 1:
+                self._at_end(self.flush)
+            return
         packet_id = token & _ID
+        if packet is self.arriving:
+            self.keep(packet, packet_id)  # the connection was lost meanwhile
         if packet_id not in self.unsettled or self.unsettled[packet_id] is not packet:
             self.stale += 1
         elif token < self._first_token:
@@ -118,12 +139,7 @@ class Session:
             self.stale += 1
         else:
             del self.unsettled[packet_id]
-            if token & _QOS2:
-                self.received.add(packet_id)
-            acks = self._acks  # `acknowledge` spelled out: a call less
-            acks.append(token)
-            if len(acks) == 1:
-                self._at_end(self.flush)
+            self.acknowledge(token)
 
     def acknowledge(self, token: int) -> None:
         """Owe an acknowledgement, written when the turn ends."""
@@ -147,8 +163,7 @@ class Session:
             return
         self._acks = []
         acks.sort()
-        self._write(
-            b"".join(
-                [(0x50020000 | one & _ID if one & _QOS2 else 0x40020000 | one & _ID).to_bytes(4, "big") for one in acks]
-            )
-        )
+        if acks[-1] >> 64:  # after 2**32 deliveries
+            acks = [token & 0xFFFFFFFF for token in acks]
+        tokens = memoryview(pack(f">{len(acks)}Q", *acks))
+        self._write(tokens.cast("I")[1::2].tobytes())  # of each its second half

@@ -57,7 +57,9 @@ class Split:
 
 
 class Subscriptions:
-    """The plan for one set of triggers and one protocol version. `known` answers for topics seen before.
+    """The plan for one set of triggers and one protocol version.
+
+    Topics seen before are answered by `single`, where one trigger gets all their messages, or else by `known`.
 
     `identifiers` are those of filters that the broker's session may remember: a filter keeps its number.
     """
@@ -68,6 +70,7 @@ class Subscriptions:
         self.v5 = v5
         self.numbered = numbered  # the broker takes subscription identifiers
         self.identifiers = dict(identifiers or {})
+        self.single: dict[bytes, Trigger] = {}
         self.known: dict[bytes, Any] = {}  # topic -> tuple of triggers, or Split
         self._router = TopicRouter(1)
         self._wire_router = TopicRouter(1)
@@ -140,20 +143,27 @@ class Subscriptions:
         for wire in self.wires:
             if wire.filter == topic_filter and wire.refused != refused:
                 wire.refused = refused
-                self.known.clear()
+                self._forget()
 
     def resolve(self, topic: bytes) -> Any:
-        """The triggers of a topic seen for the first time, kept in `known`. ProtocolError when it is no topic."""
+        """The triggers of a topic seen for the first time: a tuple, or a Split. ProtocolError when it is no topic."""
         check_topic(topic)
         found: Any = self._router.match(topic)
         if found and self._overlapping:
             wires: list[Any] = [wire for wire in self._wire_router.match(topic) if not wire.refused]  # type: ignore[attr-defined]
             if len(wires) > 1:
                 found = self._split(found, wires)
-        if len(self.known) >= _CACHE:
-            self.known.clear()
-        self.known[topic] = found
+        if len(self.known) + len(self.single) >= _CACHE:
+            self._forget()
+        if type(found) is tuple and len(found) == 1:
+            self.single[topic] = found[0]
+        else:
+            self.known[topic] = found
         return found
+
+    def _forget(self) -> None:
+        self.known.clear()
+        self.single.clear()
 
     def _split(self, triggers: tuple[Trigger, ...], wires: list[Wire]) -> Split:
         by_identifier: dict[int, list[Trigger]] = {wire.identifier: [] for wire in wires}

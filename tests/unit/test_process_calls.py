@@ -8,7 +8,7 @@ from typing import Any
 
 from nuclio_edge.core.event import Event
 from nuclio_edge.process_calls import state_of
-from nuclio_edge.sources.mqtt_event import MqttEvent
+from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
 
 
 def crossed(event: Event) -> Any:
@@ -23,7 +23,7 @@ def crossed(event: Event) -> Any:
 
 
 def test_an_mqtt_event_crosses_raw_and_is_decoded_over_there() -> None:
-    event = MqttEvent(None, 7, 0x33, b"a/b", b"", b'{"t": 1}', 1_700_000_000_123)
+    event = mqtt_event(None, 7, 0x33, b"a/b", b"", b'{"t": 1}', 1_700_000_000_123)
     assert set(state_of(event)[1]) == {"_first", "_topic", "_props", "raw_body", "timestamp_ms", "id"}
     twin = crossed(event)
     assert type(twin) is MqttEvent

@@ -1,0 +1,90 @@
+"""What is owed to the broker: settled at once or later, in the order of arrival, by connection."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from nuclio_edge.sources.mqtt_session import Session
+
+
+class Written:
+    """A session and what it has written."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.ends: list[Any] = []
+        self.session = Session(self._write, self.ends.append)
+        self.session.connected(session_present=True)
+
+    def _write(self, data: bytes) -> None:
+        self.data += data
+
+    def end_turn(self) -> bytes:
+        """End the turn; what was written in it."""
+        ends, self.ends[:] = list(self.ends), []
+        for call in ends:
+            call()
+        data, self.data = self.data, b""
+        return data
+
+    def come(self, packet_id: int) -> Any:
+        """A delivery of QoS 1 that is being submitted."""
+        event: Any = SimpleNamespace(_topic=b"a", raw_body=b"x", _first=0x32, _token=None)
+        self.session.expect(event, packet_id)
+        return event
+
+
+@pytest.fixture
+def written() -> Written:
+    return Written()
+
+
+def test_a_delivery_that_settles_while_it_is_submitted_is_acknowledged_and_its_id_free(written: Written) -> None:
+    session = written.session
+    session.settle(written.come(7))
+    assert session.arriving is None
+    assert not session.unsettled
+    assert written.end_turn() == b"\x40\x02\x00\x07"
+
+
+def test_acknowledgements_of_a_turn_go_out_once_in_the_order_of_arrival(written: Written) -> None:
+    session = written.session
+    first = written.come(1)
+    session.keep(first, 1)
+    session.settle(written.come(2))
+    third = written.come(3)
+    session.keep(third, 3)
+    session.settle(written.come(0xFFFF))
+    session.acknowledge(session.token(0x34, 5))
+    session.settle(third)
+    session.settle(first)
+    assert written.end_turn() == bytes.fromhex("40020001 40020002 40020003 4002ffff 50020005")
+    assert written.end_turn() == b""
+    assert session.received == {5}
+
+
+def test_what_settles_while_it_is_submitted_and_its_connection_is_lost_is_told_when_it_comes_again(
+    written: Written,
+) -> None:
+    session = written.session
+    event = written.come(9)
+    session.disconnected()
+    session.settle(event)
+    assert session.arriving is None
+    assert session.stale == 1
+    session.connected(session_present=True)
+    assert written.end_turn() == b""
+    assert session.again(0x3A, 9, b"a", b"x") is True
+    assert written.end_turn() == b"\x40\x02\x00\x09"
+    assert not session.unsettled
+
+
+def test_after_as_many_deliveries_as_32_bits_can_count_acknowledgements_are_still_right(written: Written) -> None:
+    session = written.session
+    session._arrivals = session._first_token = (1 << 64) - (1 << 32)
+    for packet_id in (1, 2, 3):
+        session.settle(written.come(packet_id))
+    assert written.end_turn() == bytes.fromhex("40020001 40020002 40020003")
