@@ -315,8 +315,8 @@ def test_thin_takes_every_second_event_of_the_busiest_address_and_keeps_the_orde
 def test_the_common_budget_refuses_beyond_the_floor_of_an_inbox():
     budget = Budget(2000, 500)
     loop, _, trigger = _queued("block", 100, budget=budget)
-    results = _fill(trigger, 8)
-    assert results.count(True) < 8
+    results = _fill(trigger, 20)
+    assert results.count(True) < 20
     held = trigger.held
     assert held == budget.used
     assert held <= 2000 + 500
