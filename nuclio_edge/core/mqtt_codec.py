@@ -128,7 +128,7 @@ class Reader:
                     stop = start + length
                     if stop > end:
                         return False
-                if first & 0xF0 != 0x30:
+                if first != 0x30 and first & 0xF0 != 0x30:  # what comes most is asked for first
                     pos = stop
                     budget -= 1
                     if on_packet(first, buf[start:stop]):
@@ -138,10 +138,13 @@ class Reader:
                 if length < 2:
                     raise ProtocolError(0x81, "a PUBLISH cut short")
                 at = start + 2
-                body = topic_end = at + (buf[start] << 8 | buf[start + 1])
+                body = at + buf[start + 1]
+                if buf[start]:
+                    body += buf[start] << 8
+                topic_end = body
                 packet_id = 0
                 props = b""
-                if first & 6:
+                if first != 0x30 and first & 6:
                     if first & 6 == 6:
                         raise ProtocolError(0x81, "a PUBLISH of QoS 3")
                     body += 2
