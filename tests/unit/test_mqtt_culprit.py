@@ -177,15 +177,16 @@ def test_what_waits_is_sent_within_the_brokers_receive_maximum(tmp_path: Path, f
         peer.handshake(session=True, subscribes=False, receive_maximum=5)
         mids = [peer.expect("PUBLISH").mid for _ in range(5)]
         one.wait_open()
-        one.do(lambda: None)
-        peer.send(b"\xd0\x00")
+        box = one.subscribe("in")
+        one.do(lambda: one.source.routes([box]))
+        peer.suback(peer.expect("SUBSCRIBE"))  # the next packet: no more was sent
         for number in range(5, 30):  # one more for each that is acknowledged
             peer.ack("PUBACK", mids[number - 5] or 0)
             mids.append(peer.expect("PUBLISH", payload=b"%d" % number).mid)
-            assert len([found for found in peer.received if found.kind == "PUBLISH"]) == number + 1
 
 
 def test_a_message_that_waits_and_is_above_the_limit_of_the_next_broker_is_not_sent(tmp_path: Path, fast: bool) -> None:
+    """Nothing is sent before the broker has said what it takes."""
     with FakeBroker() as broker, Rig(broker.url, tmp_path, fast=fast) as one:
         send(one, b"x" * 2000, b"good")
         broker.accept().handshake(subscribes=False, maximum_packet_size=1000)

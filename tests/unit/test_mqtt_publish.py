@@ -287,14 +287,3 @@ def test_what_was_never_sent_is_told_at_the_end(rig: Rig, broker: FakeBroker) ->
     wait_until(lambda: rig.source.publisher.waiting == 1, "the message")
     rig.close()
     assert "warn: messages were not sent offline 1 unacknowledged 1" in rig.log
-
-
-def test_nothing_is_published_before_the_broker_has_accepted_the_connection(rig: Rig, broker: FakeBroker) -> None:
-    rig.open()
-    peer = broker.accept()
-    connect = peer.expect("CONNECT")
-    rig.do(functools.partial(rig.source.publisher.send, "a", b"1", 1, False))
-    peer.connack(connect, maximum_packet_size=100)
-    assert not peer.expect("PUBLISH", payload=b"1").dup
-    assert peer.received[-1].at > connect.at
-    rig.wait_open()
