@@ -49,6 +49,7 @@ class StockLink:
         self._writing = False
         self._deaf = False
         self._saying = False
+        self._over = False  # paho has closed the socket; the sink is told next
         self._waiting: deque[Any] = deque()  # read and not yet told
         self._timer: Timer | None = None
         self._period = 0
@@ -68,7 +69,7 @@ class StockLink:
     def _ready(self, mask: int) -> None:
         if mask & OUT and not self.closed:
             self._client.loop_write()
-        if mask & IN and not self.closed:
+        if mask & IN and not self.closed and not self._over:
             if self.paused:
                 self._deaf = True
                 self.loop.remove(self._fd)
@@ -76,12 +77,12 @@ class StockLink:
                 self._read()
 
     def _read(self) -> None:
-        if self.closed or self.paused:
+        if self.closed or self.paused or self._over:
             return
         self._client.loop_read()
         self._tell_all()
         pending = getattr(self.sock, "pending", None)
-        if not self.closed and pending is not None and pending():
+        if not self.closed and not self._over and pending is not None and pending():
             self.loop.call_soon(self._read)
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
@@ -130,7 +131,7 @@ class StockLink:
             return
         self.paused = False
         self._tell_all()
-        if self.paused or self.closed:
+        if self.paused or self.closed or self._over:
             return
         if self._deaf:
             self._deaf = False
@@ -192,11 +193,21 @@ class StockLink:
             return
         if not self.paused:
             self._client.loop_misc()
-        if not self.closed:
+        if not self.closed and not self._over:
             self._timer = self.loop.call_later(self._period, self._tick)
 
     def _on_disconnect(self, _client: Any, _data: Any, flags: Any, reason: Any, _props: Any) -> None:
-        if self.closed or self._saying:
+        """The sink is told when paho has returned: it may be going through its messages, which the sink takes from."""
+        if self.closed or self._saying or self._over:
+            return
+        self._over = True
+        if not self._deaf:
+            self._deaf = True
+            self.loop.remove(self._fd)  # its number may be another's in a moment
+        self.loop.call_soon(lambda: self._tell_end(flags, reason))
+
+    def _tell_end(self, flags: Any, reason: Any) -> None:
+        if self.closed:
             return
         if flags.is_disconnect_packet_from_server:
             self.reader.told += 1

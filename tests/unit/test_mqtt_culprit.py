@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuclio_edge.sources import mqtt_outage
+from nuclio_edge.sources.mqtt_client import StockClient, paho
 from nuclio_edge.sources.mqtt_culprit import LOSSES, PROOFS, Culprit
 from tests.fake_broker import FakeBroker, Peer, serve
 from tests.mqtt_rig import Rig
@@ -146,6 +147,29 @@ def test_a_broker_that_closes_before_it_answers_the_ping_blames_no_message(rig: 
         closing.clear()
         wait_until(lambda: one.source.publisher.sent == 1)
         assert one.source.publisher.shed == {}
+
+
+def test_a_connection_that_ends_while_paho_sends_again_what_waited_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stock paho goes through its messages then, and cannot stand that one is taken from it meanwhile."""
+    whole = StockClient._packet_write
+    failing = [True]
+
+    def write(self: Any) -> Any:
+        if failing and self.accepted:
+            return paho.MQTT_ERR_CONN_LOST
+        return whole(self)
+
+    monkeypatch.setattr(StockClient, "_packet_write", write)
+    with FakeBroker(serve) as broker, Rig(broker.url, tmp_path, fast=False) as one:
+        publisher = one.source.publisher
+        send(one, *(b"%d" % number for number in range(30)))
+        wait_until(lambda: len(broker.peers) > LOSSES + PROOFS + 6)
+        failing.clear()
+        wait_until(lambda: publisher.sent + sum(publisher.shed.values()) == 30, lambda: one.log)
+        assert publisher.waiting == 0
+        assert one.errors == []
 
 
 def test_a_broker_that_falls_silent_blames_no_message(rig: Any, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
