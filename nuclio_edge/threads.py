@@ -50,7 +50,7 @@ class Batch:
         self.count = 0
         self.bytes = 0
         self.busy = 0
-        self.buckets = [0] * 65
+        self.buckets: dict[int, int] = {}  # calls by the number of bits of their ticks, those there were
         self.events: list[Event] = []
 
     def book(self) -> None:
@@ -58,10 +58,9 @@ class Batch:
         trigger = self.trigger
         trigger.handled += self.count
         trigger.busy += self.busy
-        if trigger.buckets:
-            trigger.buckets = [old + new for old, new in zip(trigger.buckets, self.buckets, strict=True)]
-        else:
-            trigger.buckets = self.buckets
+        buckets = trigger.buckets = trigger.buckets or [0] * 65
+        for bits, count in self.buckets.items():
+            buckets[bits] += count
         trigger.leave(self.count, self.bytes)
         if self.events:
             settle = trigger.source.settle
@@ -150,7 +149,7 @@ class Worker:
         handler = function.handler
         batch: Any = None
         mine: Any = None
-        buckets: list[int] = []
+        buckets: dict[int, int] = {}
         calls = 0
         start = handed = begun = clock()
         until = start + limit_ns
@@ -178,33 +177,33 @@ class Worker:
                 done.append((self, event, result, error, end - start))
                 break
             trigger = event._trigger
-            if trigger is not mine:
-                if batch is not None:
-                    done.append((self, None, batch, None, 0))
-                mine = trigger
-                # A batch of events is concluded one by one.
-                self.batch = batch = None if trigger.kind == "batch" else Batch(trigger)  # type: ignore[arg-type, union-attr]  # an event of a source has a trigger
-                if batch is not None:
+            if batch is not None and (trigger is not mine or result is not None or error is not None):
+                done.append((self, None, batch, None, 0))  # those before it first
+                self.batch = batch = None
+            if result is None and error is None and trigger.kind != "batch":  # type: ignore[union-attr]  # an event of a source has a trigger
+                ticks = end - start
+                if batch is None:
+                    mine = trigger
+                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # as above
                     buckets = batch.buckets
                     told = batch.events.append
-            if result is None and error is None and batch is not None:
-                ticks = end - start
                 batch.count += 1
                 batch.bytes += len(event.raw_body)
                 batch.busy += ticks
-                buckets[ticks.bit_length()] += 1
+                bits = ticks.bit_length()
+                try:
+                    buckets[bits] += 1
+                except KeyError:
+                    buckets[bits] = 1
                 if event._token is not None:
                     told(event)
             else:
-                if batch is not None:  # those before it first
-                    done.append((self, None, batch, None, 0))
-                    self.batch = batch = mine = None
                 done.append((self, event, result, error, end - start))
             if end - handed > _HAND_BACK:
                 stamp[0] = handed = end
                 if batch is not None:
                     done.append((self, None, batch, None, 0))
-                    self.batch = batch = mine = None
+                    self.batch = batch = None
                 loop.wake()
             start = end
         if calls:
