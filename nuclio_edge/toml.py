@@ -7,7 +7,7 @@ interpreter's 8.5 that nothing needs once the tables are there, and that an inte
 from __future__ import annotations
 
 import os
-import sys
+from _thread import _count
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def parse(text: str) -> dict[str, Any]:
 
 def apart(work: Callable[[], T]) -> T:
     """Do `work` with a child to parse for it, where this process can have one: not when it has threads, as it forks."""
-    threading = sys.modules.get("threading")
-    if _children or (threading is not None and threading.active_count() > 1):
+    if _children or _count():
         return work()
     try:
         _children.append(Child())

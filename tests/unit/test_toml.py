@@ -86,6 +86,11 @@ def test_a_process_with_threads_is_not_forked() -> None:
     )
 
 
+def test_where_fork_is_refused_the_process_parses_itself() -> None:
+    refused = "def fork():\n    raise BlockingIOError(11, 'Resource temporarily unavailable')\nos.fork = fork\n"
+    assert start("return [bool(toml._children), toml.parse(TEXT)]", "a = 1\n", refused) == ([False, {"a": 1}], True)
+
+
 def test_without_room_for_descriptors_the_process_parses_itself() -> None:
     for more in range(4):
         limit = (
