@@ -145,7 +145,7 @@ class Assembly:
             done()
 
         self.beside.append(function)
-        function.runner = self._make_runner(function)
+        function.runner = self.make_runner(function)
         function.runner.load(told)
 
     def discard(self, function: Function) -> None:
@@ -158,7 +158,7 @@ class Assembly:
         """Give a function its runner, outputs and triggers."""
         spec = function.spec
         if function.runner is None:
-            function.runner = self._make_runner(function)
+            function.runner = self.make_runner(function)
         else:
             self.beside.remove(function)
         function.outputs = tuple(self._make_output(output) for output in spec.outputs)
@@ -185,7 +185,7 @@ class Assembly:
         if function.env is None:
             function.env = _environment(function)
         context.env = function.env
-        context.bindings = Bindings(context, self._binding_makers(spec))
+        context.bindings = Bindings(context, self.binding_makers(spec))
         return context
 
     def calls(self) -> Calls:
@@ -246,7 +246,8 @@ class Assembly:
             return source.output(params)  # type: ignore[no-any-return]  # by the contract of sources
         return lambda response, event: source.send(params, response, event)
 
-    def _binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:
+    def binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:
+        """What a function may write to, by name."""
         names = self.processor.sources if spec.bindings is None else spec.bindings
         makers = {
             name: self.processor.sources[name].binding
@@ -262,7 +263,8 @@ class Assembly:
     def _on_demand(self, name: str) -> Callable[[Context], Any]:
         return lambda context: self.processor.source_on_demand(name).binding(context)
 
-    def _make_runner(self, function: Function) -> Any:
+    def make_runner(self, function: Function) -> Any:
+        """What runs a function's handlers, by its isolation."""
         spec = function.spec
         context = function.make_context
         if spec.isolation == "inline":

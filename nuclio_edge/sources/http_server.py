@@ -60,9 +60,9 @@ class Server:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     def open(self, listeners: list[Listener]) -> None:
-        """Take connections of these sockets, which listen already and are closed by `deaf`."""
+        """Take connections of these sockets too, which listen already and are closed by `deaf`."""
         self.closing = False
-        self._listeners = listeners
+        self._listeners = [*self._listeners, *listeners]
         for listener in listeners:
             self.loop.add(listener.socket, _acceptor(self, listener))
 
