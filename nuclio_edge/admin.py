@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 SOCKET = "admin.sock"
-BACKLOG = 16
+BACKLOG = 128  # connections that wait; more are refused at once
 LONGEST = 107  # bytes of sun_path, without its NUL; a longer path is reached by way of its folder
 FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 30_000
 

@@ -24,7 +24,7 @@ from .sources.http_server import Server
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from .processor import Processor
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CONNECTIONS = 16
 MAX_BODY = 4 << 20
 HELD = 8 << 20  # of all bodies on their way in
+WRITINGS = 4  # long answers at a time
 PIECE = 16 * 1024  # bytes of a long answer that are made in one go
 JSON = "application/json"
 
@@ -63,6 +64,7 @@ class AdminServer:
         self.doors: list[Door] = []
         self._names = {"localhost", processor.manifest.device.name.lower()}
         self._invocations: Any = None
+        self._writings: list[Writing] = []
         self.server = server = Server(processor.loop, self._respond)
         server.on_trouble = lambda what, why: processor.logger.warn_with(what, "where", "admin", "reason", why)
         server.max_connections = CONNECTIONS
@@ -153,15 +155,25 @@ class AdminServer:
     def _ledger(self, exchange: Exchange) -> None:
         from .ledger_sheet import Sheet
 
-        Writing(exchange, JSON, Sheet(self.processor).lines())
+        self._write(exchange, JSON, lambda: Sheet(self.processor).lines())
 
     def _metrics(self, exchange: Exchange) -> None:
         from .metrics import CONTENT_TYPE, exposition
 
-        Writing(exchange, CONTENT_TYPE, exposition(self.processor))
+        self._write(exchange, CONTENT_TYPE, lambda: exposition(self.processor))
 
     def _functions(self, exchange: Exchange) -> None:
-        Writing(exchange, JSON, _listing(self.processor))
+        self._write(exchange, JSON, lambda: _listing(self.processor))
+
+    def _write(self, exchange: Exchange, content_type: str, begin: Callable[[], Iterator[str]]) -> None:
+        """Begin a long answer, unless too many are on their way: each holds a copy of all counters."""
+        self._writings = [one for one in self._writings if not one.over()]
+        if len(self._writings) >= WRITINGS:
+            refuse(exchange, 503, "others are being answered; come again", {"Retry-After": "1"})
+            return
+        writing = Writing(exchange, content_type, begin())
+        if not writing.over():
+            self._writings.append(writing)
 
     def _invoke(self, exchange: Exchange, name: str) -> None:
         if self._invocations is None:
@@ -187,9 +199,13 @@ class Writing:
             exchange.answer(200, content_type, piece)
             return
         exchange.begin(200, content_type)
-        exchange.on_room = self._room
-        exchange.write(piece)
-        self._soon()
+        exchange.on_room = self._soon
+        if exchange.write(piece):
+            self._soon()
+
+    def over(self) -> bool:
+        """Whether it is written, or nobody reads it."""
+        return self._exchange.ended or self._exchange.connection is None
 
     def _next(self) -> tuple[bytes, bool]:
         """The next piece, and whether it is the last."""
@@ -205,29 +221,24 @@ class Writing:
     def _soon(self) -> None:
         if not self._due:
             self._due = True
-            loop = self._exchange.connection.server.loop if self._exchange.connection is not None else None
-            if loop is not None:
-                loop.call_soon(self._go_on)
-
-    def _room(self) -> None:
-        if self._exchange.connection is not None and self._exchange.connection.has_room():
-            self._soon()
+            if self._exchange.connection is not None:
+                self._exchange.connection.server.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
         self._due = False
         exchange = self._exchange
-        if exchange.connection is None or exchange.ended or not exchange.connection.has_room():
+        if self.over() or exchange.waiting or not exchange.connection.has_room():  # type: ignore[union-attr]  # it is not over
             return
         try:
             piece, whole = self._next()
         except BaseException:
             exchange.abort()
             raise
-        exchange.write(piece)
+        room = exchange.write(piece)
         if whole:
             exchange.on_room = None
             exchange.end()
-        else:
+        elif room:
             self._soon()
 
 

@@ -21,6 +21,10 @@ class AbsentError(Exception):
     """There is no processor at a socket, or it is another user's."""
 
 
+class SilentError(ConnectionError):
+    """A processor is there and does not say a word."""
+
+
 class Answer:
     """What a processor said."""
 
@@ -54,7 +58,7 @@ def ask(
 ) -> Answer:
     """One request and its answer; AbsentError when nobody is there.
 
-    TimeoutError when the processor says nothing, ConnectionError when it breaks off: either may have done it.
+    ConnectionError when it says nothing or breaks off: what was asked for may have been done.
     """
     connection = _Connection(path, patience_s)
     try:
@@ -62,8 +66,8 @@ def ask(
         response = connection.getresponse()
         return Answer(response.status, response.headers, response.read(MOST))
     except TimeoutError:
-        raise TimeoutError(f"the processor at {path} has not answered within {patience_s:g} s") from None
-    except http.client.HTTPException as error:
+        raise SilentError(f"the processor at {path} has not answered within {patience_s:g} s") from None
+    except (http.client.HTTPException, ConnectionResetError, BrokenPipeError) as error:
         raise ConnectionError(f"the processor at {path} broke off: {type(error).__name__}") from None
     finally:
         connection.close()
@@ -89,6 +93,9 @@ class _Connection(http.client.HTTPConnection):
                     sock.connect(short(self._path, folder))
                 finally:
                     os.close(folder)
+        except BlockingIOError:
+            sock.close()
+            raise SilentError(f"the processor at {self._path} does not take connections; it may hang") from None
         except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             sock.close()
             raise AbsentError(f"no processor runs here ({self._path})") from None

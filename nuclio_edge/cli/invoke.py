@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
     except UsageError as error:
         print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
         return USAGE
-    except (TimeoutError, ConnectionError) as error:
+    except ConnectionError as error:
         print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
         return FAULT
 

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         return USAGE
     except AbsentError as error:
         return _say(str(error), ABSENT)
-    except (TimeoutError, ConnectionError) as error:
+    except ConnectionError as error:
         return _say(str(error), FAULT)
     if answer.status != 200:
         return _say(answer.error(), FAULT)

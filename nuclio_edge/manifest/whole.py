@@ -71,10 +71,10 @@ def check_admin(admin: Values, report: Report) -> None:
     try:
         address = parse(admin.listen)
     except ValueError as error:
-        report.error(path, "E205", str(error))
+        report.error(path, "E304", str(error))
         return
     if address.path:
-        report.error(path, "E205", "a unix socket is socket = …", 'listen is address:port, e.g. "127.0.0.1:8090"')
+        report.error(path, "E304", "a unix socket is socket = …", 'listen is address:port, e.g. "127.0.0.1:8090"')
     elif not (address.host.startswith("127.") or address.host == "::1"):
         message = "whoever reaches this address reads metrics, ledger and functions; nothing asks who they are"
         report.warning(path, "W507", message, f'"127.0.0.1:{address.port}" is this device alone')
