@@ -118,7 +118,7 @@ class Durable:
         if self._take(event):
             if stage.timer is None:
                 stage.arm()
-            if len(fresh) >= stage.limit:
+            if len(fresh) + len(stage.aging) >= stage.limit:
                 stage.press()
             return True
         stage.remove(event)
@@ -207,6 +207,19 @@ class Durable:
         """Who reads the backlog: this one, until a new version of the function has a trigger in its place."""
         return self.delivery.sides.get(self.backlog.key, self)
 
+    def resume(self) -> None:
+        """Begin with what the disk has; once, when the trigger is in its place."""
+        delivery = self.delivery
+        self.suspects = delivery.suspects(self.trigger.function)
+        if self.suspects is not None:
+            self.suspects.begin(self)
+        else:
+            for mark, _, _ in delivery.marks(self.backlog.key):
+                delivery.spool.settle(mark)  # the last process ended in order: it was no culprit
+        if self.backlog.alone:
+            self.because("backlog")
+            self.trigger.loop.call_soon(self.refill)
+
     # -- back into memory ---------------------------------------------------------------------------------------------
 
     def because(self, reason: str, *, holds: bool = True) -> None:
@@ -265,10 +278,10 @@ class Durable:
         except UnreadableError as error:
             self.backlog.take(record.id)
             trigger.dead_lettered += 1
-            self.delivery.bury_raw(self, record, str(error))
+            self.delivery.bury_record(self, record.id, record.payload, str(error), lambda: None)
             return True
         event._token = UNTOLD
-        if self.delivery.is_repeated(self, record.id):
+        if self.delivery.is_repeated(record.id):
             event.duplicate = True  # type: ignore[attr-defined]  # set beside the slots, as event_sdk allows
             trigger.duplicates += 1
         self.ids[event] = record.id
@@ -360,6 +373,14 @@ class Durable:
         self._failed = trigger.failed
         self.delivery.bury(self, event, response, error)
         return True
+
+    def let_go(self, event: Event) -> int:
+        """An event goes another way than back to its source: its record, or 0."""
+        if self.stage.remove(event):
+            return 0
+        number = self.ids.pop(event, 0)
+        self.backlog.held.discard(number)
+        return number
 
     # -- at a stop ----------------------------------------------------------------------------------------------------
 

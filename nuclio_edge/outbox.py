@@ -100,6 +100,7 @@ class Keeper:
         self.stage = stage
         self._storing: deque[tuple[Kept, list[Entry], Callable[[Any], Any] | None]] = deque()
         self._reading = False
+        self._unsent = 0  # messages that are to be on disk alone, and are not stored yet
 
     def send(self, message: Message, event: Event | None) -> None:
         """Take a message, of a durable event or of somebody else."""
@@ -115,12 +116,13 @@ class Keeper:
         else:
             self.stage.fresh[entry] = self
             self.stage.arm()
-        if self.backlog.alone or self._waiting_to_be_stored() or not self.publisher.outbox.takes(len(body)):
-            if self.delivery.spool.trouble:
-                self.publisher.drop("outbox-full")
-                entry.end()
-            return
-        self._give(entry, message)
+        if not self.backlog.alone and not self._unsent and self.publisher.outbox.takes(len(body)):
+            self._give(entry, message)
+        elif self.delivery.spool.trouble:
+            self.publisher.drop("outbox-full")
+            entry.end()
+        else:
+            self._unsent += 1  # what comes next joins it on the disk
 
     def store(self, entry: Entry) -> None:
         """Store one message that is not part of an event's outcome; by the stage."""
@@ -173,26 +175,26 @@ class Keeper:
             self._reading = True
             self.delivery.loop.call_soon(self.refill)
 
+    def take_over(self, entry: Entry, message: Any) -> None:
+        """A message of the source that this one's has taken the place of; it may arrive twice."""
+        entry.keeper.stage.remove(entry)
+        entry.keeper = self
+        if entry.record is None and entry.outcome is None:
+            self.stage.fresh[entry] = self
+            self.stage.arm()
+        self._give(entry, (*message,))
+
+    def kept(self) -> int:
+        """How many of the client's messages are on disk, too."""
+        return sum(entry.record is not None for entry in self.publisher.outbox.entries.values())
+
     def unsafe(self) -> int:
         """How many messages would be lost if the process ended now."""
-        return len(self._storing) + sum(owner is self for owner in [*self.stage.fresh.values(), *self.stage.aging.values()])
+        return len(self._storing) + len(self.stage)
 
     def _give(self, entry: Entry, message: Message) -> None:
         entry.sent = True
         self.publisher.outbox.send(*message, entry)
-
-    def _waiting_to_be_stored(self) -> bool:
-        """Whether a message waits that is to be on disk alone: order."""
-        return any(not entry.sent for _, entries, _ in self._storing for entry in entries) or self._unsent
-
-    @property
-    def _unsent(self) -> bool:
-        return any(
-            not item.sent
-            for waiting in (self.stage.fresh, self.stage.aging, self.stage.refused)
-            for item in waiting
-            if type(item) is Entry and not item.over
-        )
 
     def _done(self, error: OSError | None) -> None:
         kept, entries, then = self._storing.popleft()
@@ -200,16 +202,18 @@ class Keeper:
             self.backlog.held.discard(kept.id)
             for entry in entries:
                 entry.record = None
-                if not entry.sent and not entry.over:
+                if not entry.sent:
+                    self._unsent -= 1
                     self.publisher.drop("outbox-full")
                     entry.end()
-                elif not entry.over and entry.outcome is None:
+                elif not entry.over:
+                    entry.outcome = None  # that of its event is over, as without a disk
                     self.stage.refuse(entry, self)
         else:
-            alone = not entries[0].sent
             for entry in entries:
                 entry.forget()
-            if alone:
+            if not entries[0].sent:
+                self._unsent -= len(entries)
                 self.backlog.put_back(kept.id)
                 self.look()
         if then is not None:

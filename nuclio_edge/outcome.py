@@ -83,6 +83,14 @@ class Outcome:
             settles = (number,) if number and who is last else ()
             who[0].store_all(mine, settles, self._stored if who is last else None)
 
+    def apart(self) -> None:
+        """The event is settled by another record: each message goes its own way."""
+        for entry in self.entries:
+            if not entry.over:
+                entry.outcome = None
+                entry.keeper.stage.fresh[entry] = entry.keeper
+                entry.keeper.stage.arm()
+
     def _stored(self, _error: OSError | None) -> None:
         """The record is durable; or there is no disk, and what can be done without has been done."""
         self.side.tell(self.event, self._response, self._error)

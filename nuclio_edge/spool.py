@@ -192,10 +192,12 @@ class Spool:
         place = self.log.find(number)
         return self._from_disk(*place) if place is not None else None
 
-    def records(self, after: int = 0, limit: int = GROUP, kind: int | None = None) -> list[Record]:
+    def records(
+        self, after: int = 0, limit: int = GROUP, kind: int | None = None, key: int | str | None = None
+    ) -> list[Record]:
         """Pending records with ids above `after`, in order: until their payloads are `limit` bytes, one at least."""
         found = []
-        for record in self._records(after, kind):
+        for record in self._records(after, kind, key):
             found.append(record)
             limit -= HEAD + len(record.payload)
             if limit <= 0:
@@ -515,17 +517,21 @@ class Spool:
 
     # ---- reading
 
-    def _records(self, after: int, kind: int | None) -> Iterator[Record]:
-        by_number = self.log.lanes.by_number
+    def _records(self, after: int, kind: int | None, key: int | str | None) -> Iterator[Record]:
+        wanted = {
+            lane.number
+            for lane in self.log.lanes
+            if (kind is None or lane.kind == kind) and (key is None or lane.key == key)
+        }
         for segment, position in self.log.live(after):
-            if kind is None or by_number[segment.lanes[position]].kind == kind:
+            if segment.lanes[position] in wanted:
                 record = self._from_disk(segment, position)
                 if record is not None:
                     yield record
         for group in (self._flying, self._group):
             if group is not None:
                 for position in range(max(0, after + 1 - group.first), len(group.lanes)):
-                    if kind is None or group.lanes[position].kind == kind:
+                    if group.lanes[position].number in wanted:
                         record = self._from_group(group, position)
                         if record is not None:
                             yield record

@@ -53,6 +53,8 @@ class Stage:
         """The window is nearly used up: store early what does not end by itself in a moment."""
         if not self._pressed and not self.spool.trouble:
             self._pressed = True
+            self.aging.update(self.fresh)  # what is here now is looked at then, what comes meanwhile is not
+            self.fresh = {}
             self.loop.call_later(PRESS_MS, self._relieve)
 
     def remove(self, item: Any) -> bool:
@@ -90,8 +92,8 @@ class Stage:
 
     def _relieve(self) -> None:
         self._pressed = False
-        if len(self) >= self.limit // 2 and not self.spool.trouble:
-            self.flush()
+        if len(self.aging) >= self.limit // 2 and not self.spool.trouble:
+            self._store()
 
     def _store(self) -> None:
         """Without the disk this is the attempt that finds out whether it is back: all of it is refused at once."""

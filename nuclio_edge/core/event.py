@@ -56,6 +56,8 @@ class Event:
         fields: "dict[str, Any]"
         headers: "dict[str, Any]"
         id: "str | None"
+        attempt: int
+        duplicate: bool
         last_in_batch: bool
         method: "str | None"
         num_shards: "int | None"
@@ -122,7 +124,7 @@ class Event:
 
 port.aside(
     Event,
-    "last_in_batch num_shards offset shard_id size source source_address source_identity timestamp type"
+    "duplicate last_in_batch num_shards offset shard_id size source source_address source_identity timestamp type"
     " type_version url version",
 )
 
