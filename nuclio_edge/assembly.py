@@ -171,6 +171,8 @@ class Assembly:
                 from . import batch
 
                 batch.attach(function.runner, trigger, trigger_spec.batch.size, trigger_spec.batch.timeout_ms)
+            if trigger_spec.durable or trigger_spec.dead_letter:
+                self.processor.make_durable(trigger)
 
     def context(self, function: Function, worker: int) -> Context:
         """The context of one worker of a function."""

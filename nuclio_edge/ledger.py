@@ -75,6 +75,7 @@ class TriggerRow:
         """Add a trigger's counters, or another row's; returns itself."""
         for name in COUNTERS:
             setattr(self, name, getattr(self, name) + getattr(trigger, name))
+        self.pending += _elsewhere(trigger)
         _add(self.shed, trigger.shed)
         self.busy += trigger.busy
         if trigger.buckets:
@@ -163,6 +164,7 @@ def tally(sources: Iterable[Any], triggers: Iterable[Any]) -> Tally:
     for trigger in triggers:
         for name in ("admitted", "handled", "failed", "dead_lettered", "pending", "retried", "duplicates"):
             setattr(total, name, getattr(total, name) + getattr(trigger, name))
+        total.pending += _elsewhere(trigger)
         _add(total.shed, trigger.shed)
         if missing_at_trigger(trigger):
             total.wrong.append(trigger_sentence(trigger))
@@ -186,7 +188,7 @@ def missing_at_source(source: Any) -> int:
 def missing_at_trigger(trigger: Any) -> int:
     """How many events were admitted of which is not known what became of them; negative: too many are known of."""
     known = trigger.handled + trigger.failed + trigger.dead_lettered + sum(trigger.shed.values()) + trigger.pending
-    count: int = trigger.admitted - known
+    count: int = trigger.admitted - known - _elsewhere(trigger)
     return count
 
 
@@ -211,8 +213,19 @@ def reasons(counts: dict[str, int]) -> str:
     return " (" + ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())) + ")" if counts else ""
 
 
+def _elsewhere(trigger: Any) -> int:
+    """Events of a durable trigger that are pending and not in its inbox: on disk."""
+    count: int = getattr(trigger.source, "alone", 0)
+    return count
+
+
 def _missing(count: int) -> str:
     return f"{count} missing" if count > 0 else f"{-count} too many"
+
+
+def source_of(trigger: Any) -> Any:
+    """The source of a trigger, also of one that is durable, where something stands between the two."""
+    return getattr(trigger.source, "real", trigger.source)
 
 
 def _add(into: dict[str, int], counts: dict[str, int]) -> None:

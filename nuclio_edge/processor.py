@@ -13,7 +13,7 @@ from .assembly import IMPORT_PATIENCE_MS, Assembly
 from .core.inbox import Budget
 from .core.log import Logger
 from .core.loop import Loop
-from .ledger import Gone, tally
+from .ledger import Gone, source_of, tally
 from .registry import source_class
 from .seat import Seat
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .core.event import Event
     from .core.inbox import Trigger
     from .core.response import Response
+    from .delivery import Delivery
     from .function import Function
     from .ledger import Tally
     from .logs import Log
@@ -44,7 +45,7 @@ OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
 class Host:
     """What a source or binding is given of the processor that it lives in."""
 
-    __slots__ = ("device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
+    __slots__ = ("delivery", "device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
 
     def __init__(self, processor: Processor, log: Logger, secret: Callable[[str], bytes]) -> None:
         self.loop = processor.loop
@@ -54,6 +55,7 @@ class Host:
         self.secret = secret
         self.state_changed: Callable[[Any], Any] = processor.source_changed
         self.stopping = False
+        self.delivery = processor.delivery  # where a publisher keeps what cannot be sent; None: in memory only
 
 
 class Processor:
@@ -62,6 +64,8 @@ class Processor:
     `open()` builds and starts everything and returns; `run()` turns the loop until `stop()` has drained it, and returns
     the exit code. `on_ready` is called once, when functions are loaded and sources open or retrying.
     """
+
+    keeps = True  # in its state directory, what is durable
 
     def __init__(self, manifest: Manifest, log: Log, *, offline: bool = False, guarded: bool = False) -> None:
         self.manifest = manifest
@@ -85,6 +89,7 @@ class Processor:
         self.offline = offline  # nothing is opened: `invoke` runs one event through the real path
         self.exit_code = OK
         self.assembly = Assembly(self)
+        self.delivery: Delivery | None = None  # where something of the manifest is durable
         self.stopping = False
         self._deadline: Any = None
         self._demanded: set[str] = set()  # sources without a table that only handlers use
@@ -107,6 +112,7 @@ class Processor:
         capture.install(self.log)
         forks.install()
         suspects = self._guard() if self._guarded else []
+        self._open_delivery()
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])
         self.functions = {s.name: self.assembly.make(s) for s in manifest.functions.values() if not s.disabled}
@@ -117,6 +123,8 @@ class Processor:
         for function in self.functions.values():
             self.assembly.equip(function)
         self.share_budget()
+        if self.delivery is not None:
+            self.delivery.begin()
         self.route()
         for function in self.functions.values():
             if function.name in suspects:
@@ -171,30 +179,40 @@ class Processor:
             return  # an import is waited for, which ends with this: `open` goes on from here
         for source in self.sources.values():
             source.stop_receiving()
+        if self.delivery is not None:
+            self.delivery.stop()
         timeout = self.manifest.device.stop_timeout_ms
         self._deadline = self.loop.now + timeout
         self._last_words_ms = min(timeout // 4, LAST_WORDS_MS)
         self._drain()
 
     def _drain(self) -> None:
-        busy = [f for f in self.all_functions() if not f.runner.drain() or any(t.pending for t in f.triggers)]
+        busy = [f for f in self.all_functions() if not f.runner.drain() or self._unsafe(f)]
         left = self._deadline - self.loop.now
         speaking = (not busy or left < self._last_words_ms) and not self._last_words(busy, max(left, 0))
         unsent = [s for s in self.sources.values() if not getattr(s, "sent", _yes)()]
         if self.admin is not None and not self.admin.answered():
             unsent.append(self.admin)
-        if (busy or speaking or unsent) and left > 0:
+        storing = self.delivery is not None and self.delivery.busy()
+        if (busy or speaking or unsent or storing) and left > 0:
             self.loop.call_later(5, self._drain)
             return
         for farewell in self.assembly.farewells.values():
             farewell.expire()
-        if busy:
+        lost = [f for f in busy if self._unsafe(f) or not any(t.spec.durable for t in f.triggers)]
+        if lost:
             self.exit_code = UNDRAINED
             self.logger.warn_with(
-                "stopped with events undrained", "functions", ", ".join(sorted({f.name for f in busy}))
+                "stopped with events undrained", "functions", ", ".join(sorted({f.name for f in lost}))
             )
         self.close()
         self.loop.stop()
+
+    def _unsafe(self, function: Function) -> int:
+        """How many of a function's events a stop would lose: those that are pending and not on disk."""
+        if self.delivery is not None:
+            return self.delivery.unsafe(function)
+        return sum(t.pending for t in function.triggers)
 
     def _last_words(self, busy: list[Function], left_ms: int) -> bool:
         """Have every function that is done call its drain and termination callbacks; whether all have."""
@@ -216,6 +234,8 @@ class Processor:
             source.close()
         if self.admin is not None:
             self.admin.close()
+        if self.delivery is not None:
+            self.delivery.close()
         for text in self.tally().wrong:
             self.exit_code = FAULT
             self.logger.error_with("the ledger does not balance: a defect of nuclio-edge", "difference", text)
@@ -363,6 +383,29 @@ class Processor:
         )
         return [name] if name else []
 
+    def make_durable(self, trigger: Trigger) -> None:
+        """Have a trigger's events or dead letters kept on disk."""
+        if self.delivery is None and self.keeps and not self.offline:
+            self._make_delivery()
+        if self.delivery is not None:
+            self.delivery.attach(trigger)
+
+    def _open_delivery(self) -> None:
+        """Have what may be durable kept on disk; a guest of a running processor's has no disk."""
+        if not self.keeps or self.offline:
+            return
+        specs = [t for f in self.manifest.functions.values() if not f.disabled for t in f.triggers]
+        folder = os.path.join(self.manifest.device.state_dir, "spool")
+        brokers = any(source.kind == "mqtt" for source in self.manifest.sources.values())
+        if brokers or any(t.durable or t.dead_letter for t in specs) or os.path.isdir(folder):
+            self._make_delivery()
+
+    def _make_delivery(self) -> None:
+        from .delivery import Delivery
+
+        self.delivery = Delivery(self)
+        self.delivery.open()
+
     def share_budget(self) -> None:
         """Share half of the memory budget out as floors, so that a flooded inbox cannot starve the others."""
         count = sum(len(function.triggers) for function in self.functions.values())
@@ -371,7 +414,8 @@ class Processor:
     def route(self) -> None:
         """Tell every source which triggers it now serves."""
         for source in self.sources.values():
-            source.routes([t for function in self.functions.values() for t in function.triggers if t.source is source])
+            found = [t for f in self.functions.values() for t in f.triggers if source_of(t) is source]
+            source.routes(found)
 
     def all_functions(self) -> list[Function]:
         """Those that run and those that drain."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from .ledger import source_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -149,6 +151,8 @@ def _import_beside(processor: Processor, functions: list[Function], then: Callab
 
 def _retire(processor: Processor, function: Function) -> None:
     processor.retired.append(function)
+    if processor.delivery is not None:
+        processor.delivery.retire(function)
     processor.loop.call_later(0, lambda: let_go(processor, function))  # after the turn that still holds its events
 
 
@@ -169,7 +173,7 @@ def let_go(processor: Processor, function: Function) -> None:
 def _close_when_settled(processor: Processor, source: Any, deadline: int = 0) -> None:
     if source not in processor.leaving:
         return
-    busy = any(t.pending for f in processor.all_functions() for t in f.triggers if t.source is source)
+    busy = any(t.pending for f in processor.all_functions() for t in f.triggers if source_of(t) is source)
     if not busy and not deadline:
         deadline = processor.loop.now + processor.manifest.device.stop_timeout_ms
     if busy or (not getattr(source, "sent", _yes)() and processor.loop.now < deadline):

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.sources import Sources
 
 _LATER = {
-    "durable": "durable = true comes with the spool; until then events are acknowledged after the handler",
     "order_by": "order_by comes with a later version; until then order is kept with one worker only",
-    "dead_letter": "dead_letter = true comes with the spool; until then such events are counted failed",
 }
 
 
@@ -57,15 +55,21 @@ class Triggers:
         self._later(own, path)
         self._claim(source, tables, address, path)
         when_full = own.inbox.when_full
+        durable = own.durable
+        if durable is None:
+            default = getattr(tables, "durable", None)
+            durable = default is not None and default(address)
         if when_full is None:
             default = getattr(tables, "when_full", None)
             when_full = default(address) if default is not None else "block"
+            if durable and when_full != "reject":
+                when_full = "block"  # on the disk alone until there is room: nothing is shed, and nobody has to wait
         return {
             "address": address,
             "batch": own.batch and Batch(size=own.batch.size, timeout_ms=own.batch.timeout),
             "content_type": own.content_type,
-            "dead_letter": False,
-            "durable": False,
+            "dead_letter": own.dead_letter,
+            "durable": durable,
             "inbox_size": own.inbox.size,
             "kind": self._sources.specs[source].kind,
             "name": own.name or source,
