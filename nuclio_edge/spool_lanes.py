@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .core.port import json_bytes, json_loads
 from .core.record import pack_numbers, unpack_numbers
+from .spool_tallies import Tallies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .spool_segment import Segment
-
-MAX_LANES = 2048  # at once; a checkpoint names them all and has to fit into the smallest segment
 
 
 class Lane:
@@ -49,9 +48,10 @@ class Lane:
 class Settlement:
     """Ids that are settled, as ranges, with how many that are in each lane. It is stored whole or not at all."""
 
-    __slots__ = ("counts", "owed", "ranges")
+    __slots__ = ("counts", "owed", "ranges", "tallies")
 
-    def __init__(self) -> None:
+    def __init__(self, tallies: list[tuple[int, int]] | None = None) -> None:
+        self.tallies = tallies or []  # what is counted by the record that it stands in: number, how many more
         self.owed: list[tuple[Segment, int, int]] = []  # position and lane of each, of which the log still says nothing
         self.ranges: list[list[int]] = []  # [first, count]
         self.counts: dict[int, int] = {}  # lane number -> ids
@@ -86,8 +86,8 @@ class Settlement:
         lanes, self.owed = [lane for _, _, lane in self.owed], []
         return lanes
 
-    def pack(self, skipped: dict[int, int]) -> bytes:
-        """As bytes, with how many each lane had appended and settled without a trace on disk."""
+    def pack(self, skipped: dict[int, int], tallies: dict[int, int]) -> bytes:
+        """As bytes, with how many each lane had appended and settled without a trace on disk, and tallies as they are."""
         numbers = []
         last = 0
         merged: list[list[int]] = []
@@ -102,6 +102,8 @@ class Settlement:
             last = first
         for lane in self.counts.keys() | skipped.keys():
             numbers += (lane, self.counts.get(lane, 0), skipped.get(lane, 0))
+        for number, count in tallies.items():
+            numbers += (number, 0, count)
         return pack_numbers(numbers)
 
 
@@ -120,12 +122,15 @@ def unpack_settlement(raw: bytes) -> tuple[list[tuple[int, int]], list[tuple[int
 
 
 class Lanes:
-    """All lanes, by (kind, key) and by number."""
+    """All lanes, by (kind, key) and by number; their rows in a checkpoint have `most` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.by_key: dict[tuple[int, int | str], Lane] = {}
         self.by_number: dict[int, Lane] = {}
         self._next = 1
+        self._most = most
+        self._size = 0
+        self.tallies = Tallies(self)
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self.by_number.values())
@@ -134,7 +139,7 @@ class Lanes:
         """The lane of this kind and key, made when there is none; OverflowError when there are too many."""
         lane = self.by_key.get((kind, key))
         if lane is None:
-            if len(self.by_number) >= MAX_LANES:
+            while self._size + _row_size(key) > self._most:
                 self._retire()
             if self._next > 0xFFFF:
                 free = (number for number in range(1, 0x10000) if number not in self.by_number)
@@ -147,15 +152,30 @@ class Lanes:
         """A lane of which the log tells."""
         lane = self.by_number[number] = self.by_key[kind, key] = Lane(number, kind, key)
         self._next = max(self._next, number + 1)
+        self._size += _row_size(key)
         return lane
+
+    def grow(self, size: int) -> bool:
+        """Whether a checkpoint has room for so many bytes more, which are taken then."""
+        if size > 0 and self._size + size > self._most:
+            return False
+        self._size += size
+        return True
 
     def _retire(self) -> None:
         """Forget one that has nothing pending: of a function that is gone, most likely."""
         for lane in self.by_number.values():
             if not lane.pending:
                 del self.by_number[lane.number], self.by_key[lane.kind, lane.key]
+                self._size -= _row_size(lane.key)
+                self.tallies.forget(lane.number)
                 return
-        raise OverflowError(f"the spool has records of {MAX_LANES} kinds and keys, and takes no other")
+        raise OverflowError(f"the spool has records of {len(self.by_number)} kinds and keys, and room for no other")
+
+
+def _row_size(key: int | str) -> int:
+    """What a lane takes in a checkpoint, at most: seven numbers and the key."""
+    return 130 + len(json_bytes(key))
 
 
 def pack_checkpoint(lanes: Iterable[Lane], counts: dict[int, list[int]], **more: Any) -> bytes:
