@@ -48,9 +48,10 @@ class Lane:
 class Settlement:
     """Ids that are settled, as ranges, with how many that are in each lane. It is stored whole or not at all."""
 
-    __slots__ = ("counts", "owed", "ranges", "tallies")
+    __slots__ = ("counts", "owed", "ranges", "skipped", "tallies")
 
     def __init__(self, tallies: list[tuple[int, int]] | None = None) -> None:
+        self.skipped: dict[int, int] = {}  # lane number -> records that were settled by this and never written
         self.tallies = tallies or []  # what is counted by the record that it stands in: number, how many more
         self.owed: list[tuple[Segment, int, int]] = []  # position and lane of each, of which the log still says nothing
         self.ranges: list[list[int]] = []  # [first, count]
@@ -87,7 +88,7 @@ class Settlement:
         return lanes
 
     def pack(self, skipped: dict[int, int], tallies: dict[int, int]) -> bytes:
-        """As bytes, with how many each lane had appended and settled without a trace on disk, and tallies as they are."""
+        """As bytes, with how many each lane had appended and settled without a trace on disk, and with tallies."""
         numbers = []
         last = 0
         merged: list[list[int]] = []
@@ -100,8 +101,8 @@ class Settlement:
         for first, count in merged:
             numbers += (first - last, count)
             last = first
-        for lane in self.counts.keys() | skipped.keys():
-            numbers += (lane, self.counts.get(lane, 0), skipped.get(lane, 0))
+        for lane in self.counts.keys() | self.skipped.keys() | skipped.keys():
+            numbers += (lane, self.counts.get(lane, 0), self.skipped.get(lane, 0) + skipped.get(lane, 0))
         for number, count in tallies.items():
             numbers += (number, 0, count)
         return pack_numbers(numbers)

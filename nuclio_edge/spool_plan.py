@@ -145,6 +145,8 @@ class Plan:
         """The log will say that these are settled."""
         for lane, count in settlement.counts.items():
             self.count(lane, 0, count, 0)
+        for lane, count in settlement.skipped.items():
+            self.count(lane, count, count, 0)
 
     def drop(self, oldest: int, gaps: list[tuple[int, int, int, int]]) -> bool:
         """Say that the log begins at `oldest`, and what is lost: (lane, count, first id, last id).
@@ -186,7 +188,7 @@ def compose(
     settlements = settling.flown
     if (skipped or due) and not settlements and (group.live or closing):
         settlements.append(Settlement())
-    if settlements and not plan.name(tallies.unnamed()):
+    if (settlements or group.settles) and not plan.name(tallies.unnamed()):
         settling.keep(0)
         due = {}
     for taken, settlement in enumerate(settlements):

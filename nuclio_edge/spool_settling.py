@@ -34,8 +34,8 @@ class Settling:
         """Whether the log has to be told of any."""
         return any(one.ranges for one in self.waiting)
 
-    def skip(self, group: Group, position: int) -> bool:
-        """Settle what has not been handed to the writer: it is never written."""
+    def skip(self, group: Group, position: int, by: Settlement | None = None) -> bool:
+        """Settle what has not been handed to the writer: it is never written; `by` a record, which then says so."""
         payloads = group.payloads
         if position >= len(payloads) or payloads[position] is None:
             return False
@@ -46,7 +46,8 @@ class Settling:
         lane = group.lanes[position]
         lane.settled += 1
         lane.pending -= 1
-        self.skipped[lane.number] = self.skipped.get(lane.number, 0) + 1
+        skipped = self.skipped if by is None else by.skipped
+        skipped[lane.number] = skipped.get(lane.number, 0) + 1
         if position in group.settles:
             settlement = group.settles.pop(position)
             self._log.lanes.tallies.free(settlement.tallies)
@@ -73,10 +74,10 @@ class Settling:
         settlement = Settlement(self._log.lanes.tallies.bind(tallies))
         for number in numbers:
             if number >= group.first:
-                self.skip(group, number - group.first)
+                self.skip(group, number - group.first, settlement)
             else:
                 self._into(settlement, number, flying)
-        if settlement.ranges or settlement.tallies:
+        if settlement.ranges or settlement.skipped or settlement.tallies:
             group.settles[position] = settlement
 
     def _into(self, settlement: Settlement, number: int, flying: Group | None) -> bool:
@@ -132,6 +133,8 @@ class Settling:
     def undo(self, settlement: Settlement) -> None:
         """The record that settled these could not be stored: they are pending again."""
         self._log.lanes.tallies.undo(settlement.tallies)
+        for number, count in settlement.skipped.items():
+            self.skipped[number] = self.skipped.get(number, 0) + count
         for number in settlement.undo():
             lane = self._log.lanes.by_number[number]
             lane.settled -= 1

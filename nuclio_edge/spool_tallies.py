@@ -81,13 +81,13 @@ class Tallies:
         return self.now[number] - self._bound.get(number, 0)
 
     def unnamed(self) -> list[Lane]:
-        """The lanes of what is due whose names the log does not have."""
-        lanes = {number & _LANE for number in self.dirty}
+        """The lanes of what is to be said whose names the log does not have."""
+        lanes = {number & _LANE for number in (*self.dirty, *self._bound)}
         found = (self._lanes.by_number.get(number) for number in lanes)
         return [lane for lane in found if lane is not None and not lane.named]
 
     def landed(self, written: dict[int, int], bound: Iterable[tuple[int, int]]) -> None:
-        """This is in the log now, and so are records with counts of their own."""
+        """So much is in the log now, and so are records with counts of their own."""
         for number, count in bound:
             self._unbind(number, count)
         for number, count in written.items():
