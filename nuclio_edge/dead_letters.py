@@ -6,7 +6,7 @@ The payload of such a record: u8 version, u32 length of a JSON object, the objec
 from __future__ import annotations
 
 from .backlog import DEAD, EVENT
-from .core.port import error_text, json_bytes, json_loads
+from .core.port import json_bytes, json_loads
 from .durable import UNTOLD
 from .stored import Stored, marked, pack
 
@@ -91,7 +91,7 @@ def pack_dead(
     """The record of an event that a handler failed at."""
     body = response.body if isinstance(response.body, bytes) else b""
     about = {
-        "error": error_text(error)[:_LONGEST] if error is not None else body.decode("utf-8", "replace")[:_LONGEST],
+        "error": trigger.function.explain(error)[-_LONGEST:] if error else body.decode("utf-8", "replace")[:_LONGEST],
         "status": response.status_code,
         "attempts": event._attempt + 1,
     }
