@@ -17,6 +17,7 @@ from collections import deque
 from .backlog import EVENT, Backlog
 from .core import port
 from .core.response import Response
+from .outcome import Outcome
 from .stored import Stored, UnreadableError, pack
 
 TYPE_CHECKING = False
@@ -152,6 +153,7 @@ class Durable:
         delivery = self.delivery
         if delivery.spool.trouble or self._in_flight > IN_FLIGHT:
             return False
+        self._store_what_waits()
         self.trigger.admitted += 1
         self._store(event, alone=True)
         self._in_flight += len(event.raw_body)
@@ -173,6 +175,15 @@ class Durable:
         number: int = self.delivery.spool.append(EVENT, self.backlog.key, parts, self._done)
         self._storing.append((event, number, alone))
         return number
+
+    def _store_what_waits(self, but: Any = None) -> None:
+        """Before the first event goes to the disk alone: those in memory are older, and come first there too."""
+        if "backlog" not in self.reasons:
+            for item in self.stage.take(self):
+                if item is not but:
+                    item.store() if type(item) is Outcome else self.store(item)
+                else:
+                    self.stage.fresh[item] = self
 
     def _done(self, error: OSError | None) -> None:
         """A record of ours is durable, or never will be."""
@@ -298,6 +309,7 @@ class Durable:
         """Have an event that is in memory, and not counted as pending, on disk alone; False when that cannot be."""
         if self.delivery.spool.trouble:
             return False
+        self._store_what_waits(event)
         if self.stage.remove(event):
             self._store(event, alone=True)
             self._in_flight += len(event.raw_body)
