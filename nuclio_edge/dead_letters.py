@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .backlog import DEAD, EVENT
 from .core.port import json_bytes, json_loads
-from .durable import UNTOLD
+from .durable_trigger import UNTOLD
 from .stored import Stored, marked, pack
 
 TYPE_CHECKING = False

@@ -10,7 +10,7 @@ import os
 
 from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog
 from .dead_letters import pack_dead
-from .durable import Durable
+from .durable_trigger import Durable
 from .staging import Stage
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .core.response import Response
     from .function import Function
     from .processor import Processor
-    from .suspects import Suspects
+    from .one_at_a_time import OneAtATime
 
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
@@ -47,7 +47,7 @@ class Delivery:
         self._stages: dict[Any, Stage] = {}
         self._backlogs: dict[tuple[int, str], Backlog] = {}
         self._ids: dict[str, dict[Any, int]] = {}
-        self._suspects: dict[Function, Suspects] = {}
+        self._suspects: dict[Function, OneAtATime] = {}
         self._marker = os.path.join(self._state_dir, "running")
         self._before = 0  # the id of the last record of the process before this one
 
@@ -169,15 +169,15 @@ class Delivery:
             found = self._backlogs[kind, key] = Backlog(self.spool, kind, key)
         return found
 
-    def suspects(self, function: Function) -> Suspects | None:
+    def suspects(self, function: Function) -> OneAtATime | None:
         """Who runs a function's events one at a time, after a crash."""
         if not self.unclean:
             return None
         found = self._suspects.get(function)
         if found is None:
-            from .suspects import Suspects
+            from .one_at_a_time import OneAtATime
 
-            found = self._suspects[function] = Suspects(self, function)
+            found = self._suspects[function] = OneAtATime(self, function)
         return found
 
     def is_repeated(self, number: int) -> bool:

@@ -14,7 +14,7 @@ from struct import Struct
 from .backlog import OUTBOX, Backlog
 from .core.mqtt_codec import ProtocolError
 from .core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
-from .durable import Durable
+from .durable_trigger import Durable
 from .outcome import Outcome
 
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .core.event import Event
     from .delivery import Delivery
-    from .durable import Durable
+    from .durable_trigger import Durable
     from .function import Function
 
 # So many events of a function run alone after a crash. More may have been in work, but each start ends this many for
@@ -25,7 +25,7 @@ WARY_MS = 60_000  # how long a broker may take to send again what was not acknow
 LOOK_MS = 20
 
 
-class Suspects:
+class OneAtATime:
     """Those of one function. Loop thread only."""
 
     def __init__(self, delivery: Delivery, function: Function) -> None:
