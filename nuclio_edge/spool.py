@@ -1,0 +1,440 @@
+"""The spool: a durable, bounded log of records on disk, whose owner says of each when it is needed no more.
+
+The contract, for the loop's thread alone:
+
+- `append` gives a record the next id and puts it into the present group. Ids rise for ever, over restarts too (one of
+  which nothing was ever written may be given again after a power cut). `done(None)` is called when the group is
+  durable, `done(error)` when it could not be made so; in the order of the appends, never from inside `append`.
+- A group is written when it holds 64 KiB, `flush_ms` after its first record, or at the end of the turn in which
+  a record was `urgent` or `commit_soon` was called. One group is on its way to the disk while the next collects.
+- `settle` says that a record is needed no more. One that has not been handed to the writer is then not written at all:
+  its `done(None)` comes as soon as all that was appended before the settle is durable or needs no disk. What comes and
+  goes between two commits never touches the disk.
+- `append(..., settles=ids)` is one record that settles others: both happen or neither does, whenever the power goes.
+  If it fails, by `done(error)`, the others are pending again.
+- Every record is settled, in a gap (given up to stay within the limits, and said so), or pending: appended = settled +
+  gap + pending, for each (kind, key) and in all.
+- A disk that cannot be used is no error here: appends fail by `done(error)`, and `trouble` says why until it works.
+
+One thread of its own writes; the loop waits for a disk in `open` and `close` alone, and where reading meets a cold page
+(`fetch` reads on the writer's thread).
+"""
+
+from __future__ import annotations
+
+from errno import EFBIG, ENOSPC, errorcode
+
+from .core import port
+from .core.record import HEAD
+from .disk import Disk
+from .spool_budget import Budget
+from .spool_cursor import Readers
+from .spool_group import Group, length
+from .spool_log import Log
+from .spool_plan import compose
+from .spool_reading import Reading
+from .spool_recovery import Recovery
+from .spool_room import Room
+from .spool_settling import Settling
+from .spool_writer import Job, Writer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from .core.loop import Loop
+    from .spool_cursor import Cursor
+    from .spool_group import Done
+    from .spool_plan import Plan
+    from .spool_reading import Record
+    from .spool_writer import Hand
+
+GROUP = 64 << 10  # bytes at which a group is written without waiting
+FULL = 1 << 20  # bytes at which appends are refused because the disk does not keep up
+LAZY = 5  # a group that holds nothing but settlements waits so many times as long: losing one costs a repetition
+AGAIN_MS, SELDOM_MS = 1000, 60_000  # between two attempts to use a disk that failed; doubled each time
+
+
+class Spool:
+    """See the module's contract. `open` before anything else.
+
+    `size`: bytes on disk at most; `max_age_ms`: records that are older may be given up, 0: never; `writes_per_day`:
+    bytes that the disk may have to take in 24 hours, 0: any. `on_gap(kind, key, count, first id, last id)` is called
+    when records are given up, `on_trouble(text)` when the disk cannot be used, with "" when it works again,
+    `on_notice(text)` with what somebody should know once.
+
+    Counters: `written` bytes, `commits`, `refused` appends by reason,
+    `broken` files that were given up, `damaged` records that could not be read; those of `budget` and `recovery`.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        folder: str,
+        *,
+        size: int = 64 << 20,
+        flush_ms: int = 200,
+        writes_per_day: int = 0,
+        max_age_ms: int = 0,
+        disk: Disk | None = None,
+        writer: Any = None,
+        on_gap: Callable[[int, int | str, int, int, int], Any] = lambda *_: None,
+        on_trouble: Callable[[str], Any] = lambda _: None,
+        on_notice: Callable[[str], Any] = lambda _: None,
+    ) -> None:
+        self.loop = loop
+        self.folder = folder
+        self.disk = disk or Disk()
+        self.flush_ms = flush_ms
+        self.on_gap = on_gap
+        self.on_trouble = on_trouble
+        self.on_notice = on_notice
+        self.log = Log(folder, size)
+        self.log.more = self._more
+        self.budget = Budget(writes_per_day, port.ticks_ms()) if writes_per_day else None
+        self.recovery = Recovery(self.log)
+        self.room = Room(self, max_age_ms)
+        self._settling = Settling(self.log)
+        self.readers = Readers(self)
+        self.trouble = ""
+        self.written = self.commits = self.broken = self.damaged = 0
+        self.refused: dict[str, int] = {}
+        self._writer = writer or Writer(loop, self.disk)
+        self._reading = Reading(self)
+        self._group = Group(1)
+        self._flying: Group | None = None
+        self._timer: Any = None
+        self._lazy = False  # whether the timer is for what is in no hurry
+        self._wanted = False  # write what there is as soon as the writer is free
+        self._flagged = False
+        self._error: OSError | None = None
+        self._retry_at = 0
+        self._pause_ms = 0
+        self._closed = False
+
+    def open(self) -> None:
+        """Read what is there; about 0.2 s for 64 MiB on a PC. Never fails: see `trouble` and `recovery`."""
+        recovery = self.recovery
+        try:
+            self.disk.make_folder(self.folder)
+            recovery.run(self.disk)
+        except OSError as error:
+            self._fail(error)
+        self._group = Group(recovery.next)
+        self.readers.restore(recovery.cursors.values())
+        if self.budget is not None and recovery.budget:
+            level, wall = recovery.budget
+            self.budget.restore(level, port.now_ms() - int(wall))
+
+    def append(
+        self,
+        kind: int,
+        key: int | str,
+        payload: Any,
+        done: Done | None = None,
+        urgent: bool = False,
+        settles: Iterable[int] = (),
+        size: int = 0,
+    ) -> int:
+        """The id of a new record. kind: 0 to 255; key: whose it is, for the counters.
+
+        A payload is bytes, a sequence of bytes that belong together, or a call that returns either: it is called on the
+        loop if the record is really written, and must be so `size`d, roughly.
+        """
+        lane = self.log.lanes.by_key.get((kind, key)) or self.log.lanes.open(kind, key)
+        lane.appended += 1
+        lane.pending += 1
+        group = self._group
+        lanes = group.lanes
+        number = group.first + len(lanes)
+        lanes.append(lane)
+        group.payloads.append(payload)
+        group.dones.append(done)
+        group.live += 1
+        group.size += HEAD + (size or length(payload))
+        if settles:
+            self._settling.settle_by(group, number - group.first, settles, self._flying)
+        if urgent or group.size >= GROUP:
+            self.commit_soon()
+        elif self._timer is None or self._lazy:
+            self._arm(self.flush_ms)
+        return number
+
+    def settle(self, number: int) -> bool:
+        """A record is needed no more; false when it is not pending, which changes nothing."""
+        group = self._group
+        position = number - group.first
+        if position >= 0:
+            if not self._settling.skip(group, position):
+                return False
+            if not group.live:
+                self._flag()
+            return True
+        if not self._settling.settle(number, self._flying):
+            return False
+        self.later()
+        return True
+
+    def commit_soon(self) -> None:
+        """Write what there is at the end of this turn, or when the group before it is durable."""
+        self._wanted = True
+        self._flag()
+
+    def read(self, number: int) -> Record | None:
+        """A pending record by its id; OSError when the disk cannot be read."""
+        return self._reading.read(number)
+
+    def records(self, after: int = 0, limit: int = GROUP, kind: int | None = None) -> list[Record]:
+        """Pending records with ids above `after`, in order, until they are `limit` bytes, one at least if there is one.
+
+        OSError when the disk cannot be read. A record that is damaged is put down as a gap.
+        """
+        return self._reading.records(after, limit, kind)
+
+    def fetch(
+        self, after: int, limit: int, then: Callable[[list[Record], OSError | None], Any], kind: int | None = None
+    ) -> None:
+        """As `records`, read by the writer's thread; `then(records, error)` is called on the loop, never from inside.
+
+        What was settled meanwhile is left out: an empty list need not be the end.
+        """
+        self._reading.fetch(after, limit, kind, then)
+
+    def numbers(self, after: int, upto: int, kind: int) -> list[int]:
+        """The ids of pending records of a kind above `after` and not above `upto`, in order; nothing is read."""
+        return self._reading.numbers(after, upto, kind)
+
+    def reader(self, name: str, kind: int) -> Cursor:
+        """The named reader of a kind, as it was left; a new one begins with the oldest pending record."""
+        return self.readers.open(name, kind)
+
+    def totals(self) -> dict[str, int]:
+        """The counters of all lanes together."""
+        names = ("appended", "settled", "gap", "pending")
+        return {name: sum(getattr(lane, name) for lane in self.log.lanes) for name in names}
+
+    def differences(self) -> list[str]:
+        """The lanes for which the equation does not hold, one sentence each: a defect."""
+        return [
+            f"spool: kind {lane.kind}, {lane.key}: appended {lane.appended}, settled {lane.settled}, gap {lane.gap}, "
+            f"pending {lane.pending}"
+            for lane in self.log.lanes
+            if lane.difference()
+        ]
+
+    def close(self) -> None:
+        """Write what there is, wait for it, end the thread. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        while self._flying is not None or self._has_work():
+            if self._flying is None:
+                self._hand_over()
+                if self._flying is None:  # it failed
+                    break
+            self._writer.wait()
+        self._disarm()
+        self._writer.close()
+        self._release()
+
+    # ---- groups
+
+    def _flag(self) -> None:
+        if not self._flagged:
+            self._flagged = True
+            self.loop.at_turn_end(self._end_of_turn)
+
+    def later(self) -> None:
+        """Something has changed that the log should say, in no hurry."""
+        if self._timer is None and not self._closed:
+            self._arm(self.flush_ms * LAZY)
+            self._lazy = True
+
+    def _arm(self, ms: int) -> None:
+        self._disarm()
+        if self.budget is not None:
+            ms = self.budget.wait(ms, port.ticks_ms())
+        self._timer = self.loop.call_later(ms, self._due)
+
+    def _disarm(self) -> None:
+        self._lazy = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _due(self) -> None:
+        self._timer = None
+        self._wanted = True
+        self._end_of_turn()
+
+    def _has_work(self) -> bool:
+        return bool(self._group.live) or self._settling.has_work() or self.room.has_work() or self.readers.has_work()
+
+    def _end_of_turn(self) -> None:
+        self._flagged = False
+        if self._flying is not None:
+            return
+        if self._wanted and self._has_work():
+            hold = self.budget.hold(port.ticks_ms()) if self.budget is not None else 0
+            if not hold:
+                self._hand_over()
+            elif self._timer is None:
+                self._timer = self.loop.call_later(hold, self._due)
+        elif not self._group.live:
+            self._wanted = False
+            self._release()
+            if self._timer is not None and not self._has_work():
+                self._disarm()
+
+    def _release(self) -> None:
+        """Everything in the group was settled before it was written: it is as good as durable."""
+        group = self._group
+        if group.lanes and not group.live:
+            self._group = Group(group.next)
+            self._call(group.dones, None)
+
+    def _call(self, dones: Iterable[Done | None], error: OSError | None) -> None:
+        for done in dones:
+            if done is not None:
+                try:
+                    done(error)
+                except Exception as wrong:  # noqa: BLE001 - one bad call stays one bad call
+                    self.loop.on_error(wrong, done)
+
+    def _hand_over(self) -> None:
+        """Give the present group to the writer."""
+        group = self._group
+        self._wanted = False
+        self._disarm()
+        self._group = Group(group.next)
+        if self._error is not None and port.ticks_ms() < self._retry_at:
+            self._refuse(group, self._error)
+            self._try_later()
+            return
+        self._settling.fly()
+        self._flying = group
+        self._fly(group)
+
+    def _fly(self, group: Group, *, again: bool = False) -> None:
+        """Send it to the writer; what does not fit into the file stays for the next one."""
+        self.room.prepare()
+        plan, taken = compose(self.log, self.room, self.readers, self._settling, group)
+        self._turn_away(group)
+        doomed = list(self.log.doomed)
+        if not plan.writes and not doomed:
+            self._failed(group, OSError(ENOSPC, "every file of the spool is in use", self.folder))
+            return
+        if taken < len(group.lanes):
+            rest = group.split(taken)
+            rest.join(self._group)
+            self._group = rest
+        self._wanted |= plan.full
+
+        def work(hand: Hand, job: Job) -> None:
+            hand.write(job, plan.writes)
+            hand.remove(job, doomed)
+
+        self.submit(Job(work, lambda job: self._landed(job, plan, group, again)))
+
+    def _landed(self, job: Job, plan: Plan, group: Group, again: bool) -> None:
+        """The writer has done what it could."""
+        self.written += job.written
+        if self.budget is not None and job.device:
+            self.budget.spend(job.device, port.ticks_ms())
+        self.log.removed(job.removed)
+        if job.error is None:
+            self.commits += 1
+            self._pause_ms = 0
+            self._error = None
+            if self.trouble:
+                self.trouble = ""
+                self.on_trouble("")
+            self.log.commit(plan)
+            self._flying = None
+            self._settling.landed(group, plan.skipped)
+            self.room.landed(plan)
+            if not plan.full:
+                self.readers.landed()
+            self._call(group.dones, None)
+        else:
+            self.log.give_back(plan, job.broken)
+            if job.broken is not None:
+                self.broken += 1
+                self.on_notice(f"spool: {job.broken.path}: {job.error.strerror}; nothing more is written there")
+            if not again and (job.broken is not None or self.log.is_short()):
+                self._fly(group, again=True)
+                return
+            self._failed(group, job.error)
+        if self._wanted or not self._group.live:
+            self._end_of_turn()
+
+    def _failed(self, group: Group, error: OSError) -> None:
+        self._flying = None
+        self._settling.failed()
+        self.readers.failed()
+        self._fail(error)
+        self._refuse(group, error)
+        self._try_later()
+
+    def _try_later(self) -> None:
+        """What the log must still be told does not depend on somebody's appending something."""
+        if self._has_work() and not self._closed:
+            self._arm(max(1, self._retry_at - port.ticks_ms()))
+
+    def _fail(self, error: OSError) -> None:
+        """The disk cannot be used: say so once, and try again later, with the next record that comes then."""
+        self._error = error
+        self._pause_ms = min(self._pause_ms * 2 or AGAIN_MS, SELDOM_MS)
+        self._retry_at = port.ticks_ms() + self._pause_ms
+        said, self.trouble = self.trouble, f"{error.filename or self.folder}: {error.strerror or error}"
+        if not said:
+            self.on_trouble(self.trouble)
+
+    def _refuse(self, group: Group, error: OSError) -> None:
+        """What was appended could not be stored, and never was."""
+        for position in range(len(group.lanes)):
+            if group.payloads[position] is not None:
+                self._never(group, position, error)
+        self._call(group.dones, None)
+
+    def _turn_away(self, group: Group) -> None:
+        """Records that are too large for any segment: the others of the group go on."""
+        for position, size in group.oversize:
+            most = self.log.largest()
+            self._never(group, position, OSError(EFBIG, f"{size} bytes, and a record of this spool has {most} at most"))
+        group.oversize = []
+
+    def _never(self, group: Group, position: int, error: OSError) -> None:
+        """Undo an append; its `done` is called with the others of the group."""
+        reason = errorcode.get(error.errno or 0, "error")
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        lane = group.lanes[position]
+        lane.appended -= 1
+        lane.refused += 1
+        if position in group.late:
+            lane.settled -= 1
+            group.late.pop(position).counts[lane.number] -= 1
+        else:
+            lane.pending -= 1
+        if position in group.settles:
+            self._settling.undo(group.settles.pop(position))
+        group.payloads[position] = None
+        done = group.dones[position]
+        if done is not None:
+            group.dones[position] = lambda _: done(error)
+
+    def groups(self) -> tuple[Group | None, Group]:
+        """What is in memory, in order: what is on its way to the disk, and what was appended since."""
+        return self._flying, self._group
+
+    def submit(self, job: Job) -> None:
+        """Have something done by the writer's thread, after what it has to do already."""
+        self._writer.submit(job)
+
+    def _more(self) -> dict[str, Any]:
+        """What a checkpoint says beside the lanes."""
+        more: dict[str, Any] = {"next": self._group.next, "readers": self.readers.rows()}
+        if self.budget is not None:
+            more["budget"] = [self.budget.level, port.now_ms()]
+        return more
