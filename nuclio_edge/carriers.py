@@ -13,7 +13,7 @@ from collections import deque
 
 from .core.worker import conclude
 from .seat import Seat
-from .watchdog import set_name, start_of
+from .slots import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
