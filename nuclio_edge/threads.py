@@ -62,7 +62,7 @@ class Batch:
             trigger.buckets = [old + new for old, new in zip(trigger.buckets, self.buckets, strict=True)]
         else:
             trigger.buckets = self.buckets
-        trigger.leave(self.count, self.bytes)
+        trigger.leave(self.count, self.bytes, None)
         if self.events:
             settle = trigger.source.settle
             for event in self.events:
@@ -182,8 +182,9 @@ class Worker:
                 if batch is not None:
                     done.append((self, None, batch, None, 0))
                 mine = trigger
-                # A batch of events is concluded one by one.
-                self.batch = batch = None if trigger.kind == "batch" else Batch(trigger)  # type: ignore[arg-type, union-attr]  # an event of a source has a trigger
+                # A batch of events is concluded one by one, and so is what others wait behind.
+                alone = trigger.kind == "batch" or getattr(trigger, "one_by_one", False)  # type: ignore[union-attr]  # an event of a source has a trigger
+                self.batch = batch = None if alone else Batch(trigger)  # type: ignore[arg-type]  # as above
                 if batch is not None:
                     buckets = batch.buckets
                     told = batch.events.append
