@@ -165,12 +165,7 @@ class Assembly:
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
-            if trigger_spec.batch is None:
-                function.runner.attach(trigger)
-            else:
-                from . import batch
-
-                batch.attach(function.runner, trigger, trigger_spec.batch.size, trigger_spec.batch.timeout_ms)
+            _attach(function.runner, trigger, trigger_spec)
 
     def context(self, function: Function, worker: int) -> Context:
         """The context of one worker of a function."""
@@ -231,7 +226,12 @@ class Assembly:
         running.bind(who)
 
     def _make_trigger(self, function: Function, spec: TriggerSpec) -> Trigger:
-        return Trigger(
+        made: type[Trigger] = Trigger
+        if spec.rate_limit is not None or spec.order_by is not None:
+            from .shaped import ShapedTrigger
+
+            made = ShapedTrigger
+        return made(
             function,
             self.processor.sources[spec.source],
             self.loop,
@@ -331,6 +331,27 @@ class Assembly:
         running.bind(None)
         if self.processor.watchdog is not None:
             self.processor.watchdog.end(self.row)
+
+
+def _attach(runner: Any, trigger: Any, spec: TriggerSpec) -> None:
+    """Have a runner handle a trigger's events, as many at a time, in such an order and as fast as its table says."""
+    # One worker keeps the order by itself, and so does the loop.
+    several = getattr(runner, "concurrency", getattr(runner, "high", 1)) > 1
+    order_by = spec.order_by if several else None
+    if spec.batch is not None:
+        from . import batch
+
+        batch.attach(runner, trigger, spec.batch.size, spec.batch.timeout_ms, order_by)
+    else:
+        runner.attach(trigger)
+        if order_by is not None:
+            from . import ordered
+
+            ordered.attach(runner.queue, trigger, order_by)
+    if spec.rate_limit is not None:
+        from . import rate
+
+        rate.limit(trigger, spec.rate_limit)
 
 
 def _environment(function: Function) -> environment.Environment:

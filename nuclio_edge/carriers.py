@@ -352,7 +352,7 @@ class Pool:
                         trigger.handled += 1  # `conclude` spelled out for the commonest of outcomes
                         trigger.busy += ticks
                         buckets[ticks.bit_length()] += 1
-                        trigger.leave(1, len(event.raw_body))
+                        trigger.leave(1, len(event.raw_body), event)
                         if event._token is not None:
                             trigger.source.settle(event, None, None)
                     else:

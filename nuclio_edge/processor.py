@@ -335,9 +335,14 @@ class Processor:
         self.assembly.row = self.watchdog.slots.take()
 
     def share_budget(self) -> None:
-        """Share half of the memory budget out as floors, so that a flooded inbox cannot starve the others."""
+        """Share an eighth of the memory budget out as floors, so that a flooded inbox cannot starve the others.
+
+        What one inbox may take beyond its floor ends where the others still find theirs: together they keep to it.
+        """
+        whole: int = self.manifest.device.memory_budget
         count = sum(len(function.triggers) for function in self.functions.values())
-        self.budget.floor = max(self.budget.limit // 2 // max(count, 1), LEAST_FLOOR)
+        self.budget.floor = max(whole // 8 // max(count, 1), LEAST_FLOOR)
+        self.budget.limit = max(whole - count * self.budget.floor, whole // 2)
 
     def route(self) -> None:
         """Tell every source which triggers it now serves."""

@@ -62,7 +62,7 @@ class Batch:
         buckets = trigger.buckets = trigger.buckets or [0] * 65
         for bits, count in self.buckets.items():
             buckets[bits] += count
-        trigger.leave(self.count, self.bytes)
+        trigger.leave(self.count, self.bytes, None)
         if self.events:
             settle = trigger.source.settle
             for event in self.events:
@@ -186,11 +186,11 @@ class Worker:
             if batch is not None and (trigger is not mine or result is not None or error is not None):
                 done.append((self, None, batch, None, 0))  # those before it first
                 self.batch = batch = None
-            if result is None and error is None and trigger.kind != "batch":  # type: ignore[union-attr]  # an event of a source has a trigger
+            if result is None and error is None and (batch is not None or not _alone(trigger)):
                 ticks = end - start
                 if batch is None:
                     mine = trigger
-                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # as above
+                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
                     buckets = batch.buckets
                     told = batch.events.append
                 batch.count += 1
@@ -232,6 +232,11 @@ class Worker:
         """Whether user_data holds anything: then the worker keeps its thread."""
         data = self.context.user_data
         return type(data) is not UserData or bool(vars(data))
+
+
+def _alone(trigger: Any) -> bool:
+    """Whether its events are concluded one by one: a batch of events, or one that others wait behind."""
+    return trigger.kind == "batch" or getattr(trigger, "one_by_one", False)
 
 
 def outlast(worker: Any) -> None:

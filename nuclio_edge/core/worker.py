@@ -62,12 +62,12 @@ def conclude(
             if again(trigger, event, error):
                 return
         trigger.failed += 1
-        trigger.leave(1, len(event.raw_body))
+        trigger.leave(1, len(event.raw_body), event)
         function.on_failure(event, error, status)
     else:
         trigger.handled += 1
         if pending:
-            trigger.leave(1, len(event.raw_body))
+            trigger.leave(1, len(event.raw_body), event)
         if response is not None:
             for send in function.outputs:
                 send(response, event)
