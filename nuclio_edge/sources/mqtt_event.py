@@ -134,3 +134,13 @@ MqttEvent._lazy = {
     "topic": lambda event: event._topic.decode(),
     "url": _url,
 }
+
+
+def to_parts(event: MqttEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: the packet's first byte, the raw topic, the raw properties."""
+    return event._first, event._topic, event._props
+
+
+def from_parts(trigger: Trigger | None, first: int, topic: bytes, props: bytes, body: bytes, wall: int) -> MqttEvent:
+    """The event of what was kept of it."""
+    return mqtt_event(trigger, None, first, topic, props, body, wall)
