@@ -365,7 +365,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "coap": {
         "method": "POST",
         "path": "/door",
-        "content_type": "text/plain;charset=utf-8",
+        "content_type": "text/plain",
         "source_address": "192.0.2.1",
     },
     "http": {"method": "POST", "path": "/door", "headers": {"Host": "a", "X-Test": "b"}, "source_identity": "CN=a"},
