@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import threading
 
+from .clock import Stamped
 from .core.event import Event
 
 TYPE_CHECKING = False
@@ -33,6 +34,8 @@ def state_of(event: Event) -> tuple[str, dict[str, Any]]:
             state[name] = slot(event)
         except AttributeError:
             pass  # not set
+    if type(state.get("timestamp_ms")) is Stamped:  # marshal takes no derived type
+        state["_stamped"] = state.pop("timestamp_ms").stamp
     more = state.pop("_more", {})
     state.update({name: more[name] for name in more if name not in _NOT_SENT})
     try:

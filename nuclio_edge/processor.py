@@ -10,6 +10,7 @@ from _thread import allocate_lock, get_ident
 
 from . import capture, environment, forks
 from .assembly import IMPORT_PATIENCE_MS, Assembly
+from .clock import CLOCK
 from .core.inbox import Budget
 from .core.log import Logger
 from .core.loop import Loop
@@ -98,6 +99,7 @@ class Processor:
         manifest = self.manifest
         self.loop.thread = get_ident()
         self.log.open(self.loop)
+        CLOCK.open(self.loop, manifest.device.state_dir)
         environment.install()
         capture.install(self.log)
         forks.install()
@@ -215,6 +217,7 @@ class Processor:
         self.gone = [total]
         if self.watchdog is not None:
             self.watchdog.close()
+        CLOCK.close()
         capture.uninstall()
         environment.uninstall()
         self.log.close()

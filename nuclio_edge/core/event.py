@@ -51,6 +51,8 @@ class Event:
         _token: "Any"
         _trigger: "Trigger | None"
         body: "Any"
+        boot_id: str  # this one, clock_quality and monotonic_ms where nuclio_edge.clock is loaded
+        clock_quality: str
         content_type: "str | None"
         decode_error: "str | None"
         fields: "dict[str, Any]"
@@ -58,6 +60,7 @@ class Event:
         id: "str | None"
         last_in_batch: bool
         method: "str | None"
+        monotonic_ms: int
         num_shards: "int | None"
         offset: int
         path: "str | None"
