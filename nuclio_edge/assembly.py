@@ -54,6 +54,7 @@ class Assembly:
         self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
+        self.recorder: Any = None  # where [record] names triggers
         self._versions: dict[str, int] = {}
         self._begin, self._end = self._begin_inline, self._end_inline  # bound once, for all inline runners
         self._invoke = self._call_function  # and for all contexts
@@ -165,7 +166,31 @@ class Assembly:
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
+<<<<<<< HEAD
             _attach(function.runner, trigger, trigger_spec)
+=======
+            if trigger_spec.batch is None:
+                function.runner.attach(trigger)
+            else:
+                from . import batch
+
+                batch.attach(function.runner, trigger, trigger_spec.batch.size, trigger_spec.batch.timeout_ms)
+        if self.recorder is not None:
+            self.recorder.watch(function)
+
+    def record(self, table: Any) -> None:
+        """Record what `[record]` names, from the functions on that are imported after this."""
+        if table.triggers and self.recorder is None:
+            from .recorder import Recorder
+
+            self.recorder = Recorder(self.processor)
+        if self.recorder is not None:
+            self.recorder.configure(table)
+
+    def recorded(self, spec: FunctionSpec) -> bool:
+        """Whether a trigger of the function is recorded."""
+        return self.recorder is not None and any(self.recorder.wants(trigger) for trigger in spec.triggers)
+>>>>>>> recorder
 
     def context(self, function: Function, worker: int) -> Context:
         """The context of one worker of a function."""
@@ -180,7 +205,12 @@ class Assembly:
         if function.env is None:
             function.env = _environment(function)
         context.env = function.env
-        context.bindings = Bindings(context, self._binding_makers(spec))
+        makers = self._binding_makers(spec)
+        if self.recorded(spec):
+            from .witness import heard
+
+            makers = heard(self.recorder, makers)
+        context.bindings = Bindings(context, makers)
         return context
 
     def calls(self) -> Calls:
@@ -203,9 +233,14 @@ class Assembly:
     def import_code(self, function: Function) -> Loaded:
         """Import a function's code; raises LoadError. On whichever thread needs it."""
         spec = function.spec
-        return load_code(
+        loaded = load_code(
             spec.name, module=spec.module, callable=spec.callable, folder=spec.path, file=spec.file, code=spec.code
         )
+        if self.recorded(spec):
+            from .witness import watched
+
+            loaded.handler = watched(self.recorder, loaded.handler)
+        return loaded
 
     def noting(self, function: Function) -> Any:
         """The handler of an inline function that is a suspect: each event is noted in what outlives the process."""
@@ -319,6 +354,8 @@ class Assembly:
             self.threads.close()
         if self.asyncs is not None:
             self.asyncs.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
     def _begin_inline(self, function: Function) -> None:
         if self.processor.watchdog is not None:

@@ -112,6 +112,7 @@ class Processor:
         suspect = self.pauses.keys()
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])
+        self.assembly.record(manifest.record)
         self.functions = {s.name: self.assembly.make(s) for s in manifest.functions.values() if not s.disabled}
         for name in self.suspects.names() if self.suspects is not None else ():
             if name in self.functions:
@@ -347,7 +348,7 @@ class Processor:
     def route(self) -> None:
         """Tell every source which triggers it now serves."""
         for source in self.sources.values():
-            source.routes([t for function in self.functions.values() for t in function.triggers if t.source is source])
+            source.routes([t for function in self.functions.values() for t in function.triggers if origin(t) is source])
 
     def all_functions(self) -> list[Function]:
         """Those that run and those that drain."""
@@ -375,6 +376,11 @@ class Processor:
         )
         if self.exit_code == OK:
             self.exit_code = FAULT
+
+
+def origin(trigger: Any) -> Any:
+    """The source of a trigger, also where something stands in its place that hears what comes of events."""
+    return getattr(trigger.source, "origin", trigger.source)
 
 
 def _nothing(_processor: Processor) -> None:

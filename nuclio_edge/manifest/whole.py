@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _LATER = {
     "spool": "the spool comes with a later version",
     "admin": "the admin interface comes with a later version",
-    "record": "the flight recorder comes with a later version",
     "sync": "the sync agent comes with a later version",
 }
 _LATER_SINKS = ("file", "stream", "http")

@@ -47,7 +47,14 @@ class CoapEvent(Event):
         options: list[tuple[int, bytes]]
 
     def __init__(
-        self, trigger: Trigger, token: Any, code: int, options: bytes, body: bytes, sender: tuple[Any, ...], wall: int
+        self,
+        trigger: Trigger | None,
+        token: Any,
+        code: int,
+        options: bytes,
+        body: bytes,
+        sender: tuple[Any, ...],
+        wall: int,
     ) -> None:
         self._trigger = trigger
         self._token = token
@@ -150,3 +157,17 @@ CoapEvent._lazy = {
     "source_address": lambda event: address_of(event._sender[0]),
     "url": _url,
 }
+
+
+def to_parts(event: CoapEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: the code, the raw options, the sender's address."""
+    from nuclio_edge.core import msgpack  # here, as its library is loaded with it
+
+    return event._code, event._options, msgpack.pack(event._sender)
+
+
+def from_parts(trigger: Trigger | None, code: int, options: bytes, sender: bytes, body: bytes, wall: int) -> CoapEvent:
+    """The event of what was kept of it."""
+    from nuclio_edge.core import msgpack
+
+    return CoapEvent(trigger, None, code, options, body, tuple(msgpack.unpack(sender)), wall)

@@ -95,7 +95,7 @@ class Intake:
             self._special(peer, key, code, data, start)
             return
         self.routed += 1
-        event = CoapEvent(plan.trigger, (peer, key, plan, data[0]), code, options, body, address, loop.wall)  # type: ignore[arg-type]  # not special: there is one
+        event = CoapEvent(plan.trigger, (peer, key, plan, data[0]), code, options, body, address, loop.wall)
         if not plan.trigger.submit(event):  # type: ignore[union-attr]
             self._keep(event)
         if key not in new:  # not answered yet

@@ -131,3 +131,23 @@ def made(trigger: Trigger, body: bytes, wall: int) -> GpioEvent:
         return GpioEvent(trigger, names, word, b'"' + word.encode() + b'"', wall, (0, 0, 0))
     low = body.strip() == b"0" if body else address.edge == "falling"
     return GpioEvent(trigger, names, "falling" if low else "rising", b"0" if low else b"1", wall, (0, 0, 0))
+
+
+def to_parts(event: GpioEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: the line's name, its pin, what happened, and the numbers."""
+    from nuclio_edge.core import msgpack  # here, as its library is loaded with it
+
+    line, pin = event._names
+    counted = (event.interval_ms, event.total) if event.what == "count" else ()
+    return 0, line.encode(), msgpack.pack((pin, event.what, *event._numbers, *counted))
+
+
+def from_parts(trigger: Trigger | None, _first: int, line: bytes, rest: bytes, body: bytes, wall: int) -> GpioEvent:
+    """The event of what was kept of it."""
+    from nuclio_edge.core import msgpack
+
+    pin, what, stamp, seqno, line_seqno, *counted = msgpack.unpack(rest)
+    event = GpioEvent(trigger, (line.decode(), pin), what, body, wall, (stamp, seqno, line_seqno))
+    if counted:
+        event.interval_ms, event.total = counted
+    return event

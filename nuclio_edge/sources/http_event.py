@@ -215,3 +215,18 @@ HttpEvent._lazy = {
     "url": _url,
     "version": _attribute("specversion"),
 }
+
+
+def to_parts(event: HttpEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: the request's head as it came, and whom it came from."""
+    from nuclio_edge.core import msgpack  # here, as its library is loaded with it
+
+    return 0, event._head, msgpack.pack(event._origin)
+
+
+def from_parts(trigger: Trigger | None, _first: int, head: bytes, origin: bytes, body: bytes, wall: int) -> HttpEvent:
+    """The event of what was kept of it."""
+    from nuclio_edge.core import msgpack
+
+    address, scheme, identity = msgpack.unpack(origin)
+    return HttpEvent(trigger, None, head, body, (address, scheme, identity), wall)

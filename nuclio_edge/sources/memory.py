@@ -37,6 +37,22 @@ class MemoryEvent(Event):
             setattr(self, name, value)
 
 
+def to_parts(event: MemoryEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: the attributes that are set."""
+    from nuclio_edge.stored_other import set_parts
+
+    return set_parts(event)
+
+
+def from_parts(trigger: Trigger | None, _first: int, _path: bytes, rest: bytes, body: bytes, wall: int) -> MemoryEvent:
+    """The event of what was kept of it."""
+    from nuclio_edge.stored_other import attributes
+
+    event = MemoryEvent(trigger, None, "", body, attributes(rest))
+    event.timestamp_ms = wall
+    return event
+
+
 class Handed:
     """What was handed in: it becomes an event for each function that is still `waiting` for its own."""
 

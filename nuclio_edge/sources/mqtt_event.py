@@ -122,6 +122,7 @@ def _url(event: MqttEvent) -> str:
 aside(MqttEvent, "correlation_data duplicate message_expiry properties qos response_topic retain")
 MqttEvent._lazy = {
     **Event._lazy,
+    "_fields": None,
     "content_type": _content_type,
     "correlation_data": lambda event: _property(event, CORRELATION_DATA),
     "duplicate": lambda event: event._first & 8 != 0,
@@ -134,3 +135,13 @@ MqttEvent._lazy = {
     "topic": lambda event: event._topic.decode(),
     "url": _url,
 }
+
+
+def to_parts(event: MqttEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: the packet's first byte, the raw topic, the raw properties."""
+    return event._first, event._topic, event._props
+
+
+def from_parts(trigger: Trigger | None, first: int, topic: bytes, props: bytes, body: bytes, wall: int) -> MqttEvent:
+    """The event of what was kept of it."""
+    return mqtt_event(trigger, None, first, topic, props, body, wall)

@@ -32,7 +32,7 @@ class SensorEvent(Event):
 
     __slots__ = ()
 
-    def __init__(self, trigger: Trigger, path: str, name: str, body: bytes, wall: int) -> None:
+    def __init__(self, trigger: Trigger | None, path: str, name: str, body: bytes, wall: int) -> None:
         self._trigger = trigger
         self._token = None
         self.path = path
@@ -41,6 +41,17 @@ class SensorEvent(Event):
         self.timestamp_ms = wall
 
     _lazy = {**Event._lazy, "content_type": "application/json"}  # noqa: RUF012 - the class's table, as Event has it
+
+
+def to_parts(event: SensorEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: path and name, of which a file's need not be UTF-8."""
+    return 0, (event.path or "").encode("utf-8", "surrogatepass"), (event.topic or "").encode("utf-8", "surrogatepass")
+
+
+def from_parts(trigger: Trigger | None, _first: int, path: bytes, name: bytes, body: bytes, wall: int) -> SensorEvent:
+    """The event of what was kept of it."""
+    texts = path.decode("utf-8", "surrogatepass"), name.decode("utf-8", "surrogatepass")
+    return SensorEvent(trigger, *texts, body, wall)
 
 
 class SensorSource:

@@ -42,7 +42,7 @@ class SerialEvent(Event):
 
     __slots__ = ()
 
-    def __init__(self, trigger: Trigger, body: bytes, wall: int) -> None:
+    def __init__(self, trigger: Trigger | None, body: bytes, wall: int) -> None:
         self._trigger = trigger
         self._token = None
         self.raw_body = body
@@ -53,6 +53,21 @@ class SerialEvent(Event):
         "content_type": lambda event: event._trigger.spec.content_type or "",
         "path": lambda event: event._trigger.source.params.device,
     }
+
+
+def to_parts(event: SerialEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: nothing, the rest is the trigger's."""
+    return 0, b"", b""
+
+
+def from_parts(
+    trigger: Trigger | None, _first: int, _address: bytes, _rest: bytes, body: bytes, wall: int
+) -> SerialEvent:
+    """The event of what was kept of it."""
+    event = SerialEvent(trigger, body, wall)
+    if trigger is None:
+        event.path = event.content_type = ""
+    return event
 
 
 class SerialSource:

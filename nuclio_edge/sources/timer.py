@@ -29,7 +29,7 @@ class TimerEvent(Event):
 
     __slots__ = ()
 
-    def __init__(self, trigger: Trigger, due_ms: int) -> None:
+    def __init__(self, trigger: Trigger | None, due_ms: int) -> None:
         self._trigger = trigger
         self._token = None
         self.timestamp_ms = due_ms
@@ -40,6 +40,30 @@ class TimerEvent(Event):
         "headers": lambda event: dict(event._trigger.address.headers),
         "content_type": lambda event: event._trigger.spec.content_type or "",
     }
+
+
+def to_parts(event: TimerEvent) -> tuple[int, bytes, bytes]:
+    """What `stored` keeps beside body and time: the headers, so that a change of the manifest does not alter it."""
+    headers = event.headers
+    if not headers:
+        return 0, b"", b""
+    from nuclio_edge.core import msgpack  # here, as its library is loaded with it
+
+    return 0, b"", msgpack.pack(headers)
+
+
+def from_parts(
+    trigger: Trigger | None, _first: int, _address: bytes, rest: bytes, body: bytes, wall: int
+) -> TimerEvent:
+    """The event of what was kept of it."""
+    from nuclio_edge.core import msgpack
+
+    event = TimerEvent(trigger, wall)
+    event.raw_body = body
+    event.headers = msgpack.unpack(rest) if rest else {}
+    if trigger is None:
+        event.content_type = ""
+    return event
 
 
 class Interval:

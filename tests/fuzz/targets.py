@@ -8,6 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from nuclio_edge import frames as framing
+from nuclio_edge import stored as storing
 from nuclio_edge.core import decode as decoding
 from nuclio_edge.core import mqtt_codec as codec
 from nuclio_edge.core import mqtt_properties as properties
@@ -101,8 +102,18 @@ def frames(data: bytes) -> None:
     assert _frames([stream]) == _frames([stream[at : at + cut] for at in range(0, len(stream), cut)])
 
 
+def stored(data: bytes) -> None:
+    """What a file may hold in the place of a stored event: an event, or an UnreadableError."""
+    try:
+        kept = storing.Stored(data)
+        assert kept.size == len(kept.body)
+        kept.event(None)
+    except storing.UnreadableError as error:
+        assert str(error)  # noqa: PT017 - pytest is not here
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames)
+    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, stored)
 }
 
 
