@@ -11,6 +11,7 @@ import os.path
 
 from nuclio_edge.errors import UnknownBoardError
 from nuclio_edge.manifest.model import Spec
+from nuclio_edge.toml import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 GENERIC = "generic/linux"  # what a device is taken for when nothing says more
 _DEPTH = 4  # files that extend each other at most
+# A manifest's check and then its sources ask for one and the same; no file changes under a running processor.
+_known: dict[str, Board] = {}
 
 
 class Pin(Spec):
@@ -199,7 +202,11 @@ def ids(where: str | None = None) -> list[str]:
 
 def load(board_id: str, where: str | None = None) -> Board:
     """The board of this id; UnknownBoardError says which one was probably meant. `where`: another folder of boards."""
-    return made(board_id, tables(board_id, where or folder()))
+    if where is not None:
+        return made(board_id, tables(board_id, where))
+    if board_id not in _known:
+        _known[board_id] = made(board_id, tables(board_id, folder()))
+    return _known[board_id]
 
 
 def tables(board_id: str, where: str) -> dict[str, Any]:
@@ -287,11 +294,9 @@ def _read(board_id: str, where: str) -> dict[str, Any] | None:
     if not all(part and part.isprintable() and not part.startswith(".") for part in board_id.split("/")):
         return None  # an id is no way out of the folder
     path = os.path.join(where, *board_id.split("/")) + ".toml"
-    import tomli
-
     try:
-        with open(path, "rb") as file:
-            return tomli.load(file)
+        with open(path, encoding="utf-8") as file:
+            return parse(file.read())
     except FileNotFoundError:
         return None
 

@@ -57,7 +57,13 @@ class Mourner:
         trigger.submit = self.submit
 
     def __getattr__(self, name: str) -> Any:
+        """What else is asked of a source is the real one's to say."""
         return getattr(self.real, name)
+
+    @property
+    def origin(self) -> Any:
+        """The source itself."""
+        return self.real
 
     def submit(self, event: Event) -> bool:
         """Take an event; the trigger's `submit`."""

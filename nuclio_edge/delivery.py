@@ -62,8 +62,10 @@ class Delivery:
             os.path.join(self._state_dir, "spool"),
             size=self._table.max_size,
             flush_ms=self._table.flush,
+            writes_per_day=self._table.writes_per_day,
             on_gap=self._gap,
             on_trouble=self._trouble,
+            on_notice=self.logger.warn,
         )
         self.spool.open()
         self._before = self.spool.recovery.next - 1
@@ -112,8 +114,8 @@ class Delivery:
         """How many events of a function would be lost if the process ended now."""
         count = 0
         for trigger in function.triggers:
-            side: Any = trigger.source
-            count += side.unsafe() if type(side) is Durable else trigger.pending
+            side = side_of(trigger)
+            count += side.unsafe() if side is not None else trigger.pending
         return count
 
     def busy(self) -> bool:
@@ -157,8 +159,8 @@ class Delivery:
     def retire(self, function: Function) -> None:
         """A function was removed or replaced: it reads nothing more from the disk."""
         for trigger in function.triggers:
-            side: Any = trigger.source
-            if type(side) is Durable and self.sides.get(side.backlog.key) is side:
+            side = side_of(trigger)
+            if side is not None and self.sides.get(side.backlog.key) is side:
                 del self.sides[side.backlog.key]
                 trigger.admitted -= side.backlog.alone
 
@@ -285,3 +287,9 @@ class Delivery:
         for side in list(self.sides.values()):
             side.trigger.loop.call_soon(side.refill)
             side.trigger._room()
+
+
+def side_of(trigger: Trigger) -> Durable | None:
+    """What makes a trigger durable, or None."""
+    found: Durable | None = getattr(trigger.source, "durable_side", None)
+    return found

@@ -93,6 +93,16 @@ class Durable:
         return getattr(self.real, name)
 
     @property
+    def origin(self) -> Any:
+        """The source itself."""
+        return self.real
+
+    @property
+    def durable_side(self) -> Durable:
+        """This one, whatever else stands before it."""
+        return self
+
+    @property
     def alone(self) -> int:
         """Events of this trigger that are admitted and not in its inbox: on disk, or on their way between the two."""
         return len(self._strand) + (self.backlog.alone if self._heir() is self else 0)
@@ -267,12 +277,14 @@ class Durable:
             return  # one at a time: they ask for it
         backlog = self.backlog
         before = backlog.alone
+        refused = False
         if before and trigger.pending < trigger.size:
             for record in backlog.next(READ):
                 if not self.bring(record):
+                    refused = True
                     break
         if backlog.alone:
-            if trigger.pending > trigger.size >> 1:
+            if refused or trigger.pending > trigger.size >> 1:
                 self._wait()
             elif backlog.alone < before:
                 trigger.loop.call_soon(self.refill)  # the rest of a long backlog; others have their turn between

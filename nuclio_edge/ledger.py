@@ -83,11 +83,6 @@ def tally(sources: Iterable[Any], triggers: Iterable[Any], earlier: Iterable[Tal
     return total
 
 
-def source_of(trigger: Any) -> Any:
-    """The source of a trigger, also of one that is durable, where something stands between the two."""
-    return getattr(trigger.source, "real", trigger.source)
-
-
 def differences(total: Tally) -> list[str]:
     """The equations that do not hold, one sentence each."""
     return total.wrong

@@ -11,8 +11,8 @@ import os
 import select
 import stat
 import time
+from _thread import get_ident
 from collections import deque
-from threading import get_ident
 
 from nuclio_edge.core import port
 from nuclio_edge.core.log import ERROR, INFO, WARNING, Logger, level_number

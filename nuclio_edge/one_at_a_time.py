@@ -166,7 +166,7 @@ class OneAtATime:
         if self._gates:
             return
         for trigger in self.function.triggers:
-            if trigger.source not in self.left:
+            if getattr(trigger.source, "durable_side", None) not in self.left:
                 self._gates.append((trigger, trigger.submit))
                 trigger.submit = lambda event: False  # noqa: ARG005 - a full inbox, to the source
 

@@ -19,6 +19,7 @@ from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
 from .queues import Queue
+from .slots import set_event
 from .streams import WHOLE, deliver, is_stream
 
 TYPE_CHECKING = False
@@ -50,7 +51,7 @@ class Batch:
         self.count = 0
         self.bytes = 0
         self.busy = 0
-        self.buckets = [0] * 65
+        self.buckets: dict[int, int] = {}  # calls by the number of bits of their ticks, those there were
         self.events: list[Event] = []
 
     def book(self) -> None:
@@ -58,11 +59,10 @@ class Batch:
         trigger = self.trigger
         trigger.handled += self.count
         trigger.busy += self.busy
-        if trigger.buckets:
-            trigger.buckets = [old + new for old, new in zip(trigger.buckets, self.buckets, strict=True)]
-        else:
-            trigger.buckets = self.buckets
-        trigger.leave(self.count, self.bytes)
+        buckets = trigger.buckets = trigger.buckets or [0] * 65
+        for bits, count in self.buckets.items():
+            buckets[bits] += count
+        trigger.leave(self.count, self.bytes, None)
         if self.events:
             settle = trigger.source.settle
             for event in self.events:
@@ -148,9 +148,13 @@ class Worker:
             self.ready = True
             loop.post(function.on_started)
         handler = function.handler
+        # What is called first and after each hand-over: it notes the event. While the function is a suspect, always.
+        call = noting = handler if carrier is None or carrier.row is None else self.note
+        if function.suspect:
+            handler = noting
         batch: Any = None
         mine: Any = None
-        buckets: list[int] = []
+        buckets: dict[int, int] = {}
         calls = 0
         start = handed = begun = clock()
         until = start + limit_ns
@@ -165,7 +169,8 @@ class Worker:
             context._event = event
             error = result = None
             try:
-                result = handler(context, event)
+                result = call(context, event)
+                call = handler
                 if type(result) not in WHOLE and is_stream(result):
                     result, error = deliver(loop, event, result)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
@@ -178,37 +183,43 @@ class Worker:
                 done.append((self, event, result, error, end - start))
                 break
             trigger = event._trigger
-            if trigger is not mine:
-                if batch is not None:
-                    done.append((self, None, batch, None, 0))
-                mine = trigger
-                # A batch of events is concluded one by one.
-                self.batch = batch = None if trigger.kind == "batch" else Batch(trigger)  # type: ignore[arg-type, union-attr]  # an event of a source has a trigger
-                if batch is not None:
+            if batch is not None and (trigger is not mine or result is not None or error is not None):
+                done.append((self, None, batch, None, 0))  # those before it first
+                self.batch = batch = None
+            if result is None and error is None and (batch is not None or not _alone(trigger)):
+                ticks = end - start
+                if batch is None:
+                    mine = trigger
+                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
                     buckets = batch.buckets
                     told = batch.events.append
-            if result is None and error is None and batch is not None:
-                ticks = end - start
                 batch.count += 1
                 batch.bytes += len(event.raw_body)
                 batch.busy += ticks
-                buckets[ticks.bit_length()] += 1
+                bits = ticks.bit_length()
+                try:
+                    buckets[bits] += 1
+                except KeyError:
+                    buckets[bits] = 1
                 if event._token is not None:
                     told(event)
             else:
-                if batch is not None:  # those before it first
-                    done.append((self, None, batch, None, 0))
-                    self.batch = batch = mine = None
                 done.append((self, event, result, error, end - start))
             if end - handed > _HAND_BACK:
                 stamp[0] = handed = end
+                call = noting
                 if batch is not None:
                     done.append((self, None, batch, None, 0))
-                    self.batch = batch = mine = None
+                    self.batch = batch = None
                 loop.wake()
             start = end
         if calls:
             self.pace = (start - begun) // calls
+
+    def note(self, context: Context, event: Event) -> Any:
+        """Call the handler, the event noted in what outlives the process."""
+        set_event(self.carrier.row, event)  # type: ignore[union-attr]  # a carrier serves us
+        return self.runner.function.handler(context, event)
 
     def hand_back(self, error: BaseException | None, ended: bool) -> None:
         """Tell the loop that nothing is left to do, or that this worker could not start, or that its thread ends."""
@@ -221,6 +232,11 @@ class Worker:
         """Whether user_data holds anything: then the worker keeps its thread."""
         data = self.context.user_data
         return type(data) is not UserData or bool(vars(data))
+
+
+def _alone(trigger: Any) -> bool:
+    """Whether its events are concluded one by one: a batch of events, or one that others wait behind."""
+    return trigger.kind == "batch" or getattr(trigger, "one_by_one", False)
 
 
 def outlast(worker: Any) -> None:

@@ -65,9 +65,9 @@ def main(arguments: list[str]) -> int:
 
 def run(path: str, watching: bool = False) -> int:
     """Load the manifest at `path` and run it; EdgeError when that cannot begin."""
-    from nuclio_edge.manifest import load
+    from nuclio_edge import toml
 
-    manifest = load(path)
+    manifest = toml.apart(lambda: load(path))
     from nuclio_edge import supervise
     from nuclio_edge.logs import make_log
     from nuclio_edge.processor import Processor
@@ -84,6 +84,13 @@ def run(path: str, watching: bool = False) -> int:
         return running.run(watching)
     finally:
         lock.release()
+
+
+def load(path: str) -> Manifest:
+    """Import what loads manifests, and load this one."""
+    from nuclio_edge.manifest import load
+
+    return load(path)
 
 
 class Run:
@@ -151,6 +158,8 @@ class Run:
     def abort(self) -> None:
         """End at once: whatever runs or is queued is not acknowledged."""
         say("nuclio-edge: stopped at once by a second signal; what was pending is not acknowledged")
+        if self.processor.watchdog is not None:
+            self.processor.watchdog.disown()
         os._exit(UNDRAINED)
 
     def reload(self, changed_code: Iterable[str] = ()) -> None:

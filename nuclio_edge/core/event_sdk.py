@@ -3,8 +3,6 @@
 A microcontroller whose handlers do without spends nothing on it. Importing it completes the class Event.
 """
 
-from binascii import b2a_base64
-
 from . import port
 from .event import Event, TriggerInfo
 from .port import const
@@ -142,6 +140,8 @@ def to_json(event: Event) -> str:
     if not isinstance(event.timestamp, int):
         values["timestamp"] = str(event.timestamp)
     if isinstance(event.body, (bytes, bytearray)):
+        from binascii import b2a_base64  # with zlib, which it may link to, 0.15 MB
+
         values["body"] = b2a_base64(event.body).decode().strip()
     values["last_in_batch"] = bool(event.last_in_batch)
     return port.json_dumps(values)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from binascii import hexlify
 
 const = int  # for `X = const(1)`, which MicroPython's compiler puts in where X is used
 TYPE_CHECKING = False
@@ -16,4 +15,4 @@ try:
     _raw = os.urandom(4)
 except (AttributeError, OSError):  # the webassembly build has none
     _raw = (now_ms() * 2_654_435_761 & 0xFFFFFFFF).to_bytes(4, "big")
-boot = hexlify(_raw).decode()  # 8 hex digits that tell the events of one boot from those of another
+boot = _raw.hex()  # 8 hex digits that tell the events of one boot from those of another

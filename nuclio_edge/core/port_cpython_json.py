@@ -2,15 +2,11 @@
 
 Law: with orjson and without it the same bytes are the same value or the same error, and the same value is the same
 document; only the text of a float's exponent may differ (1e-7, 1e-07). orjson gets what it does as json does, all else
-is json's. It is looked for at the first JSON: it loads dataclasses, inspect and uuid, 2.6 MiB.
+is json's. It is looked for at the first JSON: it loads dataclasses, inspect and uuid, 2.6 MiB. json itself is imported
+where it is first needed: it compiles regular expressions, and with `re` that is 0.8 MiB and 6 ms.
 """
 
 from __future__ import annotations
-
-import json
-from json.decoder import JSONDecoder
-from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # not in the stubs
-from json.scanner import make_scanner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,15 +17,31 @@ def _refuse(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-if c_make_encoder is None:  # an interpreter without the C accelerator (PyPy)
+try:
+    # The encoder within json.encoder, without json: every record of the log needs it.
+    from _json import encode_basestring, make_encoder
+except ImportError:  # an interpreter without the C accelerator (PyPy)
     _iterate = None
 else:
     # One encoder for all calls: json.dumps builds a new one each time (5.0 against 6.5 us for a small event).
     # No marker table, as threads share it: a cycle ends in RecursionError and goes the slow way.
-    _iterate = c_make_encoder(None, _refuse, encode_basestring, None, ":", ",", False, False, False)
-_scan = make_scanner(JSONDecoder())  # type: ignore[arg-type]  # the stubs name its class
+    _iterate = make_encoder(None, _refuse, encode_basestring, None, ":", ",", False, False, False)
 
-# 19 digits in a row may be more than 64 bits, which orjson would read as a float: 0.15 us to know for a small event.
+
+def _first_scan(text: str, at: int) -> Any:
+    global _scan
+    from json.decoder import JSONDecoder
+    from json.scanner import make_scanner
+
+    _scan = make_scanner(JSONDecoder())  # type: ignore[arg-type]  # the stubs name its class
+    return _scan(text, at)
+
+
+_scan: Any = _first_scan  # json's scanner from then on
+
+# 19 digits in a row may be more than 64 bits, which orjson would read as a float. A small event has not so many in all,
+# which 0.1 us tells; the search for a row takes 0.25.
+_DIGITS = b"0123456789"
 _DIGITS_AS_ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
 _LONG = b"0" * 19
 _SCALARS = frozenset((str, int, bool, type(None)))
@@ -46,6 +58,8 @@ def json_dumps(value: Any) -> str:
             return "".join(_iterate(value, 0))
     except (TypeError, ValueError, RecursionError):
         pass
+    import json
+
     from .plain import plain
 
     return json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False)
@@ -73,7 +87,9 @@ def json_loads(text: bytes | str) -> Any:
     """The value of a JSON text; ValueError when it is none."""
     if type(text) is bytes:
         loads = _loads
-        if loads is not None and _LONG not in text.translate(_DIGITS_AS_ZEROS):
+        if loads is not None and (
+            len(text) - len(text.translate(None, _DIGITS)) < len(_LONG) or _LONG not in text.translate(_DIGITS_AS_ZEROS)
+        ):
             try:
                 return loads(text)
             except ValueError:
@@ -83,9 +99,11 @@ def json_loads(text: bytes | str) -> Any:
         text = str(text, "utf-8")
     try:
         value, end = _scan(text, 0)
-    except (StopIteration, ValueError):
-        return json.loads(text)  # leading white space, or the error with its place
-    if end != len(text) and text[end:].strip(" \t\r\n"):
+    except (StopIteration, ValueError):  # leading white space, or an error, which is told with its place
+        end = -1
+    if end < 0 or (end != len(text) and text[end:].strip(" \t\r\n")):
+        import json
+
         return json.loads(text)
     return value
 

@@ -10,12 +10,14 @@ import stat
 import sys
 
 from nuclio_edge.manifest.problems import Problem, excerpt, key_text
+from nuclio_edge.toml import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 _LIMIT = 16 << 20  # bytes
+_BOM = b"\xef\xbb\xbf"  # as some editors of Windows write it
 _DUPLICATE = ("Cannot overwrite", "Cannot declare", "Cannot mutate", "Cannot redefine")
 _SENSITIVE = ("pass", "secret", "token", "key", "credential", "private", "auth")
 
@@ -35,22 +37,24 @@ def read(path: str) -> tuple[str, dict[str, Any] | None, Problem | None]:
         return "", None, Problem(0, "", "is a pipe without a word in it", None, "E101")
     if len(content) > _LIMIT:
         return "", None, Problem(0, "", f"is larger than {_LIMIT >> 20} MiB", "this cannot be a manifest", "E101")
+    content = content.removeprefix(_BOM)
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         column = error.start - content.rfind(b"\n", 0, error.start)
         found = f"byte 0x{content[error.start]:02x} is not UTF-8"
         return "", None, Problem(line, "", found, "save the file as UTF-8", "E102", column=column)
-    import tomli
-
     try:
-        return text, tomli.loads(text), None
-    except tomli.TOMLDecodeError as error:
-        return "", None, _syntax(text, error)
+        return text, parse(text), None
     except RecursionError:
         return "", None, Problem(0, "", "is nested too deeply", None, "E103")
-    except ValueError as error:  # tomli lets those of int() through
+    except ValueError as error:
+        import tomli
+
+        if isinstance(error, tomli.TOMLDecodeError):
+            return "", None, _syntax(text, error)
+        # tomli lets those of int() through
         return "", None, Problem(_line_of_long_number(text), "", "a number of too many digits", str(error), "E103")
 
 

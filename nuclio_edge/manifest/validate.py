@@ -86,6 +86,10 @@ class _Reading:
         sources = Sources(self.convert, self.raw)
         functions = self._functions(sources)
         whole.not_yet(self.raw, self.report)
+        if "record" in self.raw:
+            from nuclio_edge.manifest.record import check_record
+
+            check_record(tables["record"], functions, self.report)
         check_ports(sources, device.board, self.report)
         whole.check_hint(tables["sync"], sources, self.report)
         check_pins(sources, functions, device.board, self.report)

@@ -8,8 +8,7 @@ and its connection not read until there is room.
 
 from __future__ import annotations
 
-import random
-
+from nuclio_edge.jitter import up_to
 from nuclio_edge.sources.http_event import HttpEvent
 from nuclio_edge.sources.http_listen import Listener, parse
 from nuclio_edge.sources.http_params import OUTPUT, PARAMS, TRIGGER, mode
@@ -122,7 +121,7 @@ class HttpSource:
             self._become("open")
             return
         self.attempts += 1
-        self._retry = self._loop.call_later(random.randint(self._pause // 2, self._pause), self.open)  # noqa: S311 - jitter
+        self._retry = self._loop.call_later(self._pause // 2 + up_to(self._pause - self._pause // 2), self.open)
         self._pause = min(self._pause * 2, LONGEST_PAUSE_MS)
         self._become("connecting")
 

@@ -85,6 +85,7 @@ class Intake:
             return self._deliver(first, topic, packet_id, props, body, trigger)
         event = MqttEvent()
         event._trigger = trigger
+        event._fields = None
         event._first = first
         event._topic = topic
         event._props = props

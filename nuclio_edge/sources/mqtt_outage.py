@@ -10,7 +10,7 @@ quiet, and a wrong guess costs seconds.
 
 from __future__ import annotations
 
-import random
+from nuclio_edge.jitter import up_to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,4 +89,4 @@ class Outages:
         self.say_once(why, "the broker is away, trying again", "url", self._url, "reason", why)
         longest = min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS << min(max(series - 1, 0), 16))
         least = longest // 2 if rival else 0
-        return least + int(random.random() * (longest - least))  # noqa: S311 - spreads load, guards nothing
+        return least + up_to(longest - least)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from nuclio_edge.sources.mqtt_connect import without_idna
 from nuclio_edge.sources.mqtt_lean import import_lean
 
 TYPE_CHECKING = False
@@ -47,7 +48,8 @@ class Tls:
 
     def wrap(self, tcp: Any) -> ssl.SSLSocket:
         """The socket for a handshake that is yet to be done; on a thread, as it reads files. OSError, ValueError."""
-        return self._current().wrap_socket(tcp, server_hostname=self.host, do_handshake_on_connect=False)
+        host = without_idna(self.host)
+        return self._current().wrap_socket(tcp, server_hostname=host, do_handshake_on_connect=False)
 
     def prepare(self) -> None:
         """Make the context, or find why it cannot be made, before anybody is connected to."""

@@ -9,11 +9,11 @@ what that drops is counted where the driver counts it.
 from __future__ import annotations
 
 import os
-import random
 from collections import deque
 
 from nuclio_edge.core.event import Event
 from nuclio_edge.errors import SourceError
+from nuclio_edge.jitter import up_to
 from nuclio_edge.sources import serial_port as ports
 from nuclio_edge.sources.serial_params import OUTPUT, PARAMS, TRIGGER, framing, when_full
 from nuclio_edge.sources.serial_write import SerialBinding, Writer
@@ -178,7 +178,7 @@ class SerialSource:
             self._become("connecting")
             pause = self._pause_ms
             self._pause_ms = min(2 * pause, LONGEST_PAUSE_MS)
-            self._retry = self._loop.call_later(pause // 2 + random.randrange(pause // 2 + 1), self._try)  # noqa: S311 - jitter
+            self._retry = self._loop.call_later(pause // 2 + up_to(pause // 2), self._try)
             return
         if ignored:
             self.host.log.warn_with("the port does not do all that is asked", "source", self.name, "ignored", ignored)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+import paho.mqtt.client as paho
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nuclio_edge.sources import mqtt_outage
-from nuclio_edge.sources.mqtt_client import StockClient, paho
+from nuclio_edge.sources.mqtt_client import StockClient
 from nuclio_edge.sources.mqtt_culprit import LOSSES, PROOFS, Culprit
 from tests.fake_broker import FakeBroker, Peer, serve
 from tests.mqtt_rig import Rig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +24,7 @@ class Story:
     """The outages of one source, told one after the other."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, chance: float = 1.0) -> None:
-        monkeypatch.setattr(random, "random", lambda: chance)
+        monkeypatch.setattr(mqtt_outage, "up_to", lambda limit: int(chance * limit))
         self.log = Says()
         self.outages = Outages(self.log, "mqtt://x", "gw")
         self.now = 0
