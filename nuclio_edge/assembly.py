@@ -18,7 +18,7 @@ from .loader import load as load_code
 from .logs import FunctionLogger
 from .nuclio_sdk.platform import Platform
 from .registry import ON_DEMAND
-from .watchdog import set_name, start_of
+from .slots import set_event, set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Assembly:
         self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
+        self.recorder: Any = None  # where [record] names triggers
         self._versions: dict[str, int] = {}
         self._begin, self._end = self._begin_inline, self._end_inline  # bound once, for all inline runners
         self._invoke = self._call_function  # and for all contexts
@@ -165,14 +166,24 @@ class Assembly:
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
-            if trigger_spec.batch is None:
-                function.runner.attach(trigger)
-            else:
-                from . import batch
-
-                batch.attach(function.runner, trigger, trigger_spec.batch.size, trigger_spec.batch.timeout_ms)
+            _attach(function.runner, trigger, trigger_spec)
             if trigger_spec.durable or trigger_spec.dead_letter:
                 self.processor.make_durable(trigger)
+        if self.recorder is not None:
+            self.recorder.watch(function)
+
+    def record(self, table: Any) -> None:
+        """Record what `[record]` names, from the functions on that are imported after this."""
+        if table.triggers and self.recorder is None:
+            from .recorder import Recorder
+
+            self.recorder = Recorder(self.processor)
+        if self.recorder is not None:
+            self.recorder.configure(table)
+
+    def recorded(self, spec: FunctionSpec) -> bool:
+        """Whether a trigger of the function is recorded."""
+        return self.recorder is not None and any(self.recorder.wants(trigger) for trigger in spec.triggers)
 
     def context(self, function: Function, worker: int) -> Context:
         """The context of one worker of a function."""
@@ -187,7 +198,12 @@ class Assembly:
         if function.env is None:
             function.env = _environment(function)
         context.env = function.env
-        context.bindings = Bindings(context, self.binding_makers(spec))
+        makers = self.binding_makers(spec)
+        if self.recorded(spec):
+            from .witness import heard
+
+            makers = heard(self.recorder, makers)
+        context.bindings = Bindings(context, makers)
         return context
 
     def calls(self) -> Calls:
@@ -210,9 +226,24 @@ class Assembly:
     def import_code(self, function: Function) -> Loaded:
         """Import a function's code; raises LoadError. On whichever thread needs it."""
         spec = function.spec
-        return load_code(
+        loaded = load_code(
             spec.name, module=spec.module, callable=spec.callable, folder=spec.path, file=spec.file, code=spec.code
         )
+        if self.recorded(spec):
+            from .witness import watched
+
+            loaded.handler = watched(self.recorder, loaded.handler)
+        return loaded
+
+    def noting(self, function: Function) -> Any:
+        """The handler of an inline function that is a suspect: each event is noted in what outlives the process."""
+        handler, row = function.handler, self.row
+
+        def call(context: Context, event: Event) -> Any:
+            set_event(row, event)
+            return handler(context, event)
+
+        return handler if row is None else call
 
     def bind(self, function: Function, context: Context) -> None:
         """Make the present thread run for this function's worker."""
@@ -223,7 +254,12 @@ class Assembly:
         running.bind(who)
 
     def _make_trigger(self, function: Function, spec: TriggerSpec) -> Trigger:
-        return Trigger(
+        made: type[Trigger] = Trigger
+        if spec.rate_limit is not None or spec.order_by is not None:
+            from .shaped import ShapedTrigger
+
+            made = ShapedTrigger
+        return made(
             function,
             self.processor.sources[spec.source],
             self.loop,
@@ -313,10 +349,13 @@ class Assembly:
             self.threads.close()
         if self.asyncs is not None:
             self.asyncs.close()
+        if self.recorder is not None:
+            self.recorder.close()
 
     def _begin_inline(self, function: Function) -> None:
         if self.processor.watchdog is not None:
-            self.processor.watchdog.begin(self.row, function.name)
+            context = function.runner.context
+            self.processor.watchdog.begin(self.row, function.name, None if context is None else context._event)
 
     def _end_inline(self) -> None:
         """Give the loop's thread back to the processor, after the inline functions of a turn."""
@@ -324,6 +363,27 @@ class Assembly:
         running.bind(None)
         if self.processor.watchdog is not None:
             self.processor.watchdog.end(self.row)
+
+
+def _attach(runner: Any, trigger: Any, spec: TriggerSpec) -> None:
+    """Have a runner handle a trigger's events, as many at a time, in such an order and as fast as its table says."""
+    # One worker keeps the order by itself, and so does the loop.
+    several = getattr(runner, "concurrency", getattr(runner, "high", 1)) > 1
+    order_by = spec.order_by if several else None
+    if spec.batch is not None:
+        from . import batch
+
+        batch.attach(runner, trigger, spec.batch.size, spec.batch.timeout_ms, order_by)
+    else:
+        runner.attach(trigger)
+        if order_by is not None:
+            from . import ordered
+
+            ordered.attach(runner.queue, trigger, order_by)
+    if spec.rate_limit is not None:
+        from . import rate
+
+        rate.limit(trigger, spec.rate_limit)
 
 
 def _environment(function: Function) -> environment.Environment:

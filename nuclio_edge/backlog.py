@@ -33,7 +33,10 @@ class Backlog:
         found: list[Any] = []
         after = self._after
         while self.alone > len(found) and limit > 0:
-            records = self.spool.records(after, limit, self.kind, self.key)
+            try:
+                records = self.spool.records(after, limit, self.kind, self.key)
+            except OSError:
+                break  # the disk cannot be read now
             if not records:
                 break
             after = records[-1].id

@@ -259,4 +259,6 @@ def _entries(function: Function) -> Iterator[Entry]:
     """The ways into the function's queue."""
     for trigger in function.triggers:
         owner: Any = trigger.submit.__self__  # type: ignore[attr-defined]  # an Entry's, or a Batcher's
+        while hasattr(owner, "wrapped"):  # who stands before it
+            owner = owner.wrapped.__self__
         yield owner.carrier.submit.__self__ if hasattr(owner, "carrier") else owner

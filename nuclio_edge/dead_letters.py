@@ -6,8 +6,8 @@ The payload of such a record: u8 version, u32 length of a JSON object, the objec
 from __future__ import annotations
 
 from .backlog import DEAD, EVENT
-from .core.port import error_text, json_bytes, json_loads
-from .durable import UNTOLD
+from .core.port import json_bytes, json_loads
+from .durable_trigger import UNTOLD
 from .stored import Stored, marked, pack
 
 TYPE_CHECKING = False
@@ -57,7 +57,13 @@ class Mourner:
         trigger.submit = self.submit
 
     def __getattr__(self, name: str) -> Any:
+        """What else is asked of a source is the real one's to say."""
         return getattr(self.real, name)
+
+    @property
+    def origin(self) -> Any:
+        """The source itself."""
+        return self.real
 
     def submit(self, event: Event) -> bool:
         """Take an event; the trigger's `submit`."""
@@ -91,7 +97,7 @@ def pack_dead(
     """The record of an event that a handler failed at."""
     body = response.body if isinstance(response.body, bytes) else b""
     about = {
-        "error": error_text(error)[:_LONGEST] if error is not None else body.decode("utf-8", "replace")[:_LONGEST],
+        "error": trigger.function.explain(error)[-_LONGEST:] if error else body.decode("utf-8", "replace")[:_LONGEST],
         "status": response.status_code,
         "attempts": event._attempt + 1,
     }

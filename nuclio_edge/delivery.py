@@ -10,7 +10,7 @@ import os
 
 from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog
 from .dead_letters import pack_dead
-from .durable import Durable
+from .durable_trigger import Durable
 from .staging import Stage
 
 TYPE_CHECKING = False
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .core.response import Response
     from .function import Function
     from .processor import Processor
-    from .suspects import Suspects
+    from .one_at_a_time import OneAtATime
 
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
@@ -47,7 +47,7 @@ class Delivery:
         self._stages: dict[Any, Stage] = {}
         self._backlogs: dict[tuple[int, str], Backlog] = {}
         self._ids: dict[str, dict[Any, int]] = {}
-        self._suspects: dict[Function, Suspects] = {}
+        self._suspects: dict[Function, OneAtATime] = {}
         self._marker = os.path.join(self._state_dir, "running")
         self._before = 0  # the id of the last record of the process before this one
 
@@ -62,8 +62,10 @@ class Delivery:
             os.path.join(self._state_dir, "spool"),
             size=self._table.max_size,
             flush_ms=self._table.flush,
+            writes_per_day=self._table.writes_per_day,
             on_gap=self._gap,
             on_trouble=self._trouble,
+            on_notice=self.logger.warn,
         )
         self.spool.open()
         self._before = self.spool.recovery.next - 1
@@ -112,8 +114,8 @@ class Delivery:
         """How many events of a function would be lost if the process ended now."""
         count = 0
         for trigger in function.triggers:
-            side: Any = trigger.source
-            count += side.unsafe() if type(side) is Durable else trigger.pending
+            side = side_of(trigger)
+            count += side.unsafe() if side is not None else trigger.pending
         return count
 
     def busy(self) -> bool:
@@ -157,8 +159,8 @@ class Delivery:
     def retire(self, function: Function) -> None:
         """A function was removed or replaced: it reads nothing more from the disk."""
         for trigger in function.triggers:
-            side: Any = trigger.source
-            if type(side) is Durable and self.sides.get(side.backlog.key) is side:
+            side = side_of(trigger)
+            if side is not None and self.sides.get(side.backlog.key) is side:
                 del self.sides[side.backlog.key]
                 trigger.admitted -= side.backlog.alone
 
@@ -169,15 +171,15 @@ class Delivery:
             found = self._backlogs[kind, key] = Backlog(self.spool, kind, key)
         return found
 
-    def suspects(self, function: Function) -> Suspects | None:
+    def suspects(self, function: Function) -> OneAtATime | None:
         """Who runs a function's events one at a time, after a crash."""
         if not self.unclean:
             return None
         found = self._suspects.get(function)
         if found is None:
-            from .suspects import Suspects
+            from .one_at_a_time import OneAtATime
 
-            found = self._suspects[function] = Suspects(self, function)
+            found = self._suspects[function] = OneAtATime(self, function)
         return found
 
     def is_repeated(self, number: int) -> bool:
@@ -285,3 +287,9 @@ class Delivery:
         for side in list(self.sides.values()):
             side.trigger.loop.call_soon(side.refill)
             side.trigger._room()
+
+
+def side_of(trigger: Trigger) -> Durable | None:
+    """What makes a trigger durable, or None."""
+    found: Durable | None = getattr(trigger.source, "durable_side", None)
+    return found

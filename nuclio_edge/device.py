@@ -28,7 +28,7 @@ def device_id(root: str = "/") -> str:
             break
     else:
         found = host_name()
-    return _sha256(found.encode("utf-8", "surrogateescape"))[:_ID_DIGITS]
+    return sha256_of(found.encode("utf-8", "surrogateescape"))[:_ID_DIGITS]
 
 
 def host_name() -> str:
@@ -89,7 +89,8 @@ def _machine_id(root: str) -> str:
     return _read(root, "etc/machine-id") or _read(root, "var/lib/dbus/machine-id")
 
 
-def _sha256(content: bytes) -> str:
+def sha256_of(content: bytes) -> str:
+    """The SHA-256 of the content as hex digits."""
     # The interpreter's own: hashlib would load OpenSSL, several MB, for six digits.
     try:
         from _sha2 import sha256  # type: ignore[import-not-found]

@@ -223,11 +223,6 @@ def _missing(count: int) -> str:
     return f"{count} missing" if count > 0 else f"{-count} too many"
 
 
-def source_of(trigger: Any) -> Any:
-    """The source of a trigger, also of one that is durable, where something stands between the two."""
-    return getattr(trigger.source, "real", trigger.source)
-
-
 def _add(into: dict[str, int], counts: dict[str, int]) -> None:
     for reason, count in counts.items():
         into[reason] = into.get(reason, 0) + count

@@ -14,7 +14,6 @@ from struct import Struct
 from .backlog import OUTBOX, Backlog
 from .core.mqtt_codec import ProtocolError
 from .core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
-from .durable import Durable
 from .outcome import Outcome
 
 TYPE_CHECKING = False
@@ -223,8 +222,8 @@ class Keeper:
         """Where the messages of a durable event that is in work are gathered."""
         if event is None or event._trigger is None:
             return None
-        side: Any = event._trigger.source
-        if type(side) is not Durable or not (event in side.ids or event in side.stage):
+        side: Any = getattr(event._trigger.source, "durable_side", None)
+        if side is None or not (event in side.ids or event in side.stage):
             return None
         outcomes = self.delivery.outcomes
         found = outcomes.get(event)

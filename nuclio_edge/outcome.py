@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from .core.event import Event
     from .core.response import Response
-    from .durable import Durable
+    from .durable_trigger import Durable
     from .outbox import Entry
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import threading
 
+from .clock import Stamped
 from .core.event import Event
 
 TYPE_CHECKING = False
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from .core.loop import Loop
 
 CLOSE_S = 0.5
-_NOT_SENT = ("_trigger", "_token", "_reply", "_attempt")
+_NOT_SENT = ("_trigger", "_token", "_reply", "_attempt", "_fields")
 _slots_of: dict[type, list[tuple[str, Any]]] = {}
 
 
@@ -33,6 +34,8 @@ def state_of(event: Event) -> tuple[str, dict[str, Any]]:
             state[name] = slot(event)
         except AttributeError:
             pass  # not set
+    if type(state.get("timestamp_ms")) is Stamped:  # marshal takes no derived type
+        state["_stamped"] = state.pop("timestamp_ms").stamp
     more = state.pop("_more", {})
     state.update({name: more[name] for name in more if name not in _NOT_SENT})
     try:

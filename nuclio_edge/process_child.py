@@ -11,6 +11,7 @@ import marshal
 import os
 import sys
 
+from . import clock  # noqa: F401 - it completes the class Event
 from .core import port
 from .core.context import Context
 from .core.encode import to_response

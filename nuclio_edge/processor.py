@@ -10,10 +10,11 @@ from _thread import allocate_lock, get_ident
 
 from . import capture, environment, forks
 from .assembly import IMPORT_PATIENCE_MS, Assembly
+from .clock import CLOCK
 from .core.inbox import Budget
 from .core.log import Logger
 from .core.loop import Loop
-from .ledger import Gone, source_of, tally
+from .ledger import Gone, tally
 from .registry import source_class
 from .seat import Seat
 
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from .core.event import Event
     from .core.inbox import Trigger
     from .core.response import Response
+    from .crash import End
     from .delivery import Delivery
     from .function import Function
     from .ledger import Tally
     from .logs import Log
     from .manifest.model import FunctionSpec, Manifest, OutputSpec, SourceSpec
+    from .suspects import Suspects
     from .watchdog import Watchdog
 
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
@@ -73,6 +76,9 @@ class Processor:
         self.loop.thread = get_ident()
         self.seat = Seat(self.loop)
         self.watchdog: Watchdog | None = None
+        self.last_end: End | None = None  # how the last process ended, if not by itself
+        self.suspects: Suspects | None = None
+        self.pauses: dict[str, tuple[str, int]] = {}  # function -> why it begins suspended, for how many ms
         # A watchdog ends the process when a handler freezes it: `run` wants that, a test does not.
         self._guarded = guarded
         self.log = log
@@ -108,15 +114,22 @@ class Processor:
         manifest = self.manifest
         self.loop.thread = get_ident()
         self.log.open(self.loop)
+        CLOCK.open(self.loop, manifest.device.state_dir)
         environment.install()
         capture.install(self.log)
         forks.install()
-        suspects = self._guard() if self._guarded else []
+        if self._guarded:
+            self._guard()
         self._open_delivery()
+        suspect = self.pauses.keys()
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])
+        self.assembly.record(manifest.record)
         self.functions = {s.name: self.assembly.make(s) for s in manifest.functions.values() if not s.disabled}
-        self.assembly.load_all(function for name, function in self.functions.items() if name not in suspects)
+        for name in self.suspects.names() if self.suspects is not None else ():
+            if name in self.functions:
+                self.functions[name].suspect = True
+        self.assembly.load_all(function for name, function in self.functions.items() if name not in suspect)
         if self.stopping:
             self._open_no_more()
             return
@@ -127,8 +140,8 @@ class Processor:
             self.delivery.begin()
         self.route()
         for function in self.functions.values():
-            if function.name in suspects:
-                function.on_froze()
+            if function.name in suspect:
+                function.on_suspected(*self.pauses[function.name])
             else:
                 function.start()
         if not self.offline:
@@ -253,6 +266,7 @@ class Processor:
         self.own_sources = []
         if self.watchdog is not None:
             self.watchdog.close()
+        CLOCK.close()
         capture.uninstall()
         environment.uninstall()
         self.log.close()
@@ -354,9 +368,9 @@ class Processor:
 
         return read_secret(name, self.manifest.device.secrets_dir)
 
-    def _guard(self) -> list[str]:
-        """Begin to watch over frozen handlers; returns the functions that were running when the last process froze."""
-        from .watchdog import Watchdog, culprit, limit_ms
+    def _guard(self) -> None:
+        """Begin to watch over frozen handlers and to leave traces; judge what the last process has left."""
+        from .watchdog import Watchdog, limit_ms
 
         def limit() -> int:
             # An import may hold the interpreter's lock for long, for a good reason: a large extension on a slow card.
@@ -365,23 +379,10 @@ class Processor:
 
         self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, limit)
         self.watchdog.watch(self.assembly.busy)
+        from .inquest import inquire
+
+        inquire(self, self.watchdog)
         self.assembly.row = self.watchdog.slots.take()
-        report, running_then = self.watchdog.last()
-        if self.watchdog.trouble is not None:
-            self.logger.warn_with("a frozen handler could not be named", "reason", self.watchdog.trouble)
-        if not report:
-            return []
-        name, why = culprit(report, running_then, self.manifest.functions)
-        self.logger.error_with(
-            "the last process was ended because a handler froze it",
-            "culprit",
-            f"{name}: {why}" if name else "unknown",
-            "running",
-            ", ".join(running_then) or "unknown",
-            "report",
-            os.path.join(self.manifest.device.state_dir, "crash.last.txt"),
-        )
-        return [name] if name else []
 
     def make_durable(self, trigger: Trigger) -> None:
         """Have a trigger's events or dead letters kept on disk."""
@@ -407,15 +408,19 @@ class Processor:
         self.delivery.open()
 
     def share_budget(self) -> None:
-        """Share half of the memory budget out as floors, so that a flooded inbox cannot starve the others."""
+        """Share an eighth of the memory budget out as floors, so that a flooded inbox cannot starve the others.
+
+        What one inbox may take beyond its floor ends where the others still find theirs: together they keep to it.
+        """
+        whole: int = self.manifest.device.memory_budget
         count = sum(len(function.triggers) for function in self.functions.values())
-        self.budget.floor = max(self.budget.limit // 2 // max(count, 1), LEAST_FLOOR)
+        self.budget.floor = max(whole // 8 // max(count, 1), LEAST_FLOOR)
+        self.budget.limit = max(whole - count * self.budget.floor, whole // 2)
 
     def route(self) -> None:
         """Tell every source which triggers it now serves."""
         for source in self.sources.values():
-            found = [t for f in self.functions.values() for t in f.triggers if source_of(t) is source]
-            source.routes(found)
+            source.routes([t for function in self.functions.values() for t in function.triggers if origin(t) is source])
 
     def all_functions(self) -> list[Function]:
         """Those that run and those that drain."""
@@ -443,6 +448,11 @@ class Processor:
         )
         if self.exit_code == OK:
             self.exit_code = FAULT
+
+
+def origin(trigger: Any) -> Any:
+    """The source of a trigger, also where something stands in its place that hears what comes of events."""
+    return getattr(trigger.source, "origin", trigger.source)
 
 
 def _nothing(_processor: Processor) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from .ledger import source_of
+from .processor import origin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,10 +46,13 @@ def reload(
         name for name in wanted if name not in processor.sources or before.sources.get(name) != manifest.sources[name]
     }
     code = set(changed_code)
+    was_recorded = {name for name, f in processor.functions.items() if processor.assembly.recorded(f.spec)}
+    processor.assembly.record(manifest.record)
     changed = []
     for spec in manifest.functions.values():
         old = processor.functions.get(spec.name)
         moved = any(t.source in fresh for t in spec.triggers) or any(o.to in fresh for o in spec.outputs)
+        moved = moved or processor.assembly.recorded(spec) != (spec.name in was_recorded)
         if not spec.disabled and (old is None or old.spec != spec or spec.name in code or moved):
             changed.append(processor.assembly.make(spec))
 
@@ -173,7 +176,7 @@ def let_go(processor: Processor, function: Function) -> None:
 def _close_when_settled(processor: Processor, source: Any, deadline: int = 0) -> None:
     if source not in processor.leaving:
         return
-    busy = any(t.pending for f in processor.all_functions() for t in f.triggers if source_of(t) is source)
+    busy = any(t.pending for f in processor.all_functions() for t in f.triggers if origin(t) is source)
     if not busy and not deadline:
         deadline = processor.loop.now + processor.manifest.device.stop_timeout_ms
     if busy or (not getattr(source, "sent", _yes)() and processor.loop.now < deadline):

@@ -165,12 +165,12 @@ class Reading:
         return numbers + [one.id for one in in_memory(self._spool.groups(), after, wanted) if one.id <= upto]
 
     def _wanted(self, kind: int | None, key: int | str | None = None) -> Callable[[int], bool]:
-        """Whether a lane is of the kind, and of the key, by its number."""
+        """Whether a lane is of the kind, and has the key, by its number."""
         if kind is None:
             return _any
         if key is not None:
             lane = self._log.lanes.by_key.get((kind, key))
-            return {lane.number if lane is not None else 0}.__contains__
+            return {lane.number if lane is not None else -1}.__contains__
         return {lane.number for lane in self._log.lanes if lane.kind == kind}.__contains__
 
     def _from_disk(self, found: Iterable[Place]) -> Iterator[Record]:

@@ -65,6 +65,15 @@ class Stage:
                 return True
         return False
 
+    def take(self, owner: Any) -> list[Any]:
+        """All that waits of one owner, oldest first; it waits here no more."""
+        found: list[Any] = []
+        for name in ("refused", "aging", "fresh"):
+            waiting = getattr(self, name)
+            found += [item for item, whose in waiting.items() if whose is owner]
+            setattr(self, name, {item: whose for item, whose in waiting.items() if whose is not owner})
+        return found
+
     def refuse(self, item: Any, owner: Any) -> None:
         """It could not be stored: tried again when the disk is."""
         self.refused[item] = owner

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .core.inbox import Trigger
 
 # What the header keeps, and what belongs to a delivery.
-_APART = {"raw_body", "id", "timestamp_ms"}
+_APART = {"raw_body", "id", "timestamp_ms", "monotonic_ms", "boot_id", "clock_quality"}
 _FIRST = ("content_type", "topic")  # others are made of these
 
 
@@ -161,7 +161,7 @@ def _alike(value: Any, twin: Event, name: str) -> bool:
 def _pack(event: Event, found: dict[str, Any], otherwise: list[str]) -> bytes:
     if not isinstance(event.id, (str, type(None))):
         otherwise.append("id")
-    if not isinstance(event.timestamp_ms, int):
+    if not (isinstance(event.timestamp_ms, int) and 0 <= event.timestamp_ms < 1 << 48):
         otherwise.append("timestamp_ms")
     kept: dict[str, Any] = {}
     for name, value in found.items():

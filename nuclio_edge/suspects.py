@@ -1,182 +1,115 @@
-"""After a crash: which event killed the process is found out by running one at a time, with a mark on disk.
+"""Functions that were running when a process died: for how long each begins suspended, remembered over restarts.
 
-An event that was in work when the last process died is either on disk, or its broker sends it again, marked as a
-duplicate. Both are stored first, then run alone: nothing else of that function runs, and a mark that says so is durable
-before it begins. Dies the process again, the mark names the culprit; after its attempts it becomes a dead letter.
+One end with evidence (a crash, a freeze, os._exit, want of memory) suspends its culprit for a minute, each further one
+twice as long, up to an hour. A process that was just killed proves nothing: whoever was running then is only
+noted, and suspended from the third time in a row on, for a second, and up to a minute. Who has run for ten minutes
+without another such end is no suspect any more. A stop in good order lifts the suspension, not the memory.
 """
 
 from __future__ import annotations
 
-from .core.loop import Timer
+import os
+
+from .core import port
+from .crash import CRASHED, EXITED, FROZE, MEMORY, POWER
+from .durable import replace_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.event import Event
-    from .delivery import Delivery
-    from .durable import Durable
-    from .function import Function
+    from .crash import End
 
-# So many events of a function run alone after a crash. More may have been in work, but each start ends this many for
-# good: a culprit behind them is reached in the end.
-MANY = 64
-WARY_MS = 60_000  # how long a broker may take to send again what was not acknowledged
-LOOK_MS = 20
+HEALTH_MS = 600_000
+_PROVEN = (60_000, 3_600_000)  # the first pause and the longest
+_KILLED = (1_000, 60_000)
+_KILLS = 3  # so many in a row until somebody pauses
+_MOST = 256  # functions that are remembered
 
 
 class Suspects:
-    """Those of one function. Loop thread only."""
+    """The counts of one state directory, in `suspects.json`; at the start, before there is anything to hold up.
 
-    def __init__(self, delivery: Delivery, function: Function) -> None:
-        self.delivery = delivery
-        self.function = function
-        self.left: dict[Durable, int] = {}  # how many events of each trigger are still to run alone
-        self.deaths: dict[int, int] = {}  # event's record -> how often the process died while it ran alone
-        self._more = 0  # sent again by brokers, and taken for suspects
-        self._running: tuple[Durable, Any, int] | None = None  # trigger, event, mark
-        self._marking = False
-        self._gates: list[tuple[Any, Any]] = []
-        self._timer: Any = None
+    `trouble` is None, or why they could not be written down: then the next start begins to count anew.
+    """
 
-    def begin(self, side: Durable) -> None:
-        """A trigger of the function is in its place."""
-        spool = self.delivery.spool
-        most = max(1, side.trigger.attempts - 1)  # the first attempt was the one in company
-        for mark, number, attempt in self.delivery.marks(side.backlog.key):
-            record = spool.read(number)
-            spool.settle(mark)
-            if record is None:
-                continue
-            if attempt >= most:
-                self._give_up(side, record, attempt)
+    def __init__(self, state_dir: str) -> None:
+        self.path = os.path.join(state_dir, "suspects.json")
+        self.trouble: str | None = None
+        self.ends: dict[str, int] = {}  # with evidence, in a row
+        self.kills: dict[str, int] = {}  # without
+        self._read()
+
+    def names(self) -> set[str]:
+        """Who is suspected of anything."""
+        return {*self.ends, *self.kills}
+
+    def before(self) -> dict[str, int]:
+        """How many ends in a row each was suspected of."""
+        return {name: self.ends.get(name, 0) + self.kills.get(name, 0) for name in self.names()}
+
+    def convict(self, end: End) -> int:
+        """Note an end; for how many ms its culprit is to begin suspended, 0 for not at all."""
+        if end.kind == POWER:
+            return 0
+        name = end.culprit
+        pause = 0
+        if end.kind in (CRASHED, EXITED, FROZE, MEMORY):
+            if name is not None:
+                count = self.ends[name] = self.ends.get(name, 0) + 1
+                pause = _pause(_PROVEN, count)
+        else:
+            running = {function for function, _ in end.running}
+            self.kills = {function: self.kills.get(function, 0) + 1 for function in sorted(running)[:_MOST]}
+            if name is not None and self.kills[name] >= _KILLS:
+                pause = _pause(_KILLED, self.kills[name] - _KILLS + 1)
+        self._write()
+        return pause
+
+    def clear(self) -> None:
+        """Everybody has run well for long enough; on any thread."""
+        self.ends = {}
+        self.kills = {}
+        self._write()
+
+    def _read(self) -> None:
+        try:
+            with open(self.path, "rb") as file:
+                said: Any = port.json_loads(file.read(1 << 16))
+            for counts, there in ((self.ends, said["ends"]), (self.kills, said["kills"])):
+                counts.update({str(name): int(count) for name, count in list(there.items())[:_MOST]})
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            self.ends.clear()  # damaged: it is written anew, and nobody is suspected
+            self.kills.clear()
+
+    def _write(self) -> None:
+        try:
+            if self.ends or self.kills:
+                replace_file(self.path, port.json_dumps({"ends": self.ends, "kills": self.kills}).encode())
             else:
-                self.deaths[number] = attempt
-        self.left[side] = min(side.backlog.alone, MANY)
-        side.because("wary")
-        self.delivery.loop.call_later(WARY_MS, lambda: self._trust(side))
-        if self.left[side]:
-            side.because("backlog")
-            self._gate()
-            self.look()
+                try:
+                    os.unlink(self.path)
+                except FileNotFoundError:
+                    pass
+            self.trouble = None
+        except OSError as error:
+            self.trouble = f"{self.path}: {error.strerror}"
 
-    def wants(self, side: Durable, event: Event) -> bool:
-        """Whether an event that comes now is to be stored before it runs."""
-        if self._active():
-            return True
-        if self._more < MANY and side in self.left and getattr(event, "duplicate", False):
-            self._more += 1
-            self.left[side] += 1
-            self._gate()
-            self.look()
-            return True
-        return False
 
-    def alone(self, side: Durable) -> bool:  # noqa: ARG002 - for all of the function's
-        """Whether events are run one at a time."""
-        if self._active():
-            self.look()
-            return True
-        return False
+def _pause(limits: tuple[int, int], count: int) -> int:
+    first, longest = limits
+    return min(first << min(count - 1, 30), longest)
 
-    def over(self, side: Durable, event: Event) -> None:
-        """An event of the function is concluded."""
-        running = self._running
-        if running is not None and running[1] is event:
-            self._running = None
-            self.delivery.spool.settle(running[2])
-            self.left[side] -= 1
-            self.look()
 
-    def look(self) -> None:
-        """Soon let the next one run, if it is time."""
-        if self._timer is None:
-            self._timer = self.delivery.loop.call_later(0, self._next)
-
-    def close(self) -> None:
-        """Nothing more runs."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _active(self) -> bool:
-        return self._running is not None or self._marking or any(self.left.values())
-
-    def _next(self) -> None:
-        self._timer = None
-        if self.delivery.stopping or self._marking:
-            return
-        running = self._running
-        if running is not None:
-            if running[1] in running[0].ids:
-                return
-            self._running = None  # it went back to the disk: the function is suspended
-            self.delivery.spool.settle(running[2])
-        function = self.function
-        if function.suspended or not function.runner.drain() or any(t.pending for t in function.triggers):
-            self._timer = self.delivery.loop.call_later(LOOK_MS, self._next)
-            return
-        oldest: tuple[int, Durable, Any] | None = None
-        for side, left in self.left.items():
-            mine = left > 0 and self.delivery.sides.get(side.backlog.key) is side
-            records = side.backlog.next(1) if mine else []
-            if not records:
-                self.left[side] = 0
-            elif oldest is None or records[0].id < oldest[0]:
-                oldest = records[0].id, side, records[0]
-        if oldest is None:
-            self._end()
-            return
-        self._run(*oldest)
-
-    def _run(self, number: int, side: Durable, record: Any) -> None:
-        attempt = self.deaths.get(number, 0) + 1
-        mark = 0
-
-        def marked(_error: Any) -> None:
-            self._marking = False
-            if self.delivery.stopping:
-                self.delivery.spool.settle(mark)
-                return
-            before = set(side.ids)
-            if not side.bring(record):
-                self.delivery.spool.settle(mark)
-                self._timer = self.delivery.loop.call_later(LOOK_MS, self._next)
-                return
-            event = next((one for one in side.ids if one not in before), None)
-            if event is None:  # it was over at once, or could not be read
-                self.delivery.spool.settle(mark)
-                self.left[side] -= 1
-                self.look()
-                return
-            event._attempt = max(event._attempt, attempt if number in self.deaths else 0)
-            self._running = side, event, mark
-
-        self._marking = True
-        mark = self.delivery.mark(side.backlog.key, number, attempt, marked)
-
-    def _give_up(self, side: Durable, record: Any, attempt: int) -> None:
-        side.backlog.alone -= 1
-        side.trigger.dead_lettered += 1
-        times = "once" if attempt == 1 else f"{attempt} times"
-        reason = f"the process died {times} while it ran alone"
-        self.delivery.bury_record(side, record.id, record.payload, reason, lambda: None)
-
-    def _gate(self) -> None:
-        """While one runs alone, the function's other triggers make their sources wait."""
-        if self._gates:
-            return
-        for trigger in self.function.triggers:
-            if trigger.source not in self.left:
-                self._gates.append((trigger, trigger.submit))
-                trigger.submit = lambda event: False  # noqa: ARG005 - a full inbox, to the source
-
-    def _end(self) -> None:
-        for trigger, submit in self._gates:
-            trigger.submit = submit
-            trigger._room()
-        self._gates = []
-        for side in self.left:
-            side.trigger.loop.call_soon(side.refill)
-
-    def _trust(self, side: Durable) -> None:
-        side.because("wary", holds=False)
+def kills_for_memory() -> int:
+    """How many processes the kernel has killed since its boot because memory ran out; -1 when it does not tell."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return -1

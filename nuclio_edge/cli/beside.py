@@ -37,6 +37,7 @@ class Beside(Processor):
         changes = {
             "device": changed(manifest.device, state_dir=self._folder),
             "functions": functions,
+            "record": values(("triggers", "max_size"), {"triggers": (), "max_size": manifest.record.max_size}),
             "sources": {name: _guest(spec, f"{purpose}-{os.getpid()}") for name, spec in manifest.sources.items()},
         }
         hide_secrets(log, manifest)

@@ -51,6 +51,8 @@ class Event:
         _token: "Any"
         _trigger: "Trigger | None"
         body: "Any"
+        boot_id: str  # this one, clock_quality and monotonic_ms where nuclio_edge.clock is loaded
+        clock_quality: str
         content_type: "str | None"
         decode_error: "str | None"
         fields: "dict[str, Any]"
@@ -60,6 +62,7 @@ class Event:
         duplicate: bool
         last_in_batch: bool
         method: "str | None"
+        monotonic_ms: int
         num_shards: "int | None"
         offset: int
         path: "str | None"
@@ -124,8 +127,8 @@ class Event:
 
 port.aside(
     Event,
-    "decode_error duplicate last_in_batch num_shards offset shard_id size source source_address source_identity timestamp"
-    " type type_version url version",
+    "decode_error duplicate last_in_batch num_shards offset shard_id size source source_address source_identity"
+    " timestamp type type_version url version",
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nuclio_edge.manifest.convert import BAD, has_bad
 from nuclio_edge.manifest.model import Batch, OutputSpec, Retry, TriggerSpec
-from nuclio_edge.manifest.problems import LINE, quote
+from nuclio_edge.manifest.problems import LINE, listed, quote, suggest
 from nuclio_edge.manifest.tables import OUTPUT, SELECT, TRIGGER
 
 TYPE_CHECKING = False
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.schema import Values
     from nuclio_edge.manifest.sources import Sources
 
-_LATER = {
-    "order_by": "order_by comes with a later version; until then order is kept with one worker only",
-}
+# Attributes that every event has and by which events can be told apart; a kind names its own by ORDER_BY.
+_KEYS = ("topic", "path", "method", "url", "content_type", "source_address", "source_identity", "type", "shard_id")
 
 
 class Triggers:
@@ -52,7 +51,7 @@ class Triggers:
         self._sources.apply(tables, "check_trigger", address, path, "E304")
         if has_bad(own) or has_bad(address):
             return None
-        self._later(own, path)
+        self._check_order(own.order_by, tables, path)
         self._claim(source, tables, address, path)
         when_full = own.inbox.when_full
         durable = own.durable
@@ -91,10 +90,13 @@ class Triggers:
                 self._convert.report.error((*path, key), "E311", message, see=see)
                 break
 
-    def _later(self, own: Values, path: KeyPath) -> None:
-        for key, message in _LATER.items():
-            if getattr(own, key):
-                self._convert.report.warning((*path, key), "W502", message)
+    def _check_order(self, order_by: str | None, tables: Any, path: KeyPath) -> None:
+        """Report what is no attribute that tells this kind's events apart."""
+        known = (*_KEYS, *getattr(tables, "ORDER_BY", ()))
+        if order_by is not None and order_by not in known:
+            message = f"{quote(order_by)} is no attribute that keeps events apart"
+            hint = suggest(order_by, known) or "there are " + listed(known)
+            self._convert.report.error((*path, "order_by"), "E312", message, hint)
 
     def _retry(self, retry: Values, raw: Mapping[str, Any], path: KeyPath) -> Retry:
         longest = retry.max_backoff

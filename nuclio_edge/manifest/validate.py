@@ -103,6 +103,10 @@ class _Reading:
         functions = self._functions(sources)
         whole.not_yet(self.raw, self.report)
         whole.check_admin(tables["admin"], self.report)
+        if "record" in self.raw:
+            from nuclio_edge.manifest.record import check_record
+
+            check_record(tables["record"], functions, self.report)
         check_ports(sources, device.board, self.report)
         whole.check_hint(tables["sync"], sources, self.report)
         check_pins(sources, functions, device.board, self.report)

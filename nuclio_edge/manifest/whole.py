@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Tables whose names are checked and which nothing reads yet.
 _LATER = {
-    "record": "the flight recorder comes with a later version",
     "sync": "the sync agent comes with a later version",
 }
 _LATER_SINKS = ("file", "stream", "http")

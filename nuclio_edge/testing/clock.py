@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nuclio_edge import clock
 from nuclio_edge.core import port
 
 TYPE_CHECKING = False
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """The time of everything in this process that asks `nuclio_edge.core.port`, while it is entered.
+    """The time of everything in this process that asks `nuclio_edge.core.port` or `nuclio_edge.clock`, while entered.
 
     Two clocks, as on a device: `ticks` only grows (milliseconds), `wall` is Unix time (milliseconds) and may be set to
     anything. Real waiting goes on: threads, sockets and a loop that has nothing due are not concerned.
@@ -21,12 +22,14 @@ class Clock:
         self.ticks = ticks
 
     def __enter__(self) -> Clock:
-        self._real = port.ticks_ms, port.now_ms
-        port.ticks_ms, port.now_ms = self._read_ticks, self._read_wall
+        self._real = port.ticks_ms, port.now_ms, clock.boot_ms
+        port.ticks_ms, port.now_ms, clock.boot_ms = self._read_ticks, self._read_wall, self._read_ticks
+        clock.CLOCK.forget()
         return self
 
     def __exit__(self, *_: object) -> None:
-        port.ticks_ms, port.now_ms = self._real
+        port.ticks_ms, port.now_ms, clock.boot_ms = self._real
+        clock.CLOCK.forget()
 
     def skip(self, ms: int) -> None:
         """Let so much time pass in which nothing runs, as in a device that sleeps."""

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nuclio_edge import clock
+from nuclio_edge import stored as stored_module
 from nuclio_edge.core import coap_compose, port
 from nuclio_edge.core.event import Event, TriggerInfo
 from nuclio_edge.core.event_sdk import EventSource
@@ -294,7 +296,7 @@ def test_a_record_says_id_time_attempts_and_repetition_before_anything_is_decode
 def test_an_event_whose_answer_is_partly_out_has_no_further_attempt() -> None:
     event = mqtt_event(None, None, 0x32, b"a", b"", b"", 0)
     event._attempt = 1 << 30
-    assert again(event, None)._attempt == 65535
+    assert again(event, None)._attempt == 255
 
 
 def test_the_body_is_not_copied_when_an_event_is_packed() -> None:
@@ -305,7 +307,9 @@ def test_the_body_is_not_copied_when_an_event_is_packed() -> None:
 def test_an_mqtt_event_of_200_bytes_takes_less_than_60_more() -> None:
     topic, body = b"sensors/cellar/temperature", bytes(174)
     event = mqtt_event(None, None, 0x32, topic, b"", body, port.now_ms())
-    assert len(b"".join(pack(event))) - 200 == 30
+    record = b"".join(pack(event))
+    # Where the clock is not kept right by NTP, as in many a container, the event's moment on the boot's clock is added.
+    assert len(record) - 200 == 21 + (0 if Stored(record).clock_quality == "synced" else 10)
 
 
 def test_packing_and_unpacking_take_microseconds() -> None:
@@ -326,11 +330,11 @@ RECORD = b"".join(pack(mqtt_event(None, None, 0x32, b"a/b", b"", b"body", 5)))
 @pytest.mark.parametrize(
     ("record", "told"),
     [
-        (b"", "not an event: 0 bytes, where its header has 30"),
-        (RECORD[:29], "not an event: 29 bytes"),
+        (b"", "not an event: 0 bytes, where its header has 21"),
+        (RECORD[:20], "not an event: 20 bytes"),
         (b"\x02" + RECORD[1:], "an event of version 2; this release reads version 1"),
         (RECORD[:1] + b"\xc8" + RECORD[2:], "an event of kind number 200, which this release does not know"),
-        (RECORD[:31], "an event that is cut off"),
+        (RECORD[:22], "an event that is cut off"),
     ],
     ids=["nothing", "cut in the header", "version", "kind", "cut in the address"],
 )
@@ -343,9 +347,10 @@ def test_what_is_no_event_of_this_release_is_told(record: bytes, told: str) -> N
 def test_any_bytes_are_an_event_or_unreadable(number: int, rest: bytes, small: bool) -> None:
     record = bytearray(b"\x01" + bytes((number,)) + rest)
     if small:  # lengths that may fit
-        record[6:10] = (record[6] & 7).to_bytes(4, "little")
-        record[26:30] = (record[26] & 15).to_bytes(4, "little")
         record[2] &= 0xFE
+        record[6] = 0
+        record[HEADER.size + 1 : HEADER.size + 4] = bytes(3)
+        record[HEADER.size + 5 : HEADER.size + 8] = bytes(3)
     for trigger in (None, trigger_of(KINDS[number][0])):
         try:
             Stored(bytes(record)).event(trigger)
@@ -357,6 +362,30 @@ def test_any_bytes_are_an_event_or_unreadable(number: int, rest: bytes, small: b
 def test_the_time_of_an_event_by_hand_is_kept() -> None:
     stamp = datetime(2026, 1, 2, 3, 4, 5, 6)  # noqa: DTZ001 - the SDK's are naive
     assert again(Event(timestamp=stamp), None).timestamp == stamp
+
+
+@pytest.mark.parametrize("quality", ["unset", "set", "synced"])
+@pytest.mark.parametrize("process", ["this", "another"])
+def test_what_the_clock_was_worth_comes_back(
+    quality: str, process: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(clock.CLOCK, "_quality", lambda now, lead: quality)
+    clock.CLOCK.forget()
+    event = mqtt_event(None, None, 0x32, b"a/b", b"", b"body", port.now_ms())
+    before = clock.stamp(event)
+    assert before[1] > 0 and before[3] == quality
+    record = b"".join(pack(event))
+    if process == "another":  # which has learnt another time in another boot
+        monkeypatch.setattr(stored_module, "_OWN_BOOT", 0)
+        monkeypatch.setattr(clock.CLOCK, "boot", "00000000")
+        monkeypatch.setattr(clock.CLOCK, "_quality", lambda now, lead: "unset")
+        clock.CLOCK.forget()
+    twin = Stored(record).event(None)
+    # Of what was synced the wall time says all that there is to know.
+    wall = event.timestamp_ms
+    assert clock.stamp(twin) == (before if process == "this" or quality != "synced" else (wall, -1, "", quality))
+    assert Stored(record).clock_quality == quality
+    clock.CLOCK.forget()
 
 
 # As the first release wrote them: what is on a device's disk is read by every later one.
@@ -386,4 +415,5 @@ def test_what_an_earlier_release_stored_is_read(kind: str) -> None:
     assert (stored.id, stored.timestamp_ms) == (f"5d2c10af-{number}", 1_700_000_000_001 + number)
     assert stored.kind == (kind if kind != "other" else "")
     event = stored.event(None)
+    assert clock.stamp(event) == (stored.timestamp_ms, 86_400_000 + number, "0badcafe", "set")
     assert {name: getattr(event, name) for name in WRITTEN[kind]} == WRITTEN[kind]
