@@ -134,12 +134,13 @@ class AdminServer:
 
     def _health(self, exchange: Exchange) -> None:
         processor = self.processor
-        wrong = processor.tally().wrong
+        wrong = processor.differences()
         suspended = {one.name: one.suspended for one in processor.functions.values() if one.suspended is not None}
         away = {source.name: source.state for source in processor.sources.values() if source.state != "open"}
         serving = processor.ready and not processor.stopping
         status = "stopping" if processor.stopping else "starting" if not processor.ready else "ok"
-        if status == "ok" and (wrong or suspended or away):
+        trouble = processor.delivery.spool.trouble if processor.delivery is not None else ""
+        if status == "ok" and (wrong or suspended or away or trouble):
             status = "degraded"
         said = {
             "status": status,
@@ -148,6 +149,7 @@ class AdminServer:
             "suspended": suspended,
             "sources": len(processor.sources),
             "not_open": away,
+            "spool": trouble or "ok",
             "ledger": wrong or "balanced",
         }
         exchange.answer(200 if serving else 503, JSON, json_dumps(said).encode())

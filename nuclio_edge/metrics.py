@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .ledger import SourceRow, TriggerRow
+    from .ledger_sheet import Disk
     from .processor import Processor
 
     Sample = tuple[str, float]  # "name{labels}", value
@@ -56,11 +57,18 @@ def exposition(processor: Processor) -> Iterator[str]:
     yield from _of_triggers(sheet.triggers)
     yield from _durations(sheet.triggers)
     yield from _of_functions(processor)
+    yield from _of_senders(sheet)
+    yield from _lifetime(sheet.durable)
+    if sheet.spool is not None:
+        yield from _of_spool(sheet.spool)
     name = "nuclio_edge_ledger_difference"
     wrong = [
         *((_labels(name, equation="source", of=row.name), missing_at_source(row)) for row in sheet.sources),
         *((_labels(name, equation="trigger", of=row.ledger_id), missing_at_trigger(row)) for row in sheet.triggers),
     ]
+    if sheet.spool is not None:
+        wrong += [(_labels(name, equation="spool", of=lane.owner, kind=lane.kind), lane.difference)
+                  for lane in sheet.spool.lanes]  # fmt: skip
     help_text = "Events of which is not known what became of them; anything but 0 is a defect of nuclio-edge."
     yield from _family(name, "gauge", help_text, wrong)
 
@@ -157,6 +165,53 @@ def _durations(rows: list[TriggerRow]) -> Iterator[str]:
             yield _of(name + "_count", row), total
 
     yield from _family(name, "histogram", "How long calls of handlers took.", samples())
+
+
+def _of_senders(sheet: Sheet) -> Iterator[str]:
+    name = "nuclio_edge_source_sent_total"
+    samples: list[Sample] = [(_labels(name, source=key), sent.sent) for key, sent in sheet.sent.items()]
+    yield from _family(name, "counter", "Messages of functions that were sent.", samples)
+    name = "nuclio_edge_source_unsent_total"
+    samples = [(_labels(name, source=key, reason=reason), count)
+               for key, sent in sheet.sent.items() for reason, count in sent.shed.items()]  # fmt: skip
+    yield from _family(name, "counter", "Messages of functions that were given up, by the reason.", samples)
+
+
+def _lifetime(rows: list[TriggerRow]) -> Iterator[str]:
+    """What durable triggers have counted in all their life: these do not begin with the process."""
+    name = "nuclio_edge_durable_events_total"
+
+    def samples() -> Iterator[Sample]:
+        for row in rows:
+            for outcome in ("handled", "failed", "dead_lettered"):
+                yield _of(name, row, outcome=outcome, reason=""), getattr(row, outcome)
+            for reason, count in row.shed.items():
+                yield _of(name, row, outcome="shed", reason=reason), count
+
+    yield from _family(name, "counter", "What became of events of durable triggers, over restarts.", samples())
+
+
+def _of_spool(spool: Disk) -> Iterator[str]:
+    base = "nuclio_edge_spool_"
+    for what, kind, text in (
+        ("appended", "counter", "Records that were appended, over restarts; most of them are never written."),
+        ("settled", "counter", "Records that are needed no more."),
+        ("gap", "counter", "Records that were given up to stay within the limits."),
+        ("refused", "counter", "Records that could not be stored."),
+        ("pending", "gauge", "Records that are needed."),
+    ):
+        name = f"{base}{what}" + ("_total" if kind == "counter" else "")
+        lanes = ((_labels(name, kind=lane.kind, of=lane.owner), getattr(lane, what)) for lane in spool.lanes)
+        yield from _family(name, kind, text, lanes)
+    for what, kind, text, value in (
+        ("written_bytes_total", "counter", "Bytes written.", spool.written),
+        ("commits_total", "counter", "Groups of records that were made durable together.", spool.commits),
+        ("damaged_total", "counter", "Records that could not be read.", spool.damaged),
+        ("size_bytes", "gauge", "What its files take.", spool.files),
+        ("limit_bytes", "gauge", "What they may take.", spool.limit),
+        ("up", "gauge", "Whether the disk can be used.", int(not spool.trouble)),
+    ):
+        yield from _family(base + what, kind, text, [(base + what, value)])
 
 
 def _of_functions(processor: Processor) -> Iterator[str]:

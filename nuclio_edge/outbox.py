@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .core.event import Event
     from .delivery import Delivery
+    from .spool_tallies import Tally
 
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
 
@@ -127,10 +128,17 @@ class Keeper:
         """Store one message that is not part of an event's outcome; by the stage."""
         self.store_all([entry], (), None)
 
-    def store_all(self, entries: list[Entry], settles: Iterable[int], then: Callable[[Any], Any] | None) -> None:
-        """Store messages in one record, with what it settles; `then(error)` when that is durable or has failed."""
+    def store_all(
+        self,
+        entries: list[Entry],
+        settles: Iterable[int],
+        then: Callable[[Any], Any] | None,
+        tallies: Iterable[Tally] = (),
+    ) -> None:
+        """Store messages in one record, with what it settles and counts; `then(error)` when it is durable or failed."""
         payload = pack([(entry.message, entry.expires) for entry in entries])
-        number = self.delivery.spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles)
+        spool = self.delivery.spool
+        number = spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles, tallies=tallies)
         kept = Kept(self, number, len(entries))
         self.backlog.held.add(number)
         for entry in entries:

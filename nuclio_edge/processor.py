@@ -249,7 +249,7 @@ class Processor:
             self.admin.close()
         if self.delivery is not None:
             self.delivery.close()
-        for text in self.tally().wrong:
+        for text in self.differences():
             self.exit_code = FAULT
             self.logger.error_with("the ledger does not balance: a defect of nuclio-edge", "difference", text)
         self.gone.take(self.counted_sources(), self.counted_triggers())
@@ -304,6 +304,10 @@ class Processor:
         return tally(
             [*self.counted_sources(), *gone.sources.values()], [*self.counted_triggers(), *gone.triggers.values()]
         )
+
+    def differences(self) -> list[str]:
+        """What does not add up at this moment, a sentence each: at sources, at triggers, on disk."""
+        return [*self.tally().wrong, *(self.delivery.differences() if self.delivery is not None else ())]
 
     def counted_sources(self) -> list[Any]:
         """The sources that count at present, in order: those of the manifest, those that settle, and our own."""

@@ -168,6 +168,9 @@ def let_go(processor: Processor, function: Function) -> None:
         processor.assembly.farewells.pop(function)
         processor.retired.remove(function)
         processor.gone.take((), function.triggers)
+        if processor.delivery is not None:
+            for trigger in function.triggers:
+                processor.delivery.ledger.leave(trigger)
         function.close()
     else:
         processor.loop.call_later(LOOK_MS, lambda: let_go(processor, function))

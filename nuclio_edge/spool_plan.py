@@ -231,7 +231,7 @@ def _appended(plan: Plan, group: Group) -> int:
         flags = 0
         if position in settles:
             flags = SETTLES
-            now = {}
+            now: dict[int, int] = {}
             for number, count in settles[position].tallies:
                 before = now.get(number, plan.tallied.get(number, tallies.base(number)))
                 now[number] = before + count

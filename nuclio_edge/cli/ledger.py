@@ -87,8 +87,30 @@ class Pages:
                 ("shed", sum(trigger["shed"].values()), trigger["shed"]),
                 ("pending", trigger["pending"], {}),
             ], beside)  # fmt: skip
+        for name, trigger in found["durable"].items():
+            total = {key: trigger[key] for key in ("handled", "failed", "dead_lettered") if trigger[key]}
+            shed = sum(trigger["shed"].values())
+            if shed:
+                total["shed"] = shed
+            shown = ", ".join(f"{key.replace('_', '-')} {count}" for key, count in total.items()) or "nothing"
+            print(printable(f"{name}, over restarts"), file=self._out)
+            reasons = _reasons(trigger["shed"])
+            print(printable(f"  {shown}{reasons}, pending {trigger['pending']}"), file=self._out)
+        self._disk(found["spool"])
         if not found["differences"]:
             self._line("green", "everything adds up")
+
+    def _disk(self, spool: dict[str, Any] | None) -> None:
+        """The records on disk, of those that there were ever any."""
+        if spool is None:
+            return
+        if spool["trouble"]:
+            self._line("yellow", printable(f"the spool cannot be used: {spool['trouble']}"))
+        for row in spool["records"]:
+            if row["appended"] or row["difference"]:
+                self._entry(f"spool, {row['kind']} of {row['of']}", "appended", row["appended"], row["difference"], [
+                    ("settled", row["settled"], {}), ("gap", row["gap"], {}), ("pending", row["pending"], {}),
+                ], "")  # fmt: skip
 
     def _entry(
         self, name: str, what: str, total: int, difference: int, parts: list[tuple[str, int, dict[str, int]]], more: str

@@ -14,6 +14,7 @@ from nuclio_edge.spool import Spool
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 EVENT, DEAD = 1, 3
@@ -41,9 +42,18 @@ class Disk:
         """Have all that is in the present group written."""
         done: list[Any] = []
         number = self.spool.append(9, "marker", b"x", done.append, urgent=True)
-        wait_until(lambda: self.loop.turn(10) or done)
+        self.until(lambda: done)
         assert done == [None]
         self.spool.settle(number)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        """Turn the loop until the condition is true."""
+
+        def turned() -> Any:
+            self.loop.turn(10)
+            return condition()
+
+        wait_until(turned)
 
     def copy(self, to: Path) -> Path:
         """The files as they are now."""
@@ -71,7 +81,7 @@ def test_a_tally_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_nothing_is_written_for_the_sake_of_a_tally_until_the_end(tmp_path: Path) -> None:
     disk = Disk(tmp_path, flush_ms=1)
     disk.flush()
-    wait_until(lambda: disk.loop.turn(1) or disk.spool.commits >= 1)
+    disk.until(lambda: disk.spool.commits >= 1)
     for _ in range(50):
         disk.loop.turn(1)
     before = disk.spool.written
@@ -102,7 +112,7 @@ def test_what_a_record_counts_is_undone_when_it_cannot_be_stored(tmp_path: Path)
     refused: list[Any] = []
     disk.spool.append(DEAD, "f", b"x" * (1 << 20), refused.append, urgent=True, tallies=[(EVENT, "f", FAILED, 1)])
     disk.spool.append(DEAD, "f", b"x", urgent=True, tallies=[(EVENT, "f", FAILED, 1)])
-    wait_until(lambda: disk.loop.turn(10) or refused)
+    disk.until(lambda: refused)
     disk.flush()
     assert isinstance(refused[0], OSError)
     assert disk.spool.tallies(EVENT, "f") == {FAILED: 1}
