@@ -5,6 +5,7 @@ Only this file knows which concrete classes make up a processor; everything it b
 
 from __future__ import annotations
 
+import os
 from _thread import allocate_lock, get_ident
 
 from . import capture, environment, forks
