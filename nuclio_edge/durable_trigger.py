@@ -18,6 +18,7 @@ from .backlog import EVENT, Backlog
 from .core import port
 from .core.response import Response
 from .outcome import Outcome
+from .queues import take_all
 from .stored import Stored, UnreadableError, pack
 
 TYPE_CHECKING = False
@@ -307,13 +308,14 @@ class Durable:
             self.delivery.bury_record(self, record.id, record.payload, str(error), lambda: None)
             return True
         event._token = UNTOLD
-        if self.delivery.is_repeated(record.id):
-            event.duplicate = True  # type: ignore[attr-defined]  # set beside the slots, as event_sdk allows
-            trigger.duplicates += 1
+        again = self.delivery.is_repeated(record.id)
+        if again:
+            event.duplicate = True
         self.ids[event] = record.id
         self.backlog.take(record.id)
         trigger.admitted -= 1  # once more when it enters the inbox
         if self._take(event):
+            trigger.duplicates += again
             return True
         trigger.admitted += 1
         self.ids.pop(event, None)
@@ -411,13 +413,7 @@ class Durable:
         """Leave what no worker has claimed to the next start."""
         trigger = self.trigger
         box = trigger.box
-        left: list[Any] = []
-        try:
-            while box is not None:
-                left.append(box.popleft())
-        except IndexError:
-            pass
-        for event in left:
+        for event in take_all(box) if box is not None else ():
             if self.park(event):
                 trigger.leave(1, len(event.raw_body), event)
             else:
