@@ -18,6 +18,7 @@ from .backlog import EVENT, Backlog
 from .core import port
 from .core.response import Response
 from .outcome import Outcome
+from .queues import take_all
 from .stored import Stored, UnreadableError, pack
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ class Durable:
     """
 
     __slots__ = (
-        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_prefix", "_stored", "_storing",
+        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_parked", "_prefix", "_stored", "_storing",
         "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids", "kind", "name", "real", "reasons", "stage", "suspects",
         "trigger",
     )  # fmt: skip
@@ -84,6 +85,7 @@ class Durable:
         self._packed: dict[Any, Any] = {}
         self._storing: deque[tuple[Any, int, bool]] = deque()  # (event, record, on disk alone), in order
         self._strand: deque[Any] = deque()  # was to be on disk alone, and the disk could not be used
+        self._parked: set[int] = set()  # records of events that went back to the disk, and are not durable yet
         self._waits = False
         trigger.source = self
         trigger.submit = self.submit
@@ -186,18 +188,20 @@ class Durable:
         self._storing.append((event, number, alone))
         return number
 
-    def _store_what_waits(self, but: Any = None) -> None:
+    def _store_what_waits(self) -> None:
         """Before the first event goes to the disk alone: those in memory are older, and come first there too."""
         if "backlog" not in self.reasons:
             for item in self.stage.take(self):
-                if item is not but:
-                    item.store() if type(item) is Outcome else self.store(item)
+                if type(item) is Outcome:
+                    item.store()
                 else:
-                    self.stage.fresh[item] = self
+                    self.store(item)
 
     def _done(self, error: OSError | None) -> None:
         """A record of ours is durable, or never will be."""
         event, number, alone = self._storing.popleft()
+        parked = number in self._parked
+        self._parked.discard(number)
         if alone:
             self._in_flight -= len(event.raw_body)
             if self.trigger._waiting and self._in_flight <= IN_FLIGHT // 2:
@@ -205,7 +209,7 @@ class Durable:
         if error is None:
             if event._token is not UNTOLD:
                 self._tell_stored(event, alone)
-        elif alone:
+        elif alone or parked:
             self.backlog.alone -= 1
             self._strand.append(event)
             self._wait()
@@ -304,13 +308,14 @@ class Durable:
             self.delivery.bury_record(self, record.id, record.payload, str(error), lambda: None)
             return True
         event._token = UNTOLD
-        if self.delivery.is_repeated(record.id):
-            event.duplicate = True  # type: ignore[attr-defined]  # set beside the slots, as event_sdk allows
-            trigger.duplicates += 1
+        again = self.delivery.is_repeated(record.id)
+        if again:
+            event.duplicate = True
         self.ids[event] = record.id
         self.backlog.take(record.id)
         trigger.admitted -= 1  # once more when it enters the inbox
         if self._take(event):
+            trigger.duplicates += again
             return True
         trigger.admitted += 1
         self.ids.pop(event, None)
@@ -321,18 +326,14 @@ class Durable:
         """Have an event that is in memory, and not counted as pending, on disk alone; False when that cannot be."""
         if self.delivery.spool.trouble:
             return False
-        self._store_what_waits(event)
+        self._store_what_waits()
         if self.stage.remove(event):
-            self._store(event, alone=True)
-            self._in_flight += len(event.raw_body)
-            self.backlog.alone += 1
-            number = self._storing[-1][1]
-            self.backlog._after = min(self.backlog._after, number - 1)
-        else:
-            number = self.ids.pop(event, 0)
-            if not number:
-                return False
-            self.backlog.put_back(number)
+            self.store(event)
+        number = self.ids.pop(event, 0)
+        if not number:
+            return False
+        self.backlog.put_back(number)
+        self._parked.add(number)
         heir = self._heir()
         if heir is not self:
             self.trigger.admitted -= 1
@@ -412,15 +413,9 @@ class Durable:
         """Leave what no worker has claimed to the next start."""
         trigger = self.trigger
         box = trigger.box
-        left: list[Any] = []
-        try:
-            while box is not None:
-                left.append(box.popleft())
-        except IndexError:
-            pass
-        for event in left:
+        for event in take_all(box) if box is not None else ():
             if self.park(event):
-                trigger.leave(1, len(event.raw_body))
+                trigger.leave(1, len(event.raw_body), event)
             else:
                 box.append(event)
 

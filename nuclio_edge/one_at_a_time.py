@@ -62,15 +62,12 @@ class OneAtATime:
 
     def wants(self, side: Durable, event: Event) -> bool:
         """Whether an event that comes now is to be stored before it runs."""
-        if self._active():
-            return True
         if self._more < MANY and side in self.left and getattr(event, "duplicate", False):
             self._more += 1
             self.left[side] += 1
             self._gate()
             self.look()
-            return True
-        return False
+        return self._active()
 
     def alone(self, side: Durable) -> bool:  # noqa: ARG002 - for all of the function's
         """Whether events are run one at a time."""
@@ -84,9 +81,20 @@ class OneAtATime:
         running = self._running
         if running is not None and running[1] is event:
             self._running = None
-            self.delivery.spool.settle(running[2])
+            self._ended(side, running[2])
+
+    def _ended(self, side: Durable, mark: int) -> None:
+        """One has run alone; the next one waits until the disk knows: else that one's death would be laid to it."""
+
+        def durable(_error: Any) -> None:
+            self._marking = False
+            self.delivery.spool.settle(end)
             self.left[side] -= 1
             self.look()
+
+        self._marking = True
+        self.delivery.spool.settle(mark)
+        end = self.delivery.mark(side.backlog.key, 0, 0, durable)
 
     def look(self) -> None:
         """Soon let the next one run, if it is time."""
@@ -144,9 +152,7 @@ class OneAtATime:
                 return
             event = next((one for one in side.ids if one not in before), None)
             if event is None:  # it was over at once, or could not be read
-                self.delivery.spool.settle(mark)
-                self.left[side] -= 1
-                self.look()
+                self._ended(side, mark)
                 return
             event._attempt = max(event._attempt, attempt if number in self.deaths else 0)
             self._running = side, event, mark

@@ -68,7 +68,7 @@ def stored(rig: Rig) -> int:
 def durable(rig: Rig) -> bool:
     """Whether all that was appended is on the disk."""
     spool = spool_of(rig)
-    return spool._flying is None and not spool._group.live
+    return spool._flying is None and not spool._has_work()
 
 
 def crashed(rig: Rig, tmp_path: Path) -> Path:
