@@ -2,7 +2,8 @@
 
 Law: whatever the moment of a power cut, an event that was on disk is afterwards pending or counted, never both, never
 neither: what is counted becomes durable in the record that settles the event. What came and went between two commits
-left no trace on disk; its counts are written with the next commit, at the latest by a stop.
+left no trace on disk; its counts are written with the next commit, at the latest by a stop. Where nothing was ever on
+disk no file is made for them: a gateway whose handlers are quick counts from its start.
 
 What is written are tallies of the spool, by the trigger's ledger id and a slot. `admitted` is none of them: it is what
 the outcomes and the pending events come to.

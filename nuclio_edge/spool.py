@@ -287,8 +287,8 @@ class Spool:
         self._end_of_turn()
 
     def _has_work(self) -> bool:
-        if self._closed and self.log.lanes.tallies.dirty:
-            return True
+        if self._closed and self.log.segments and self.log.lanes.tallies.dirty:
+            return True  # no file is made for their sake
         return bool(self._group.live) or self._settling.has_work() or self.room.has_work() or self.readers.has_work()
 
     def _end_of_turn(self) -> None:

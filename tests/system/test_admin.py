@@ -252,6 +252,74 @@ def test_a_wrong_path_or_method_says_what_there_is(tmp_path: Path, at: Path) -> 
         assert run.stop() == 0
 
 
+BREAKS = """
+import gc
+from nuclio_edge.core.inbox import Trigger
+def handler(context, event):
+    for trigger in gc.get_objects():
+        if type(trigger) is Trigger and trigger.ledger_id == "function.echo.trigger[0]":
+            trigger.{what} += 3
+"""
+
+
+@pytest.mark.parametrize(("what", "said"), [("admitted", "3 missing"), ("handled", "3 too many")])
+def test_a_trigger_that_counts_wrongly_is_named_everywhere(tmp_path: Path, at: Path, what: str, said: str) -> None:
+    manifest(tmp_path)
+    (tmp_path / "echo.py").write_text(BREAKS.format(what=what))
+    with Running(tmp_path) as run:
+        run.ready()
+        assert post(tmp_path, b"x") == 200
+        done = call("ledger", cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"DIFFERENCE: {said}" in done.stdout
+        assert f"does not add up: function.echo.trigger[0]: admitted {4 if what == 'admitted' else 1}" in done.stderr
+        as_json = call("ledger", "--json", cwd=tmp_path)
+        assert as_json.returncode == 1
+        assert json.loads(as_json.stdout)["balanced"] is False
+        found = parse(get(at, "/metrics"))["nuclio_edge_ledger_difference"]
+        assert found.value(equation="trigger", of="function.echo.trigger[0]") == (3 if what == "admitted" else -3)
+        health = get(at, "/healthz")
+        assert health["status"] == "degraded"
+        assert said in health["ledger"][0]
+        assert run.stop() == 1
+        assert run.wait_for(message="the ledger does not balance: a defect of nuclio-edge")
+
+
+def test_ledger_ends_with_4_where_no_processor_runs_and_with_2_without_a_manifest(tmp_path: Path) -> None:
+    done = call("ledger", cwd=tmp_path)
+    assert done.returncode == 2
+    manifest(tmp_path)
+    done = call("ledger", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "no processor runs here" in done.stderr
+    done = call("ledger", "--socket", "nowhere.sock", cwd=tmp_path)
+    assert done.returncode == 4
+    done = call("invoke", "echo", "--socket", "nowhere.sock", cwd=tmp_path)
+    assert done.returncode == 4
+    assert call("invoke", "echo", "-b", "x", cwd=tmp_path).returncode == 0, "without --socket none is needed"
+
+
+def test_the_ledger_can_be_asked_for_although_the_manifest_has_become_wrong(tmp_path: Path) -> None:
+    path = manifest(tmp_path)
+    with Running(tmp_path) as run:
+        run.ready()
+        path.write_text(path.read_text() + '[function.other]\nhandler = "nowhere.py"\n')
+        done = call("ledger", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "everything adds up" in done.stdout
+        assert run.stop() == 0
+
+
+def test_a_processor_that_does_not_answer_is_a_fault_and_nothing_is_run_twice(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
+        deaf.bind(str(tmp_path / "deaf.sock"))
+        deaf.listen(4)
+        done = call("invoke", "echo", "--socket", "deaf.sock", "-t", "1ms", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "has not answered within" in done.stderr
+
+
 # -- invoke -----------------------------------------------------------------------------------------------------------
 
 
@@ -392,6 +460,33 @@ def test_a_trial_runs_beside_a_worker_that_is_busy(tmp_path: Path, at: Path) -> 
         (tmp_path / "go").touch()
         assert waiting.getresponse().read() == b"2", "the module is the same one"
         waiting.close()
+        assert run.stop() == 0
+
+
+def test_invoke_goes_through_the_processor_that_runs_and_shows_what_would_be_sent(tmp_path: Path) -> None:
+    more = '[source.mem]\nkind = "memory"\n[[function.echo.output]]\nto = "mem"\npath = "/out"\n'
+    manifest(tmp_path, more)
+    with Running(tmp_path) as run:
+        run.ready()
+        done = call("invoke", "echo", "-b", "héllo", "-l", "info", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"(by the processor {run.process.pid})" in done.stdout
+        assert "> Would send:\nmem.send('/out', 'h" in done.stdout
+        assert "seen" in done.stderr
+        found = json.loads(
+            call("invoke", "echo", "-b", "who", "--json", "--socket", "state/admin.sock", cwd=tmp_path).stdout
+        )
+        assert found["pid"] == json.loads(found["body"])["pid"] == run.process.pid
+        assert found["really_sent"] is False
+        assert call("invoke", "echo", "-b", "fail", cwd=tmp_path).returncode == 3
+        done = call("invoke", "ehco", "--socket", "state/admin.sock", cwd=tmp_path)
+        assert done.returncode == 2
+        assert 'did you mean "echo"?' in done.stderr
+        beside = json.loads(call("invoke", "echo", "-b", "who", "--json", "--beside", cwd=tmp_path).stdout)
+        assert json.loads(beside["body"])["pid"] != run.process.pid
+        sent = json.loads(call("invoke", "echo", "-b", "x", "--send", "--json", cwd=tmp_path).stdout)
+        assert sent["really_sent"] is True
+        assert get(tmp_path / "state" / "admin.sock", "/ledger")["balanced"]
         assert run.stop() == 0
 
 

@@ -93,6 +93,13 @@ def test_nothing_is_written_for_the_sake_of_a_tally_until_the_end(tmp_path: Path
     assert disk.spool.written > before
 
 
+def test_no_file_is_made_for_a_tally(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.spool.tally(EVENT, "f", HANDLED, 1)
+    disk.close()
+    assert not list((tmp_path / "spool").iterdir())
+
+
 def test_a_tally_that_changes_while_it_is_written_is_written_again(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     disk.spool.tally(EVENT, "f", HANDLED, 1)
