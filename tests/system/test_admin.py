@@ -471,7 +471,7 @@ def test_invoke_goes_through_the_processor_that_runs_and_shows_what_would_be_sen
         done = call("invoke", "echo", "-b", "héllo", "-l", "info", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert f"(by the processor {run.process.pid})" in done.stdout
-        assert "> Would send:\nmem.send('/out', 'h" in done.stdout
+        assert "> Would send:\nmem.send('/out', b'h" in done.stdout
         assert "seen" in done.stderr
         found = json.loads(
             call("invoke", "echo", "-b", "who", "--json", "--socket", "state/admin.sock", cwd=tmp_path).stdout
