@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import select
+import threading
 import time
 from typing import TYPE_CHECKING
 
-from tests.bench.broker import CHUNK, LostError
+from tests.bench.broker import CHUNK, Broker, LostError, Packets
 from tests.bench.measure import percentile
 from tests.bench.mosquitto import Driver, mosquitto, subscribed
 from tests.bench.subject import function, manifest, processor
@@ -21,11 +23,15 @@ if TYPE_CHECKING:
 STEADY = 400  # events a second, over the five functions
 FLOOD = 2_000  # ten times what slow.py can do
 HUNG = 20  # events a second for a handler that hangs
+BUDGET = 16 << 20
+POLICIES = ("block", "drop-oldest", "drop-newest", "thin", "reject")
 
 
 def run(bench: Bench) -> None:
     """Each of the three on a process of its own."""
     fair_drain(bench)
+    ledger(bench)
+    memory(bench)
 
 
 def fair_drain(bench: Bench) -> None:
@@ -106,3 +112,86 @@ def steady(sock: socket.socket, rate: float, count: int, flood: socket.socket, f
         rest = data
     sock.setblocking(True)
     return took
+
+
+def sixth(more: str) -> str:
+    """The tables of the slow function alone, with these keys in its trigger."""
+    text = '[function.sixth]\nhandler = "{functions}/slow.py"\nworkers = 2\n'
+    return text + f'[[function.sixth.trigger]]\ntopic = "bench/+"\nqos = 0\n{more}\n'
+
+
+def ledger(bench: Bench) -> None:
+    """Events that are not in the ledger of a process that got as many as a socket takes, in every policy."""
+    count = bench.many(5_000)
+    ways = {policy: f'inbox = {{ size = 100, when_full = "{policy}" }}' for policy in POLICIES}
+    ways["rate_limit"] = 'rate_limit = "50/s"\ninbox = { size = 100, when_full = "drop-oldest" }'
+    ways["order_by"] = 'order_by = "topic"\ninbox = { size = 100, when_full = "drop-oldest" }'
+    with Broker() as broker:
+        found = bench.interleave(
+            {name: lambda more=more: unaccounted(bench, broker, more, count) for name, more in ways.items()},
+            1,  # type: ignore[misc]
+        )
+    for name, measures in found.items():
+        bench.report.value(f"unaccounted for, {name}", measures["unaccounted"], "events", bar=0)
+
+
+def unaccounted(bench: Bench, broker: Broker, more: str, count: int) -> dict[str, float]:
+    """Flood, wait until the last one has been read, stop; what the process says of it must add up to what was sent."""
+    packets = Packets([f"bench/{number}" for number in range(8)], 64, 0, 4)
+    with processor(bench.folder(), manifest(broker.url, sixth(more))) as subject:
+        broker.accept(subject)
+        broker.flood_until_acknowledged(subject.pid, packets, count)
+        subject.stop()
+        said = [json.loads(line) for line in subject.output.splitlines() if '"stopped"' in line]
+    numbers = said[-1]["with"]
+    ended = numbers["handled"] + numbers["failed"] + numbers["dead_lettered"] + sum(numbers["shed"].values())
+    lost = [
+        count + 1 - numbers["received"],
+        numbers["received"] - numbers["unrouted"] - sum(numbers["rejected"].values()) - numbers["admitted"],
+        numbers["admitted"] - ended - numbers["pending"],
+    ]
+    return {"unaccounted": float(sum(map(abs, lost)))}
+
+
+def memory(bench: Bench) -> None:
+    """How much larger a process gets than it was at rest, at ten times what its handler can do, to its budget."""
+    with Broker() as broker:
+        found = bench.interleave(
+            {
+                f"{size} B, {policy}": lambda size=size, policy=policy: growth(bench, broker, size, policy)  # type: ignore[misc]
+                for size in (64, 1_000, 20_000)
+                for policy in ("drop-oldest", "block")
+            },
+            min(bench.runs, 3),
+        )
+    for name, measures in found.items():
+        bench.report.value(f"growth to memory_budget, {name}", measures["growth"], "x", bar=1.2)
+
+
+def growth(bench: Bench, broker: Broker, size: int, policy: str) -> dict[str, float]:
+    """The largest resident memory above that at rest, as a part of the budget, while three budgets' worth is sent."""
+    text = manifest(broker.url, sixth(f'inbox = {{ size = 1000000, when_full = "{policy}" }}'))
+    text = text.replace("[device]", f"[device]\nmemory_budget = {json.dumps(f'{BUDGET >> 20}MiB')}")
+    packets = Packets([f"bench/{number}" for number in range(8)], size, 0, 4)
+    with processor(bench.folder(), text) as subject:
+        broker.accept(subject)
+        broker.settle()
+        rest = most = subject.rss_kib()
+        wanted = 3 * BUDGET // (size + 300) * packets.each
+        over = threading.Event()
+
+        def send() -> None:
+            left = wanted
+            while left > 0 and not over.is_set():
+                left -= broker.offer(packets, min(left, CHUNK))
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        end = time.monotonic() + 8
+        while sender.is_alive() and time.monotonic() < end:
+            most = max(most, subject.rss_kib())
+            time.sleep(0.05)
+        most = max(most, subject.rss_kib())
+        over.set()
+        sender.join()
+    return {"growth": (most - rest) * 1024 / BUDGET}
