@@ -36,7 +36,8 @@ class Plan:
         self.skipped: dict[int, int] = {}
         self.copies: list[Place] = []
         self.named: list[Lane] = []
-        self.drops = 0
+        self.drops = 0  # of the room's, that are in it
+        self.seen = 0  # of the room's copies, that are in it or were needed no more
         self.oldest = 0
         self.full = False
         self._write: Write | None = None
@@ -192,6 +193,7 @@ def _add_rest(plan: Plan, room: Room, readers: Readers, group: Group) -> int:
             if not plan.add(kind, COPY, place.lane, place.number, place.payload):
                 return 0
             plan.copies.append(place)
+        plan.seen += 1
     return _appended(plan, group)
 
 

@@ -134,14 +134,19 @@ class Trial:
 
 
 class Promise:
-    """What a disk must hold, after the notes that were fed."""
+    """What a disk must hold, after the notes that were fed.
 
-    def __init__(self, trial: Trial) -> None:
-        self._payloads = trial.payloads
+    `before` is what was promised by a process that an earlier cut ended: a record that it had begun to write may come
+    to be whole when the next one writes the same bytes over the part that was missing. It was appended, if never told.
+    """
+
+    def __init__(self, trial: Trial, before: Promise | None = None) -> None:
+        self._payloads: list[dict[int, Any]] = [trial.payloads, *(before._payloads if before else ())]
+        self._before = before.together if before else {}
         self.stored: set[int] = set()
-        self.settled: set[int] = set()
+        self.settled: set[int] = set(before.settled) if before else set()
         self.gone: set[int] = set()
-        self.gaps: list[tuple[int, int]] = []
+        self.gaps: list[tuple[int, int]] = list(before.gaps) if before else []
         self.together: dict[int, tuple[int, ...]] = {}
 
     def feed(self, note: tuple[Any, ...]) -> None:
@@ -171,8 +176,8 @@ class Promise:
             return f"it does not start: {spool.trouble}"
         found = {record.id: (record.kind, record.key, record.payload) for record in trial.pending()}
         for number, content in found.items():
-            if self._payloads.get(number) != content:
-                return f"{number} is invented: {content}, it was {self._payloads.get(number)}"
+            if not any(payloads.get(number) == content for payloads in self._payloads):
+                return f"{number} is invented: {content}"
         again = found.keys() & self.gone
         if again:
             return f"settled for certain, and there again: {sorted(again)}"
@@ -182,6 +187,10 @@ class Promise:
                 by.setdefault(one, []).append(number)
                 if number in found and one in found:
                     return f"{number} is there, and {one} that it settles"
+
+        for number, those in self._before.items():
+            for one in those:
+                by.setdefault(one, []).append(number)
 
         def is_kept(number: int) -> bool:
             """There, or with good reason not: it was settled, given up, or another record stands for it."""
@@ -274,7 +283,7 @@ def use_with_stragglers(trial: Trial, seed: int, steps: int) -> None:
         trial.settle(number)
         if chance.random() < 0.3:
             trial.commit()
-        if staying and chance.random() < 0.05:
+        if step > steps // 2 and staying and chance.random() < 0.1:
             trial.settle(staying.pop())
         while chance.random() < 0.7 and trial.writer.jobs:
             trial.land()
