@@ -114,6 +114,11 @@ class Spool:
         self._pause_ms = 0
         self._closed = False
 
+    @property
+    def in_hand(self) -> Any:
+        """The group that is on its way to the disk, or None: one that stays the same for long is stuck there."""
+        return self._flying
+
     def open(self) -> None:
         """Read what is there; about 0.2 s for 64 MiB on a PC. Never fails: see `trouble` and `recovery`."""
         recovery = self.recovery
