@@ -17,6 +17,7 @@ from tests.mqtt_packets import publish
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from tests.bench.bench import Bench
     from tests.mosquitto import Mosquitto
@@ -128,7 +129,9 @@ def ledger(bench: Bench) -> None:
     ways["rate_limit"] = 'rate_limit = "50/s"\ninbox = { size = 100, when_full = "drop-oldest" }'
     ways["order_by"] = 'order_by = "topic"\ninbox = { size = 100, when_full = "drop-oldest" }'
     with Broker() as broker:
-        measures_of = {name: partial(unaccounted, bench, broker, more, count) for name, more in ways.items()}
+        measures_of: dict[str, Callable[[], dict[str, float]]] = {
+            name: partial(unaccounted, bench, broker, more, count) for name, more in ways.items()
+        }
         found = bench.interleave(measures_of, 1)
     for name, measures in found.items():
         bench.report.value(f"unaccounted for, {name}", measures["unaccounted"], "events", bar=0)
