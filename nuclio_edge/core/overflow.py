@@ -38,12 +38,21 @@ def make_room(trigger: "Trigger", event: "Event") -> int:
         try:
             while trigger.pending >= trigger.size or _short(trigger, len(event.raw_body)):
                 trigger.drop(trigger.box.popleft(), policy)
+            tell(trigger, policy)
         except IndexError:
             pass  # all that is pending is being worked on
         else:
             return 1
     trigger.turn_away(event, policy)
+    tell(trigger, policy)
     return -1
+
+
+def tell(trigger: "Trigger", reason: str) -> None:
+    """Have the function say, now and then, that events are shed."""
+    said = getattr(trigger.function, "on_shed", None)
+    if said is not None:
+        said(trigger, reason)
 
 
 def _short(trigger: "Trigger", size: int) -> bool:

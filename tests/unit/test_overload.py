@@ -135,6 +135,7 @@ def test_ten_times_too_much_is_all_accounted_for_and_then_it_is_as_before(
         (tmp_path / "go").touch()
         rig.until(lambda: len(settled.outcomes) == 500, "all outcomes")
         assert rig.balanced() and trigger.pending == 0
+        assert rig.records.text().count("events are shed") == (when_full != "block")
         shed = {} if when_full == "block" else {when_full: 500 - trigger.handled}
         assert trigger.shed == shed
         assert trigger.handled == (500 if when_full == "block" else trigger.handled)
