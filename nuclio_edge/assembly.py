@@ -348,10 +348,10 @@ class Assembly:
         if self.recorder is not None:
             self.recorder.close()
 
-    def _begin_inline(self, function: Function, context: Context) -> None:
+    def _begin_inline(self, function: Function) -> None:
         if self.processor.watchdog is not None:
-            self.processor.watchdog.begin(self.row, function.name, context._event)
-        self.bind(function, context)
+            context = function.runner.context
+            self.processor.watchdog.begin(self.row, function.name, None if context is None else context._event)
 
     def _end_inline(self) -> None:
         """Give the loop's thread back to the processor, after the inline functions of a turn."""

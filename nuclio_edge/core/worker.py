@@ -175,9 +175,8 @@ class InlineCall:
 class InlineRunner:
     """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted.
 
-    `context(worker)` is called for the first event or init_context. `begin(function, context)` is called, in place of
-    the function's `bind`, when another function's turn on the loop begins, `end()` once a turn, to give environment and
-    output back to the processor.
+    `context(worker)` is called for the first event or init_context. `begin(function)` is called when another
+    function's turn on the loop begins, `end()` once a turn, to give environment and output back to the processor.
     """
 
     __slots__ = ("_begin", "_end", "_make", "context", "function", "ready")
@@ -186,7 +185,7 @@ class InlineRunner:
         self,
         function: "Any",
         context: "Callable[[int], Context]",
-        begin: "Callable[[Any, Context], Any] | None" = None,
+        begin: "Callable[[Any], Any] | None" = None,
         end: "Callable[[], Any] | None" = None,
     ) -> None:
         self.function = function
@@ -249,9 +248,8 @@ class InlineRunner:
             self.function.loop.at_turn_end(self._end)
         ACTIVE[0] = self.function
         if self._begin is not None:
-            self._begin(self.function, self.context)
-        else:
-            self.function.bind(self.context)
+            self._begin(self.function)
+        self.function.bind(self.context)
 
 
 # The function whose environment and output are bound to the loop's thread: set again only when another one runs.
