@@ -96,6 +96,15 @@ class Recorder:
             self._output(spec, send) for spec, send in zip(function.spec.outputs, function.outputs, strict=True)
         )
 
+    def heard(self, makers: dict[str, Any]) -> dict[str, Any]:
+        """The makers of bindings, of which it is noted what is asked of them."""
+        from .witness import Heard
+
+        return {
+            name: lambda context, name=name, make=make: Heard(make(context), name, context, self)
+            for name, make in makers.items()
+        }
+
     def _output(self, spec: Any, send: Any) -> Any:
         keys = [key for key in spec.params.__slots__ if getattr(spec.params, key) is not None]
         about = {key: getattr(spec.params, key) for key in keys}

@@ -194,14 +194,6 @@ def watched(recorder: Recorder, handler: Any) -> Any:
     return call
 
 
-def heard(recorder: Recorder, makers: dict[str, Any]) -> dict[str, Any]:
-    """The makers of bindings, of which the recorder hears what is asked of them."""
-    return {
-        name: lambda context, name=name, make=make: Heard(make(context), name, context, recorder)
-        for name, make in makers.items()
-    }
-
-
 class Heard:
     """A binding whose calls are noted, with what they returned."""
 
