@@ -21,7 +21,7 @@ from .core import port
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
 from .queues import Queue
-from .watchdog import set_name, start_of
+from .slots import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

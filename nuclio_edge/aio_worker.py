@@ -6,6 +6,7 @@ import threading
 
 from .core import port
 from .core.failure import HandlerTimeout
+from .slots import set_event
 from .streams import WHOLE, deliver_async, is_stream
 
 TYPE_CHECKING = False
@@ -66,6 +67,8 @@ class Slot:
         claim = runner.queue.claim
         done = runner.pool.done
         started = worker.started
+        row = worker.row
+        noted = 0
         tainted = getattr(self.task, "cancelling", self.must_cancel)  # asked by somebody to end; Python 3.11
         function.bind(context)
         current: tuple[Event, int] | None = None
@@ -79,6 +82,9 @@ class Slot:
                 current = self.current = (event, start)
                 started[0] = start
                 context._event = event
+                if row is not None and (start > noted or function.suspect):
+                    set_event(row, event)
+                    noted = start + _TURN
                 if not worker.beginning:
                     worker.another()
                 result: Any = None

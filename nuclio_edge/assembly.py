@@ -18,7 +18,7 @@ from .loader import load as load_code
 from .logs import FunctionLogger
 from .nuclio_sdk.platform import Platform
 from .registry import ON_DEMAND
-from .watchdog import set_name, start_of
+from .slots import set_event, set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,6 +166,9 @@ class Assembly:
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
+<<<<<<< HEAD
+            _attach(function.runner, trigger, trigger_spec)
+=======
             if trigger_spec.batch is None:
                 function.runner.attach(trigger)
             else:
@@ -187,6 +190,7 @@ class Assembly:
     def recorded(self, spec: FunctionSpec) -> bool:
         """Whether a trigger of the function is recorded."""
         return self.recorder is not None and any(self.recorder.wants(trigger) for trigger in spec.triggers)
+>>>>>>> recorder
 
     def context(self, function: Function, worker: int) -> Context:
         """The context of one worker of a function."""
@@ -236,6 +240,16 @@ class Assembly:
             loaded.handler = watched(self.recorder, loaded.handler)
         return loaded
 
+    def noting(self, function: Function) -> Any:
+        """The handler of an inline function that is a suspect: each event is noted in what outlives the process."""
+        handler, row = function.handler, self.row
+
+        def call(context: Context, event: Event) -> Any:
+            set_event(row, event)
+            return handler(context, event)
+
+        return handler if row is None else call
+
     def bind(self, function: Function, context: Context) -> None:
         """Make the present thread run for this function's worker."""
         who = context._running
@@ -245,7 +259,12 @@ class Assembly:
         running.bind(who)
 
     def _make_trigger(self, function: Function, spec: TriggerSpec) -> Trigger:
-        return Trigger(
+        made: type[Trigger] = Trigger
+        if spec.rate_limit is not None or spec.order_by is not None:
+            from .shaped import ShapedTrigger
+
+            made = ShapedTrigger
+        return made(
             function,
             self.processor.sources[spec.source],
             self.loop,
@@ -338,7 +357,8 @@ class Assembly:
 
     def _begin_inline(self, function: Function) -> None:
         if self.processor.watchdog is not None:
-            self.processor.watchdog.begin(self.row, function.name)
+            context = function.runner.context
+            self.processor.watchdog.begin(self.row, function.name, None if context is None else context._event)
 
     def _end_inline(self) -> None:
         """Give the loop's thread back to the processor, after the inline functions of a turn."""
@@ -346,6 +366,27 @@ class Assembly:
         running.bind(None)
         if self.processor.watchdog is not None:
             self.processor.watchdog.end(self.row)
+
+
+def _attach(runner: Any, trigger: Any, spec: TriggerSpec) -> None:
+    """Have a runner handle a trigger's events, as many at a time, in such an order and as fast as its table says."""
+    # One worker keeps the order by itself, and so does the loop.
+    several = getattr(runner, "concurrency", getattr(runner, "high", 1)) > 1
+    order_by = spec.order_by if several else None
+    if spec.batch is not None:
+        from . import batch
+
+        batch.attach(runner, trigger, spec.batch.size, spec.batch.timeout_ms, order_by)
+    else:
+        runner.attach(trigger)
+        if order_by is not None:
+            from . import ordered
+
+            ordered.attach(runner.queue, trigger, order_by)
+    if spec.rate_limit is not None:
+        from . import rate
+
+        rate.limit(trigger, spec.rate_limit)
 
 
 def _environment(function: Function) -> environment.Environment:

@@ -70,7 +70,7 @@ class Events(list["Event"]):
         if batcher is None:
             return
         if not batcher.inline:  # there a batch is never pending
-            batcher.carrier.leave(1, 0)
+            batcher.carrier.leave(1, 0, None)
         batcher.carrier.busy = 0
         batcher.trigger.late += batcher.carrier.late
         batcher.carrier.late = 0
@@ -114,6 +114,7 @@ class Batcher:
         self.unclaimed = 0  # of those that wait, how many no batch has been submitted for
         self.emptied = 0  # batches whose events were all shed before a worker came
         self._timer: Any = None
+        self._turning_away = False
         self.inline = isinstance(runner, InlineRunner)
         trigger.box = self.waiting
         self.carrier = Trigger(trigger.function, self, trigger.loop, trigger.ledger_id, trigger.name, 1 << 30)
@@ -133,6 +134,14 @@ class Batcher:
         if verdict == 1:
             self._wait(event)
         return verdict != 0
+
+    def keep_order(self, attribute: str) -> None:
+        """Have a batch hold one event at most of each value of an attribute, and none of what another one holds."""
+        from .ordered import Order
+
+        trigger: Any = self.trigger
+        trigger.order = trigger.box = order = Order(trigger, attribute, self._arrived)
+        self.waiting = order.ready  # type: ignore[assignment]  # to a worker that fills its batch it is the same
 
     def again(self, event: Event) -> None:
         """Collect the next attempt of an event that failed; it is counted as pending already."""
@@ -155,7 +164,23 @@ class Batcher:
             self.trigger.drop(event, response.body.decode().removeprefix("shed: "))
 
     def _wait(self, event: Event) -> None:
-        self.waiting.append(event)
+        if self.trigger.box is self.waiting:
+            self.waiting.append(event)
+            self._arrived()
+        else:
+            self.trigger.box.add(event)
+
+    def _arrived(self) -> None:
+        """Another event may be claimed."""
+        if self.trigger.function.suspended:  # each that goes makes the next one of its key arrive
+            if not self._turning_away:
+                self._turning_away = True
+                try:
+                    while True:
+                        self.trigger.drop(self.waiting.popleft(), "suspended")
+                except IndexError:
+                    self._turning_away = False
+            return
         self.unclaimed += 1
         if self.unclaimed >= self.size:
             self._send(self.size)
@@ -182,9 +207,15 @@ class Batcher:
             self.carrier.submit(batch)  # type: ignore[arg-type]  # as above
 
 
-def attach(runner: Any, trigger: Trigger, size: int, timeout_ms: int) -> Batcher:
-    """Have a runner handle the events of a trigger in batches, in the place of `runner.attach(trigger)`."""
-    return Batcher(trigger, runner, size, timeout_ms)
+def attach(runner: Any, trigger: Trigger, size: int, timeout_ms: int, order_by: str | None = None) -> Batcher:
+    """Have a runner handle the events of a trigger in batches, in the place of `runner.attach(trigger)`.
+
+    With `order_by` those of one value of that attribute keep their order among several workers.
+    """
+    batcher = Batcher(trigger, runner, size, timeout_ms)
+    if order_by is not None:
+        batcher.keep_order(order_by)
+    return batcher
 
 
 def match(events: list[Event], result: Any, error: BaseException | None) -> list[tuple[Any, BaseException | None]]:

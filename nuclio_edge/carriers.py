@@ -13,7 +13,7 @@ from collections import deque
 
 from .core.worker import conclude
 from .seat import Seat
-from .watchdog import set_name, start_of
+from .slots import set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -352,7 +352,7 @@ class Pool:
                         trigger.handled += 1  # `conclude` spelled out for the commonest of outcomes
                         trigger.busy += ticks
                         buckets[ticks.bit_length()] += 1
-                        trigger.leave(1, len(event.raw_body))
+                        trigger.leave(1, len(event.raw_body), event)
                         if event._token is not None:
                             trigger.source.settle(event, None, None)
                     else:

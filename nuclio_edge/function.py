@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_MS = 1_000
 LONGEST_PAUSE_MS = 60_000
+# A function fails whatever comes when so many events in a row have failed, over at least so long a time.
+FAILURES_IN_A_ROW = 20
+FAILING_FOR_MS = 30_000
+FIRST_WAIT_MS = 5_000
+LONGEST_WAIT_MS = 300_000
 # Failures said in full a second; the rest are counted and said in one line. A handler that fails 10,000 times a second
 # must not make the log the load.
 FAILURES_SAID = 5
@@ -35,17 +40,22 @@ _LOADING = allocate_lock()  # for the moment in which a function gets its own
 class Function:
     """One function of the manifest; everything here runs on the loop but `bind` and `prepare`.
 
-    `suspended` is None, or the reason for which its events are turned away at present.
+    `suspended` is None, or the reason for which its events are turned away at present. A `suspect` was running when an
+    earlier process died: each of its events is noted before it runs.
     """
 
     __slots__ = (
         "_assembly",
+        "_failing",
+        "_failures",
+        "_handled",
         "_loading",
         "_pause_ms",
         "_resume",
         "_said",
         "_said_in",
         "_unsaid",
+        "_wait_ms",
         "env",
         "handler",
         "init_context",
@@ -58,6 +68,7 @@ class Function:
         "package",
         "runner",
         "spec",
+        "suspect",
         "suspended",
         "timeout_ms",
         "trigger_specs",
@@ -85,6 +96,7 @@ class Function:
         self.triggers: tuple[Trigger, ...] = ()
         self.outputs: tuple[Callable[[Response, Event], Any], ...] = ()
         self.suspended: str | None = None
+        self.suspect = False
         self._assembly = assembly
         self._loading: Any = None
         self._pause_ms = FIRST_PAUSE_MS
@@ -92,6 +104,10 @@ class Function:
         self._said = 0
         self._said_in = 0
         self._unsaid = 0
+        self._failures = 0  # in a row
+        self._failing = 0  # since when
+        self._handled = 0  # by then
+        self._wait_ms = 0  # the last suspension for failing; 0 when an event was handled since
 
     @property
     def logger(self) -> Logger:
@@ -113,6 +129,8 @@ class Function:
                 self.package = loaded.package
                 self.unload = loaded.unload
                 self.handler = loaded.handler
+                if self.suspect and self.spec.isolation == "inline":
+                    self.handler = self._assembly.noting(self)
         finally:
             lock.release()
         self._loading = None
@@ -153,10 +171,13 @@ class Function:
     def on_failure(self, event: Event, error: BaseException | None, status: int) -> None:
         """An event has failed for good."""
         self._say("failed", event, error, "status", status)
+        if error is not None or status >= 500:
+            self._count_failure()
 
     def on_retry(self, event: Event, error: BaseException | None, delay_ms: int) -> None:
         """An event has failed and will be tried again."""
         self._say("failed, will be tried again", event, error, "in_ms", delay_ms)
+        self._count_failure()
 
     def on_late(self, event: Event, ticks: int) -> None:
         """An inline handler took longer than the timeout."""
@@ -169,14 +190,37 @@ class Function:
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
 
-    def on_froze(self) -> None:
-        """Its handler held the interpreter's lock until the watchdog ended the last process: begin suspended."""
+    def on_suspected(self, what: str, pause_ms: int) -> None:
+        """The last process ended while it ran, and it is taken for the cause: begin suspended."""
         self.logger.error_with(
-            'function suspended: it froze the last process; isolation = "process" can stop what a thread cannot',
+            f'function suspended: {what}; isolation = "process" keeps the others safe from it',
             "again_in_ms",
-            LONGEST_PAUSE_MS,
+            pause_ms,
         )
-        self.suspend("froze the process", LONGEST_PAUSE_MS)
+        self.suspend(what, pause_ms)
+
+    def _count_failure(self) -> None:
+        """Suspend when nothing has come of anything for long enough; after that, at the first event that fails, too."""
+        handled = sum(trigger.handled for trigger in self.triggers)
+        now = self.loop.now
+        if handled != self._handled:
+            self._handled = handled
+            self._failures = self._wait_ms = 0
+        if not self._failures:
+            self._failing = now
+        self._failures += 1
+        if self.suspended is not None:
+            return
+        if self._wait_ms or (self._failures >= FAILURES_IN_A_ROW and now - self._failing >= FAILING_FOR_MS):
+            self._wait_ms = min(self._wait_ms * 2, LONGEST_WAIT_MS) or FIRST_WAIT_MS
+            self.logger.error_with(
+                "function suspended: it fails whatever comes",
+                "failures_in_a_row",
+                self._failures,
+                "again_in_ms",
+                self._wait_ms,
+            )
+            self.suspend("keeps failing", self._wait_ms)
 
     def on_abandoned(self, lost: int, *, starting: bool) -> None:
         """A worker went past the timeout and was abandoned, `lost` of them by now."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .core.loop import Loop
 
 CLOSE_S = 0.5
-_NOT_SENT = ("_trigger", "_token", "_reply", "_attempt")
+_NOT_SENT = ("_trigger", "_token", "_reply", "_attempt", "_fields")
 _slots_of: dict[type, list[tuple[str, Any]]] = {}
 
 

@@ -5,7 +5,6 @@ Only this file knows which concrete classes make up a processor; everything it b
 
 from __future__ import annotations
 
-import os
 from _thread import allocate_lock, get_ident
 
 from . import capture, environment, forks
@@ -25,10 +24,12 @@ if TYPE_CHECKING:
 
     from .core.event import Event
     from .core.response import Response
+    from .crash import End
     from .function import Function
     from .ledger import Tally
     from .logs import Log
     from .manifest.model import FunctionSpec, Manifest, OutputSpec, SourceSpec
+    from .suspects import Suspects
     from .watchdog import Watchdog
 
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
@@ -68,6 +69,9 @@ class Processor:
         self.loop.thread = get_ident()
         self.seat = Seat(self.loop)
         self.watchdog: Watchdog | None = None
+        self.last_end: End | None = None  # how the last process ended, if not by itself
+        self.suspects: Suspects | None = None
+        self.pauses: dict[str, tuple[str, int]] = {}  # function -> why it begins suspended, for how many ms
         # A watchdog ends the process when a handler freezes it: `run` wants that, a test does not.
         self._guarded = guarded
         self.log = log
@@ -103,12 +107,17 @@ class Processor:
         environment.install()
         capture.install(self.log)
         forks.install()
-        suspects = self._guard() if self._guarded else []
+        if self._guarded:
+            self._guard()
+        suspect = self.pauses.keys()
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])
         self.assembly.record(manifest.record)
         self.functions = {s.name: self.assembly.make(s) for s in manifest.functions.values() if not s.disabled}
-        self.assembly.load_all(function for name, function in self.functions.items() if name not in suspects)
+        for name in self.suspects.names() if self.suspects is not None else ():
+            if name in self.functions:
+                self.functions[name].suspect = True
+        self.assembly.load_all(function for name, function in self.functions.items() if name not in suspect)
         if self.stopping:
             self._open_no_more()
             return
@@ -117,8 +126,8 @@ class Processor:
         self.share_budget()
         self.route()
         for function in self.functions.values():
-            if function.name in suspects:
-                function.on_froze()
+            if function.name in suspect:
+                function.on_suspected(*self.pauses[function.name])
             else:
                 function.start()
         if not self.offline:
@@ -310,9 +319,9 @@ class Processor:
 
         return read_secret(name, self.manifest.device.secrets_dir)
 
-    def _guard(self) -> list[str]:
-        """Begin to watch over frozen handlers; returns the functions that were running when the last process froze."""
-        from .watchdog import Watchdog, culprit, limit_ms
+    def _guard(self) -> None:
+        """Begin to watch over frozen handlers and to leave traces; judge what the last process has left."""
+        from .watchdog import Watchdog, limit_ms
 
         def limit() -> int:
             # An import may hold the interpreter's lock for long, for a good reason: a large extension on a slow card.
@@ -321,28 +330,20 @@ class Processor:
 
         self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, limit)
         self.watchdog.watch(self.assembly.busy)
+        from .inquest import inquire
+
+        inquire(self, self.watchdog)
         self.assembly.row = self.watchdog.slots.take()
-        report, running_then = self.watchdog.last()
-        if self.watchdog.trouble is not None:
-            self.logger.warn_with("a frozen handler could not be named", "reason", self.watchdog.trouble)
-        if not report:
-            return []
-        name, why = culprit(report, running_then, self.manifest.functions)
-        self.logger.error_with(
-            "the last process was ended because a handler froze it",
-            "culprit",
-            f"{name}: {why}" if name else "unknown",
-            "running",
-            ", ".join(running_then) or "unknown",
-            "report",
-            os.path.join(self.manifest.device.state_dir, "crash.last.txt"),
-        )
-        return [name] if name else []
 
     def share_budget(self) -> None:
-        """Share half of the memory budget out as floors, so that a flooded inbox cannot starve the others."""
+        """Share an eighth of the memory budget out as floors, so that a flooded inbox cannot starve the others.
+
+        What one inbox may take beyond its floor ends where the others still find theirs: together they keep to it.
+        """
+        whole: int = self.manifest.device.memory_budget
         count = sum(len(function.triggers) for function in self.functions.values())
-        self.budget.floor = max(self.budget.limit // 2 // max(count, 1), LEAST_FLOOR)
+        self.budget.floor = max(whole // 8 // max(count, 1), LEAST_FLOOR)
+        self.budget.limit = max(whole - count * self.budget.floor, whole // 2)
 
     def route(self) -> None:
         """Tell every source which triggers it now serves."""

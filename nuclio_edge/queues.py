@@ -9,6 +9,8 @@ from collections import deque
 
 from .core.inbox import EVENT_COST
 
+SPARE_TURNS = 64  # those of events that were shed, beyond as many as there are events
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from .core.event import Event
     from .core.inbox import Trigger
+    from .core.loop import Loop
     from .function import Function
 
 
@@ -37,10 +40,13 @@ class Entry:
             trigger.turn_away(event, "suspended")
             return True
         budget = trigger.budget
-        if trigger.pending < trigger.size and budget is not None and budget.used <= budget.limit:
+        if (
+            trigger.pending < trigger.size
+            and budget is not None
+            and budget.used + (cost := len(event.raw_body) + EVENT_COST) <= budget.limit
+        ):
             trigger.admitted += 1  # `enter` spelled out: two calls less
             trigger.pending += 1
-            cost = len(event.raw_body) + EVENT_COST
             trigger.held += cost
             budget.used += cost
         else:
@@ -112,6 +118,18 @@ class Queue:
         self.claim = self._claim_by_turns if self.several else box.popleft
         return box.append  # type: ignore[no-any-return]  # a deque of events
 
+    def add(self, box: Any) -> None:
+        """Let workers claim from a box that somebody else fills, who says so by `arrived`; there are `several` then."""
+        self._boxes += (box,)
+        self.claim = self._claim_by_turns
+
+    def arrived(self, box: Any, loop: Loop) -> None:
+        """An event was put into that box: hand it over at the end of the turn."""
+        self.turns.append(box)
+        if not self.flagged:
+            self.flagged = True
+            loop.at_turn_end(self.end_of_turn)
+
     def again(self, event: Event) -> None:
         """Queue the next attempt of an event that failed; it is counted as pending already."""
         trigger = event._trigger
@@ -130,6 +148,7 @@ class Queue:
     def turn_away(self, reason: str) -> None:
         """Settle all that is queued without running it: the function was suspended."""
         for box in self._boxes:
+            box = getattr(box, "order", box)  # noqa: PLW2901 - with what waits behind an event of the same key
             try:
                 while True:
                     event = box.popleft()
@@ -149,7 +168,15 @@ class Queue:
     def end_of_turn(self) -> None:
         """Hand over what came in this turn."""
         self.flagged = False
+        if self.several and len(self.turns) > 2 * len(self) + SPARE_TURNS:
+            self._renew_turns()
         self._flush()
+
+    def _renew_turns(self) -> None:
+        """Make the turns anew, box by box: those of events that were shed are void, and a flood makes more of them."""
+        left = [(box, len(box)) for box in self._boxes]
+        most = max(count for _, count in left)
+        self.turns = deque(box for at in range(most) for box, count in left if at < count)
 
     def _claim_by_turns(self) -> Event:
         turns = self.turns

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from .spool_segment import Segment
 
-MAX_LANES = 2048  # at once; a checkpoint names them all and has to fit into the smallest segment
-
 
 class Lane:
     """The counters of one kind and key.
@@ -120,12 +118,14 @@ def unpack_settlement(raw: bytes) -> tuple[list[tuple[int, int]], list[tuple[int
 
 
 class Lanes:
-    """All lanes, by (kind, key) and by number."""
+    """All lanes, by (kind, key) and by number; their rows in a checkpoint have `most` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.by_key: dict[tuple[int, int | str], Lane] = {}
         self.by_number: dict[int, Lane] = {}
         self._next = 1
+        self._most = most
+        self._size = 0
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self.by_number.values())
@@ -134,7 +134,7 @@ class Lanes:
         """The lane of this kind and key, made when there is none; OverflowError when there are too many."""
         lane = self.by_key.get((kind, key))
         if lane is None:
-            if len(self.by_number) >= MAX_LANES:
+            while self._size + _row_size(key) > self._most:
                 self._retire()
             if self._next > 0xFFFF:
                 free = (number for number in range(1, 0x10000) if number not in self.by_number)
@@ -147,6 +147,7 @@ class Lanes:
         """A lane of which the log tells."""
         lane = self.by_number[number] = self.by_key[kind, key] = Lane(number, kind, key)
         self._next = max(self._next, number + 1)
+        self._size += _row_size(key)
         return lane
 
     def _retire(self) -> None:
@@ -154,8 +155,14 @@ class Lanes:
         for lane in self.by_number.values():
             if not lane.pending:
                 del self.by_number[lane.number], self.by_key[lane.kind, lane.key]
+                self._size -= _row_size(lane.key)
                 return
-        raise OverflowError(f"the spool has records of {MAX_LANES} kinds and keys, and takes no other")
+        raise OverflowError(f"the spool has records of {len(self.by_number)} kinds and keys, and room for no other")
+
+
+def _row_size(key: int | str) -> int:
+    """What a lane takes in a checkpoint, at most: seven numbers and the key."""
+    return 130 + len(json_bytes(key))
 
 
 def pack_checkpoint(lanes: Iterable[Lane], counts: dict[int, list[int]], **more: Any) -> bytes:

@@ -5,22 +5,25 @@ Nothing here touches a file. A plan says what is to be written; `commit` takes i
 Laws:
 - A file is recycled only when a durable record says that the log begins behind it (`oldest` of a checkpoint or a drop).
 - Each segment begins with a checkpoint, so those before it are needed for their live records only.
-- One file is always ready or may still be made, or room is made while the present segment has its reserve left.
+- While there is no file for the next segment, a reserve of the present one is kept for the record that makes room.
 """
 
 from __future__ import annotations
 
 import os
 
-from .core.record import HEAD, pack_numbers
-from .spool_lanes import Lanes, pack_checkpoint
-from .spool_segment import CHECKPOINT, CONTROL, COPY, DROP, HEADER, Segment, make_header
-from .spool_writer import Write
+from .core import port
+from .spool_lanes import Lanes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
+
+    from .spool_plan import Plan
+    from .spool_segment import Segment
+
+_SHORT_MS = 60_000  # between two attempts to make a file on a full disk
 
 
 def segment_size(limit: int) -> int:
@@ -31,146 +34,77 @@ def segment_size(limit: int) -> int:
     return min(size, 16 << 20)
 
 
-class Plan:
-    """What one group is written as; it ends early, `full`, where there is no file to go on in.
-
-    `counts` is what it adds to the logged counters: lane number -> [appended, settled, gap].
-    """
-
-    def __init__(self, log: Log) -> None:
-        self.log = log
-        self.writes: list[Write] = []
-        self.counts: dict[int, list[int]] = {}
-        self.oldest = 0  # of the last checkpoint or drop in it
-        self.begun: list[Segment] = []
-        self.full = False
-        self.size = 0
-        self._write: Write | None = None
-        self._limit = 0
-        active = log.active()
-        if active is not None:
-            self._aim(Write(active, active.end))
-
-    def _aim(self, write: Write) -> None:
-        self._write = write
-        segment = write.segment
-        self._limit = segment.room if self.log.has_file() else segment.room - self.log.reserve
-
-    def count(self, lane: int, appended: int, settled: int, gap: int) -> None:
-        """Add to what the log will say of a lane."""
-        counts = self.counts.setdefault(lane, [0, 0, 0])
-        counts[0] += appended
-        counts[1] += settled
-        counts[2] += gap
-
-    def add(self, kind: int, flags: int, lane: int, number: int, payload: bytes) -> bool:
-        """Place one record; false when there is no room for it and no file to go on in."""
-        write = self._write
-        size = HEAD + len(payload)
-        limit = self._limit if not flags & CONTROL or write is None else write.segment.room
-        if write is None or write.at + write.size + size > limit or self._is_far(write, number, flags):
-            write = self._turn_over()
-            if write is None:
-                return False
-        at = write.at + write.size
-        if not write.frames:
-            self.writes.append(write)
-        write.frames.append((kind, flags, lane, number, payload))
-        write.size += size
-        self.size += size
-        if not flags & CONTROL:
-            if flags & COPY:
-                write.copies.append((number, at, lane))
-            else:
-                write.numbers.append(number)
-                write.ats.append(at)
-                write.lanes.append(lane)
-        return True
-
-    def _is_far(self, write: Write, number: int, flags: int) -> bool:
-        """Whether the index of the segment cannot hold the id: billions came and went without being written."""
-        base = write.segment.base
-        return base >= 0 and not flags & (CONTROL | COPY) and number - base > 0xFFFFFFFF
-
-    def _turn_over(self) -> Write | None:
-        log = self.log
-        file = log.take_file()
-        if file is None:
-            self.full = True
-            return None
-        path, create = file
-        log.sequence += 1
-        segment = Segment(path, make_header(log.sequence, log.segment_size, log.wall()))
-        segment.filled = 0
-        self.begun.append(segment)
-        self._aim(Write(segment, HEADER, begins=True, create=create))
-        self.oldest = log.first_needed(segment)
-        raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, **log.more(self))
-        self.add(CHECKPOINT, CONTROL, 0, 0, raw)
-        return self._write
-
-    def drop(self, oldest: int, entries: list[tuple[int, int, int, int]]) -> bool:
-        """Say that the log begins at `oldest`, and what is lost by that: (lane, count, first id, last id)."""
-        numbers = [oldest]
-        for entry in entries:
-            numbers += entry
-        if not self.add(DROP, CONTROL, 0, 0, pack_numbers(numbers)):
-            return False
-        self.oldest = max(self.oldest, oldest)
-        for lane, count, _, _ in entries:
-            self.count(lane, 0, 0, count)
-        return True
-
-
 class Log:
     """The segments, in the order in which they were begun; the last is the one that is written."""
 
-    def __init__(self, folder: str, limit: int, wall: Callable[[], int]) -> None:
+    def __init__(self, folder: str, limit: int) -> None:
         self.folder = folder
         self.segment_size = segment_size(limit)
-        self.most = max(3, limit // self.segment_size)
+        self.limit = max(limit, 3 * self.segment_size)
         self.reserve = self.segment_size // 8
-        self.wall = wall
-        self.more: Callable[[Plan], dict[str, Any]] = lambda _plan: {}
-        self.lanes = Lanes()
+        self._short_until = 0
+        self.more: Callable[[], dict[str, Any]] = dict  # what a checkpoint says beside the lanes
+        self.lanes = Lanes(self.segment_size // 4)
         self.segments: list[Segment] = []
         self.strays: dict[int, tuple[Segment, int]] = {}  # copied records, by id
         self.free: list[str] = []  # files to be recycled, the oldest first
         self.doomed: list[str] = []  # files to be removed
-        self.names: set[str] = set()  # of every file there is
+        self.sizes: dict[str, int] = {}  # of every file there is, by name, those to be removed too
         self.sequence = 0
 
     def active(self) -> Segment | None:
         """The segment that is written, if any."""
-        last = self.segments[-1] if self.segments else None
-        return last if last is not None and not last.bad and last.size == self.segment_size else None
+        return self.segments[-1] if self.segments and not self.segments[-1].bad else None
 
     def largest(self) -> int:
         """The longest payload that a record can have; half a segment."""
         return self.segment_size // 2
 
     def has_file(self) -> bool:
-        """Whether a new segment could be begun."""
-        return bool(self.free) or len(self.names) < self.most
+        """Whether a new segment could be begun, as far as one knows."""
+        return bool(self.free) or (self.may_grow(1) and not self.is_short())
+
+    def may_grow(self, files: int) -> bool:
+        """Whether so many files more would be within the limit."""
+        return sum(self.sizes.values()) + files * self.segment_size <= self.limit
+
+    def is_short(self) -> bool:
+        """Whether a file could not be made lately; while that is so, what is on disk is recycled."""
+        return port.ticks_ms() < self._short_until
 
     def take_file(self) -> tuple[str, bool] | None:
         """A file for a new segment and whether it has to be made, or None."""
         if self.free:
             return self.free.pop(0), False
-        if len(self.names) >= self.most:
+        if not self.has_file():
             return None
         number = 0
-        while (name := f"{number:04}.seg") in self.names:
+        while (name := f"{number:04}.seg") in self.sizes:
             number += 1
-        self.names.add(name)
+        self.sizes[name] = self.segment_size
         return os.path.join(self.folder, name), True
 
-    def give_back(self, segment: Segment, created: bool) -> None:
-        """A segment that was not begun after all; a file that does not exist is forgotten."""
-        if created:
-            self.names.discard(os.path.basename(segment.path))
-        else:
-            self.free.insert(0, segment.path)
+    def give_back(self, plan: Plan, broken: Segment | None) -> None:
+        """A plan that failed: its files are free again, but for the broken one; one that was not made is forgotten."""
+        if broken is not None:
+            broken.bad = True
+        for write in plan.writes:
+            if write.begins:
+                path = write.segment.path
+                if write.create:
+                    del self.sizes[os.path.basename(path)]
+                    if broken is None:  # it could not be made
+                        self._short_until = port.ticks_ms() + _SHORT_MS
+                elif write.segment is broken:
+                    self.doomed.append(path)
+                else:
+                    self.free.insert(0, path)
+
+    def removed(self, paths: list[str]) -> None:
+        """Files that are gone."""
+        for path in paths:
+            self.doomed.remove(path)
+            self.sizes.pop(os.path.basename(path), None)
 
     def first_needed(self, new: Segment | None = None) -> int:
         """The sequence of the first segment that holds something the log still needs."""
@@ -205,17 +139,14 @@ class Log:
             for number in gone.copies.values():
                 if self.strays.get(number, (None, 0))[0] is gone:
                     del self.strays[number]
-            if gone.bad or gone.size != self.segment_size or len(self.names) > self.most:
-                self.doomed.append(gone.path)
-            else:
-                self.free.append(gone.path)
+            self.spare(gone.path, 0 if gone.bad else gone.size)
 
-    def room_wanted(self) -> bool:
-        """Whether the next segment has no file yet, and may be needed soon."""
-        if self.has_file():
-            return False
-        active = self.active()
-        return active is None or active.room - active.end < max(self.segment_size // 4, 2 * self.reserve)
+    def spare(self, path: str, size: int) -> None:
+        """A file that the log needs no more: recycle it, or remove it."""
+        if size == self.segment_size and self.may_grow(0):
+            self.free.append(path)
+        else:
+            self.doomed.append(path)
 
     def give_up(self) -> list[tuple[int, int, int, int]]:
         """Void what is live in the first segment, to the last record: (lane, count, first id, last id) of each lane."""
@@ -238,16 +169,25 @@ class Log:
         found = self.strays.get(number)
         return found if found is not None and found[0].lanes[found[1]] else None
 
-    def live(self, after: int) -> Iterator[tuple[Segment, int]]:
-        """Live records whose id is above `after`, in the order of their ids."""
-        for number in sorted(number for number in self.strays if number > after):
+    def live(self, after: int, upto: int = 1 << 64) -> Iterator[tuple[Segment, int]]:
+        """Live records whose id is above `after` and not above `upto`, in the order of their ids.
+
+        Copied ones come first: they are older than everything in the first segment.
+        """
+        for number in sorted(number for number in self.strays if after < number <= upto):
             segment, position = self.strays[number]
             if segment.lanes[position]:
                 yield segment, position
         for segment in self.segments:
             if not segment.live or segment.last() <= after:
                 continue
-            lanes, ids, copies = segment.lanes, segment.ids, segment.copies
-            for position in range(segment.first_after(after), len(ids)):
+            lanes, copies = segment.lanes, segment.copies
+            stop = len(lanes) if upto >= segment.last() else segment.first_after(upto)
+            for position in range(segment.first_after(after), stop):
                 if lanes[position] and position not in copies:
                     yield segment, position
+
+    def forget_stray(self, number: int) -> None:
+        """A copied record turns out to be needed no more."""
+        segment, position = self.strays.pop(number)
+        segment.void(position)

@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 
+from .core import port
 from .core.port import json_loads
 from .core.record import unpack_numbers
 from .spool_lanes import unpack_checkpoint, unpack_settlement
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from .disk import Disk
     from .spool_log import Log
+
+_PLAUSIBLE = 1_704_067_200_000  # 2024: a clock that says less has not been set
 
 
 class Found:
@@ -93,8 +96,9 @@ class Found:
 class Recovery:
     """The result: `log` is filled, the rest is what to tell.
 
-    `damaged`: gaps between whole records; `torn`: records begun and not finished; `lost`: segments without a readable
-    header; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be read, and why.
+    `damaged`: gaps between whole records; `torn`: records begun, not finished; `lost`: how often segments are missing
+    between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be read,
+    and why.
     """
 
     def __init__(self, log: Log) -> None:
@@ -103,7 +107,7 @@ class Recovery:
         self.unreadable: list[str] = []
         self.next = 1
         self.cursors: dict[str, dict[str, Any]] = {}
-        self.budget: dict[str, int] = {}
+        self.budget: list[float] = []  # what was left of it, and the wall time then
 
     def run(self, disk: Disk) -> None:
         """Read everything; OSError only when the folder itself cannot be read."""
@@ -114,7 +118,7 @@ class Recovery:
             if not name.endswith(".seg"):
                 continue
             path = os.path.join(log.folder, name)
-            log.names.add(name)
+            log.sizes[name] = log.segment_size
             try:
                 segment = self._header(disk, path)
             except OSError as error:
@@ -129,17 +133,21 @@ class Recovery:
         kept = {id(one.segment) for one in found}
         for _, segment in headers:
             if id(segment) not in kept:
-                self._spare(segment.path, segment.size)
+                log.spare(segment.path, segment.size)
         for path in blank:
             log.doomed.append(path)
         log.segments = [one.segment for one in found]
+        wall = port.now_ms()
+        for one in found:
+            if min(wall, one.segment.wall) > _PLAUSIBLE:
+                one.segment.begun -= max(0, wall - one.segment.wall)
         log.sequence = headers[-1][0] if headers else 0
         self._merge(found)
 
     def _header(self, disk: Disk, path: str) -> Segment | None:
         descriptor = disk.open(path)
         try:
-            size = disk.size(descriptor)
+            size = self.log.sizes[os.path.basename(path)] = disk.size(descriptor)
             best = None
             for at in (0, size - HEADER):
                 raw = read_header(disk.read(descriptor, HEADER, at)) if at >= 0 else None
@@ -150,13 +158,6 @@ class Recovery:
             return best
         finally:
             disk.close(descriptor)
-
-    def _spare(self, path: str, size: int) -> None:
-        log = self.log
-        if size == log.segment_size and len(log.names) <= log.most:
-            log.free.append(path)
-        else:
-            log.doomed.append(path)
 
     def _scan(self, disk: Disk, segments: list[Segment]) -> list[Found]:
         """Scan from the newest to the oldest that is needed; in the order of the log."""
@@ -183,11 +184,11 @@ class Recovery:
             found.append(one)
             oldest = max(oldest, one.oldest)
         found.reverse()
-        sequences = {one.segment.sequence for one in found}
-        if found:
-            self.lost = sum(
-                number not in sequences for number in range(oldest or min(sequences), found[-1].segment.sequence)
-            )
+        before = 0
+        for one in found:
+            if one.checkpoint is not None:
+                self.lost += oldest <= one.checkpoint["before"] != before
+            before = one.segment.sequence
         return found
 
     def _merge(self, found: list[Found]) -> None:
@@ -199,20 +200,23 @@ class Recovery:
             for number, (kind, key) in one.names.items():
                 if number not in lanes.by_number:
                     lanes.put(number, kind, key)
-            for cursor in one.cursors:
-                self.cursors[cursor["name"]] = cursor
             if one.checkpoint is not None:
                 self.cursors = {cursor["name"]: cursor for cursor in one.checkpoint.get("readers", ())}
-                self.budget = one.checkpoint.get("budget", {})
+                self.budget = one.checkpoint.get("budget", [])
                 self.next = max(self.next, int(one.checkpoint.get("next", 1)))
             for cursor in one.cursors:
-                self.cursors[cursor["name"]] = cursor
+                self.cursors.pop(cursor["name"], None)
+                if not cursor["gone"]:
+                    self.cursors[cursor["name"]] = cursor
         self._order(found)
         self._count(found)
         self._settle(sorted(pair for one in found for pair in one.ranges))
         self._balance()
-        for segment in log.segments:
-            self.next = max(self.next, segment.last() + 1, *(number + 1 for number in segment.copies.values()))
+        # An id that is mentioned anywhere must not be given again: it would be settled at once.
+        ids = [first + count for one in found for first, count in one.ranges]
+        ids += [last + 1 for one in found for _, _, _, last in one.gaps]
+        ids += [segment.last() + 1 for segment in log.segments]
+        self.next = max([self.next, *ids])
 
     def _order(self, found: list[Found]) -> None:
         """Make an id that is in two places be in the newer one only: a copy, or a group that had to be written anew."""

@@ -13,7 +13,8 @@ from binascii import crc32
 from bisect import bisect_left
 from struct import Struct
 
-from .core.record import HEAD, Reader, seed_of
+from .core import port
+from .core.record import Reader, seed_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Segment:
     Its own records rise; a copied one is entered under the id before it, and its own is in `copies` by position.
     """
 
-    __slots__ = ("at", "bad", "base", "copies", "end", "filled", "header", "ids", "lanes", "live", "owed", "path",
-                 "sealed", "seed", "sequence", "size", "wall")  # fmt: skip
+    __slots__ = ("at", "bad", "base", "begun", "copies", "end", "filled", "header", "ids", "lanes", "live", "owed",
+                 "path", "seed", "sequence", "size", "wall")  # fmt: skip
 
     def __init__(self, path: str, header: bytes) -> None:
         self.sequence: int
@@ -61,7 +62,7 @@ class Segment:
         self.end = HEADER  # of what is durable
         self.filled = self.size  # written at least once up to here
         self.bad = False  # a write or a sync failed: nothing more is written here, and the file is not recycled
-        self.sealed = 0  # ticks, when it got its last record
+        self.begun = port.ticks_ms()
 
     @property
     def room(self) -> int:
@@ -113,6 +114,11 @@ class Segment:
         """The id of the record at a position."""
         return self.copies.get(position) or self.base + self.ids[position]
 
+    def length(self, position: int) -> int:
+        """About how many bytes a record takes."""
+        at = self.at
+        return (at[position + 1] if position + 1 < len(at) else self.end) - at[position]
+
     def void(self, position: int) -> None:
         """The record is needed no more, here at least."""
         if self.lanes[position]:
@@ -120,10 +126,10 @@ class Segment:
             self.live -= 1
 
 
-def make_header(sequence: int, size: int, wall: int) -> bytes:
+def make_header(sequence: int, size: int) -> bytes:
     """The header of a new life of a file."""
     salt = int.from_bytes(os.urandom(4), "little")
-    raw = _HEADER.pack(_MAGIC, _VERSION, 0, sequence, salt, size, max(0, wall))
+    raw = _HEADER.pack(_MAGIC, _VERSION, 0, sequence, salt, size, max(0, port.now_ms()))
     raw += crc32(raw).to_bytes(4, "little")
     return raw + bytes(HEADER - len(raw))
 
@@ -169,8 +175,3 @@ def payload_of(flags: int, raw: bytes) -> tuple[bytes, bytes, bytes]:
     if at > len(raw):
         raise ValueError("a record is shorter than it says")
     return name, settlement, raw[at:]
-
-
-def record_size(size: int) -> int:
-    """How much a payload takes in a segment."""
-    return HEAD + size

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # data and nothing else, where it would commit the file system's journal too (three pages more a sync on ext4).
 SMALL = 32 << 10
 FILL = 256 << 10
+PAGE = 4096  # what a disk is written in
 
 
 class Write:
@@ -51,14 +52,16 @@ class Job:
     `error` is what went wrong, `broken` the segment that must not be written to any more.
     """
 
-    __slots__ = ("broken", "error", "then", "work", "written")
+    __slots__ = ("broken", "device", "error", "removed", "then", "work", "written")
 
-    def __init__(self, work: Callable[[Hand], Any], then: Callable[[Job], Any]) -> None:
+    def __init__(self, work: Callable[[Hand, Job], Any], then: Callable[[Job], Any]) -> None:
         self.work = work
         self.then = then
         self.error: OSError | None = None
         self.broken: Segment | None = None
         self.written = 0  # bytes that were given to write(2)
+        self.device = 0  # bytes of the pages that they are in
+        self.removed: list[str] = []
 
 
 class Hand:
@@ -72,7 +75,7 @@ class Hand:
     def do(self, job: Job) -> None:
         """Do it; whatever the operating system says is in the job."""
         try:
-            job.work(self)
+            job.work(self, job)
         except OSError as error:
             job.error = error
 
@@ -110,8 +113,10 @@ class Hand:
         if write.begins:
             self.disk.write(descriptor, segment.header, segment.room)
             job.written += len(segment.header)
+            job.device += PAGE
         self.disk.write(descriptor, data, at)
         job.written += len(data)
+        job.device += (at + len(data) - 1) // PAGE * PAGE - at // PAGE * PAGE + PAGE
 
     def _open(self, write: Write) -> int:
         segment = write.segment
@@ -120,8 +125,12 @@ class Hand:
         self.close()
         if write.create:
             segment.filled = self.create(segment.path, segment.size)
+            write.create = False
+            made = True
+        else:
+            made = False
         descriptor = self.disk.open(segment.path, write=True)
-        if not write.create:
+        if not made:
             segment.filled = self.disk.filled(descriptor, segment.size)
         self._segment, self._descriptor = segment, descriptor
         return descriptor
@@ -144,6 +153,15 @@ class Hand:
         finally:
             disk.close(descriptor)
         return 0
+
+    def remove(self, job: Job, paths: list[str]) -> None:
+        """Remove files; what cannot be removed now is tried again with another job."""
+        for path in paths:
+            try:
+                self.disk.unlink(path)
+            except OSError:
+                continue
+            job.removed.append(path)
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -19,6 +19,7 @@ from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
 from .queues import Queue
+from .slots import set_event
 from .streams import WHOLE, deliver, is_stream
 
 TYPE_CHECKING = False
@@ -61,7 +62,7 @@ class Batch:
         buckets = trigger.buckets = trigger.buckets or [0] * 65
         for bits, count in self.buckets.items():
             buckets[bits] += count
-        trigger.leave(self.count, self.bytes)
+        trigger.leave(self.count, self.bytes, None)
         if self.events:
             settle = trigger.source.settle
             for event in self.events:
@@ -147,6 +148,10 @@ class Worker:
             self.ready = True
             loop.post(function.on_started)
         handler = function.handler
+        # What is called first and after each hand-over: it notes the event. While the function is a suspect, always.
+        call = noting = handler if carrier is None or carrier.row is None else self.note
+        if function.suspect:
+            handler = noting
         batch: Any = None
         mine: Any = None
         buckets: dict[int, int] = {}
@@ -164,7 +169,8 @@ class Worker:
             context._event = event
             error = result = None
             try:
-                result = handler(context, event)
+                result = call(context, event)
+                call = handler
                 if type(result) not in WHOLE and is_stream(result):
                     result, error = deliver(loop, event, result)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
@@ -180,11 +186,11 @@ class Worker:
             if batch is not None and (trigger is not mine or result is not None or error is not None):
                 done.append((self, None, batch, None, 0))  # those before it first
                 self.batch = batch = None
-            if result is None and error is None and trigger.kind != "batch":  # type: ignore[union-attr]  # an event of a source has a trigger
+            if result is None and error is None and (batch is not None or not _alone(trigger)):
                 ticks = end - start
                 if batch is None:
                     mine = trigger
-                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # as above
+                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
                     buckets = batch.buckets
                     told = batch.events.append
                 batch.count += 1
@@ -201,6 +207,7 @@ class Worker:
                 done.append((self, event, result, error, end - start))
             if end - handed > _HAND_BACK:
                 stamp[0] = handed = end
+                call = noting
                 if batch is not None:
                     done.append((self, None, batch, None, 0))
                     self.batch = batch = None
@@ -208,6 +215,11 @@ class Worker:
             start = end
         if calls:
             self.pace = (start - begun) // calls
+
+    def note(self, context: Context, event: Event) -> Any:
+        """Call the handler, the event noted in what outlives the process."""
+        set_event(self.carrier.row, event)  # type: ignore[union-attr]  # a carrier serves us
+        return self.runner.function.handler(context, event)
 
     def hand_back(self, error: BaseException | None, ended: bool) -> None:
         """Tell the loop that nothing is left to do, or that this worker could not start, or that its thread ends."""
@@ -220,6 +232,11 @@ class Worker:
         """Whether user_data holds anything: then the worker keeps its thread."""
         data = self.context.user_data
         return type(data) is not UserData or bool(vars(data))
+
+
+def _alone(trigger: Any) -> bool:
+    """Whether its events are concluded one by one: a batch of events, or one that others wait behind."""
+    return trigger.kind == "batch" or getattr(trigger, "one_by_one", False)
 
 
 def outlast(worker: Any) -> None:

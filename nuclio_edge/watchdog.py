@@ -1,4 +1,4 @@
-"""Ends the process when a handler holds the interpreter's lock in C, and tells the next start whose handler it was.
+"""Ends the process when a handler holds the interpreter's lock in C; leaves what tells the next start how it ended.
 
 A catastrophic regular expression never gives the lock back: no thread runs any more, the loop included, and no code in
 Python could notice. Three things that need no lock can:
@@ -6,92 +6,35 @@ Python could notice. Three things that need no lock can:
   preallocated file and ends the process with 1;
 - the kernel's timer of processor time, whose signal comes to the thread that is using it: faulthandler notes that
   thread's stack each second, which is the evidence of who it was;
-- a small shared mapping (in memory, /dev/shm, where there is one: it changes with every event and must not wear flash
-  out) that outlives the process and says who was running since when.
-All of it only while something runs: idle costs nothing. See docs/decisions/0004-watchdog.md.
+- a small mapping in memory that outlives the process and says who was running what; see slots.py.
+All of it only while something runs: idle costs nothing. See docs/decisions/0004-watchdog.md. The same file takes the
+stacks of a process that a signal ends (SIGSEGV and its like) or a handler's os._exit; see 0017-supervision.md.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` is this one with enums, which cost memory
-import mmap
 import os
-import stat
-import struct
 import time
+
+from .slots import Slots, set_event, set_name, slots_path, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from .core.loop import Loop
     from .manifest.model import FunctionSpec
+    from .slots import Left
 
-ROWS = 64  # threads whose work is noted; those beyond are watched, not named
-_NAME = 120
-_ROW = struct.Struct(f"=q{_NAME}s")  # start in ns of perf_counter, 0 when idle; function
 _REPORT_SIZE = 16_384
 GRACE_MS = 5_000
 # Put off so many times in the limit: only a loop that stands still for the rest of it is taken for frozen.
 _LOOKS = 4
 _CPU_S = 1.0  # of processor time between two notes of who is using it
-_EVIDENCE = "Stack (most recent call first):\n"  # faulthandler's heading of such a note
-_VERDICT = "Timeout ("  # and of the report of a process that was ended
-
-
-class Slots:
-    """Who is running what, in a mapping that outlives the process (without a path: that does not).
-
-    Each row has one writer at a time.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._map = self._open() if path else mmap.mmap(-1, ROWS * _ROW.size)
-        view = memoryview(self._map)
-        self._rows = [view[row * _ROW.size : (row + 1) * _ROW.size] for row in range(ROWS)]
-        self._free = self._rows[::-1]
-
-    def _open(self) -> mmap.mmap:
-        path = self.path
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            found = os.fstat(descriptor)
-            if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise PermissionError(f"{path} is not ours alone")
-            os.fchmod(descriptor, 0o600)
-            os.ftruncate(descriptor, ROWS * _ROW.size)
-            os.posix_fallocate(descriptor, 0, ROWS * _ROW.size)  # else a full memory shows as SIGBUS at the first write
-            return mmap.mmap(descriptor, ROWS * _ROW.size)
-        finally:
-            os.close(descriptor)
-
-    def running(self) -> list[str]:
-        """The functions that were running, the one that began last first."""
-        rows = [_ROW.unpack_from(self._map, row * _ROW.size) for row in range(ROWS)]
-        busy = sorted(((start, name) for start, name in rows if start), reverse=True)
-        return [name.rstrip(b"\0").decode("utf-8", "replace") for _, name in busy]
-
-    def clear(self) -> None:
-        """Nobody is running."""
-        self._map[:] = bytes(len(self._map))
-
-    def take(self) -> Any:
-        """A row for one thread: a memoryview of which [0] is the start time; None when all are taken."""
-        return self._free.pop() if self._free else None
-
-    def give_back(self, row: Any) -> None:
-        """Free a row whose thread has ended."""
-        row[:] = bytes(len(row))
-        self._free.append(row)
-
-    def close(self) -> None:
-        """Remove the mapping: the process ends as it should (the memory goes with it)."""
-        try:
-            os.unlink(self.path)
-        except OSError:
-            pass
+_exit = os._exit
+_guarding: list[Watchdog | None] = []  # the one that leaves traces; empty as long as there never was one
 
 
 class Watchdog:
@@ -118,8 +61,10 @@ class Watchdog:
                 trouble = f"{path}: {error.strerror}"
         if not self.slots.path:
             self.trouble = trouble
+        self._pid = 0
         self._file = -1
         self._in_file = True
+        self._was_there = os.path.exists(self.report_path)
         try:
             self._file = os.open(self.report_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             os.posix_fallocate(self._file, 0, _REPORT_SIZE)
@@ -130,27 +75,56 @@ class Watchdog:
                 os.close(self._file)
             self._file = os.dup(2)
 
-    def last(self) -> tuple[str, list[str]]:
-        """What an earlier process left: its report (kept as crash.last.txt), and the functions that were running then.
-
-        The report is empty when it was not the watchdog that ended it; a process that was killed leaves names only.
-        """
-        running = self.slots.running()
-        self.slots.clear()
+    def last(self) -> tuple[bool, str, Left | None]:
+        """Whether the last process ended otherwise than by itself, the report that it left, and its rows."""
+        left = self.slots.left()
         if not self._in_file:
-            return "", running
+            return left is not None, "", left
         text = os.pread(self._file, 1 << 20, 0).replace(b"\0", b"").decode("utf-8", "replace")
         os.lseek(self._file, len(text), os.SEEK_SET)
         self._empty()
-        if _VERDICT not in text:
-            text = ""
-        else:
-            try:
-                with open(f"{self.report_path[:-4]}.last.txt", "w", encoding="utf-8") as kept:
-                    kept.write(text)
-            except OSError as error:
-                self.trouble = f"{self.report_path[:-4]}.last.txt: {error.strerror}"
-        return text, running
+        return self._was_there or left is not None, text, left
+
+    def guard(self, boot: str, kills: int) -> None:
+        """Leave traces from now on: rows, and the stacks when a signal or os._exit ends the process.
+
+        `boot` and `kills`, the kernel's count of processes killed for want of memory, are for the next start.
+        """
+        import faulthandler
+
+        self.slots.begin(boot, kills)
+        self._pid = os.getpid()
+        if self._in_file:
+            faulthandler.enable(self._file)
+            os._exit = self._note_exit  # type: ignore[assignment]  # it does not return either
+            if not _guarding:
+                os.register_at_fork(after_in_child=_forked)
+            _guarding[:] = [self]
+
+    def disown(self) -> None:
+        """The process is about to be ended on purpose: nobody is to be suspected. From any place, a signal's too."""
+        self._unguard()
+        self.slots.close()
+        if self._in_file:
+            _remove(self.report_path)
+
+    def _unguard(self) -> None:
+        """Leave no more traces."""
+        import faulthandler
+
+        if self._pid:
+            self._pid = 0
+            faulthandler.disable()
+            os._exit = _exit
+            _guarding[:] = [None]
+
+    def _note_exit(self, status: int) -> None:
+        if self._pid == os.getpid():
+            import faulthandler
+
+            os.write(self._file, b"os._exit(%d)\n" % status)
+            faulthandler.dump_traceback(self._file, all_threads=False)
+        _exit(status)
 
     def watch(self, busy: Any) -> None:
         """Ask `busy()` whether a handler is running when it is to be decided whether to go on watching."""
@@ -177,10 +151,12 @@ class Watchdog:
         if self._timer is not None:
             self._arm(self._limit())
 
-    def begin(self, row: Any, function: str) -> None:
-        """A function begins to run on the loop's own thread."""
+    def begin(self, row: Any, function: str, event: Any) -> None:
+        """A function begins to run on the loop's own thread, with an event, or None to be initialised."""
         if row is not None:
             set_name(row, function)
+            if event is not None:
+                set_event(row, event)
             start_of(row)[0] = time.perf_counter_ns()
         self.touch()
 
@@ -197,13 +173,11 @@ class Watchdog:
             self._timer.cancel()
             self._timer = None
             self._disarm()
+        self._unguard()
         os.close(self._file)
         self._file = -1
         self.slots.close()
-        try:
-            os.unlink(self.report_path)
-        except OSError:
-            pass
+        _remove(self.report_path)
 
     def _put_off(self) -> None:
         """Begin the time anew; a new thread of faulthandler's, hence a few times in the limit and not per event."""
@@ -253,52 +227,19 @@ def limit_ms(functions: Iterable[FunctionSpec]) -> int:
     return max([shortest, *(f.timeout_ms for f in here if f.isolation == "inline")]) + GRACE_MS
 
 
-def culprit(report: str, running: list[str], functions: Mapping[str, FunctionSpec]) -> tuple[str | None, str]:
-    """Who froze the process, by name, and how that is known.
-
-    The evidence is the last note of who used the processor: the function whose file is in that stack. Without it (a
-    call that waits with the lock held, a process that was stopped) it is the function that began last.
-    """
-    notes = report.split(_EVIDENCE)[1:]
-    evidence = notes[-1].partition(_VERDICT)[0] if notes else ""
-    if not notes:
-        return (running[0] if running else None), "no thread used the processor; it began last"
-    for name in running:
-        function = functions.get(name)
-        if function is not None and f'"{_shown(function.file or "")}"' in evidence:
-            return name, "its code was using the processor"
-    for name in running:
-        function = functions.get(name)
-        if function is not None and f'"{_shown(function.path)}{os.sep}' in evidence:
-            return name, "its folder's code was using the processor"
-    return (running[0] if running else None), "it began last"
-
-
-def _shown(path: str) -> str:
-    """A path as faulthandler writes it."""
-    return path.encode("ascii", "backslashreplace").decode()
-
-
-def slots_path(state_dir: str) -> str:
-    """Where the mapping of a state directory is: in memory if possible, else in the directory itself."""
-    if os.path.isdir("/dev/shm"):  # noqa: S108 - opened without following links, and only if it is ours
-        key = 0x811C9DC5  # FNV-1a, 32 bits: a module that has a checksum is 0.15 MB
-        for byte in os.fsencode(os.path.realpath(state_dir)):
-            key = (key ^ byte) * 0x01000193 & 0xFFFFFFFF
-        return f"/dev/shm/nuclio-edge-{os.geteuid()}-{key:08x}"  # noqa: S108 - as above
-    return os.path.join(state_dir, "running")
-
-
-def set_name(row: Any, function: str) -> None:
-    """Note whose function a thread runs from now on."""
-    raw = function.encode()[:_NAME]
-    row[8 : 8 + _NAME] = raw + bytes(_NAME - len(raw))
-
-
-def start_of(row: Any) -> Any:
-    """The start time of a row, as something to assign to: `view[0] = ns`."""
-    return row[:8].cast("q")
-
-
 def _never() -> bool:
     return False
+
+
+def _forked() -> None:
+    """In what a handler has forked: its end is not the processor's."""
+    for one in _guarding:
+        if one is not None:
+            one._unguard()
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

@@ -158,6 +158,8 @@ class Run:
     def abort(self) -> None:
         """End at once: whatever runs or is queued is not acknowledged."""
         say("nuclio-edge: stopped at once by a second signal; what was pending is not acknowledged")
+        if self.processor.watchdog is not None:
+            self.processor.watchdog.disown()
         os._exit(UNDRAINED)
 
     def reload(self, changed_code: Iterable[str] = ()) -> None:

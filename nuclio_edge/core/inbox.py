@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 # A queued small event costs about this much beside its bytes: itself 200, the headers of two bytes objects
 # (measured on CPython 3.10 to 3.13).
 EVENT_COST = const(280)
-# How long a full inbox makes its source wait before it sheds: workers that are merely not scheduled yet (one read can
-# bring 3,000 events, more than an inbox holds) get their turn, a slow handler costs its source this once.
-GRACE_MS = 5
 
 
 class Budget:
@@ -96,14 +93,14 @@ class Trigger:
         self.held = 0  # bytes
         self.busy = 0  # clock ticks in the handler; see port.clock
         self.buckets: "list[int]" = []  # calls by the number of bits of their ticks; 64 of them after the first call
-        self._grace = -1
+        self._grace = -1  # until when a full inbox makes its source wait, 0 before that; -1: it is not full
         self._waiting: "tuple[Callable[[], Any], ...]" = ()
 
     def enter(self, event: "Event") -> int:
         """Admit an event to the queue's count: 1 go on and queue it, 0 no room (refused), -1 taken and shed."""
         budget = self.budget
         if self.pending >= self.size or (
-            budget is not None and budget.used > budget.limit and self.held > budget.floor
+            budget is not None and budget.used + len(event.raw_body) > budget.limit and self.held > budget.floor
         ):
             verdict = self._full(event)
             if verdict != 1:
@@ -121,18 +118,21 @@ class Trigger:
             self.held += cost
             budget.used += cost
 
-    def leave(self, count: int, size: int) -> None:
-        """Take settled events, `size` bytes in all, out of the count; a waiting source is told of room at the half."""
+    def leave(self, count: int, size: int, event: "Event | None") -> None:
+        """Take settled events, `size` bytes in all, out of the count; a waiting source is told of room at the half.
+
+        `event` is the one that it is, None for several; triggers of another class (shaped.py) want to know.
+        """
         self.pending -= count
         budget = self.budget
         if budget is not None:
             cost = size + count * EVENT_COST
             self.held -= cost
             budget.used -= cost
-        if self.pending <= self.size >> 1:
-            self._grace = -1
-            if self._waiting:
-                self._room()
+        if self._grace >= 0 and self.pending <= self.size >> 1:
+            from .overflow import relieve
+
+            relieve(self)
 
     def turn_away(self, event: "Event", reason: str, status: int = 503) -> None:
         """Settle an event that was not counted as pending without running it: counted under `reason`."""
@@ -141,20 +141,17 @@ class Trigger:
 
     def drop(self, event: "Event", reason: str, status: int = 503) -> None:
         """Settle a pending event without running it (again): counted under `reason`."""
-        self.leave(1, len(event.raw_body))
+        self.leave(1, len(event.raw_body), event)
         self._shed(event, reason, status)
 
     def on_room(self, call: "Callable[[], Any]") -> None:
         """Call once when a refused event may be submitted again."""
+        from .overflow import wait
+
         self._waiting += (call,)
-        if (
-            self.when_full != "block" or self.pending <= self.size >> 1
-        ):  # the grace ends; or the budget was short: ask again
-            self.loop.call_later(GRACE_MS, self._room)
+        wait(self)
 
     def _full(self, event: "Event") -> int:
-        if self.when_full == "block":
-            return 0
         from .overflow import make_room
 
         return make_room(self, event)

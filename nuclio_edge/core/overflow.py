@@ -1,7 +1,6 @@
 """What happens in a full inbox whose policy is not to block; imported when one is full for the first time."""
 
 from . import port
-from .inbox import GRACE_MS
 from .port import const
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
@@ -12,28 +11,65 @@ if TYPE_CHECKING:
     from .inbox import Trigger
 
 
+# How long a full inbox makes its source wait before it sheds: workers that are merely not scheduled yet (one read can
+# bring 3,000 events, more than an inbox holds) get their turn, a slow handler costs its source this once.
+GRACE_MS = 5
+LOOK_MS = const(10)  # how often a source is told to ask again that waits for memory which others hold
+
+
 def make_room(trigger: "Trigger", event: "Event") -> int:
     """Shed by the policy: 1 when `event` fits now, 0 when its source shall wait a moment, -1 when it was shed."""
     policy = trigger.when_full
+    if policy == "block":
+        return 0
     if policy in ("drop-oldest", "thin"):
         now = port.ticks_ms()
-        if trigger._grace < 0:
+        if trigger._grace <= 0:
             trigger._grace = now + GRACE_MS
         if now < trigger._grace:
             return 0
-        if policy == "thin" and trigger.box:
+        if policy == "thin":
             for old in thin(trigger.box):
                 trigger.drop(old, policy)
-            if trigger.pending < trigger.size:
-                return 1
         try:
-            trigger.drop(trigger.box.popleft(), policy)
+            while trigger.pending >= trigger.size or _short(trigger, len(event.raw_body)):
+                trigger.drop(trigger.box.popleft(), policy)
         except IndexError:
             pass  # all that is pending is being worked on
         else:
             return 1
     trigger.turn_away(event, policy)
     return -1
+
+
+def _short(trigger: "Trigger", size: int) -> bool:
+    """Whether there is no memory for so many bytes more."""
+    budget = trigger.budget
+    return budget is not None and budget.used + size > budget.limit and trigger.held > budget.floor
+
+
+def wait(trigger: "Trigger") -> None:
+    """See to it that who waits for room is told of it."""
+    trigger._grace = max(trigger._grace, 0)
+    if trigger.when_full != "block":
+        trigger.loop.call_later(GRACE_MS, trigger._room)
+    elif trigger.pending <= trigger.size >> 1:
+        trigger.loop.call_later(LOOK_MS, lambda: _look(trigger))
+
+
+def _look(trigger: "Trigger") -> None:
+    if trigger._waiting:
+        relieve(trigger)
+        if trigger._waiting:
+            trigger.loop.call_later(LOOK_MS, lambda: _look(trigger))
+
+
+def relieve(trigger: "Trigger") -> None:
+    """Half of the inbox is free: tell who waits, if there is memory, too, for more than the next event."""
+    budget = trigger.budget
+    if budget is None or not _short(trigger, budget.limit >> 3):
+        trigger._grace = -1
+        trigger._room()
 
 
 def thin(box: "Any") -> "list[Event]":

@@ -62,12 +62,12 @@ def conclude(
             if again(trigger, event, error):
                 return
         trigger.failed += 1
-        trigger.leave(1, len(event.raw_body))
+        trigger.leave(1, len(event.raw_body), event)
         function.on_failure(event, error, status)
     else:
         trigger.handled += 1
         if pending:
-            trigger.leave(1, len(event.raw_body))
+            trigger.leave(1, len(event.raw_body), event)
         if response is not None:
             for send in function.outputs:
                 send(response, event)
@@ -123,16 +123,16 @@ class InlineCall:
         if function.suspended:
             trigger.turn_away(event, "suspended")
             return True
-        if ACTIVE[0] is not function:
-            self.runner.take()
         context = self.context
         if context is None:
             if not self.prepare():
                 trigger.turn_away(event, "suspended")
                 return True
             context = self.context
+        context._event = event  # before it begins: whoever notes what runs may ask
+        if ACTIVE[0] is not function:
+            self.runner.take()
         trigger.admitted += 1
-        context._event = event
         handler = self.handler  # called at once, it would be looked for as a method first
         start = clock()
         try:
@@ -202,8 +202,8 @@ class InlineRunner:
         if self.function.suspended:
             trigger.drop(event, "suspended")
             return
-        self.take()
         self.context._event = event
+        self.take()
         start = port.clock()
         result = error = None
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nuclio_edge.manifest.convert import BAD, has_bad
 from nuclio_edge.manifest.model import Batch, OutputSpec, Retry, TriggerSpec
-from nuclio_edge.manifest.problems import LINE, quote
+from nuclio_edge.manifest.problems import LINE, listed, quote, suggest
 from nuclio_edge.manifest.tables import OUTPUT, SELECT, TRIGGER
 
 TYPE_CHECKING = False
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
 _LATER = {
     "durable": "durable = true comes with the spool; until then events are acknowledged after the handler",
-    "order_by": "order_by comes with a later version; until then order is kept with one worker only",
     "dead_letter": "dead_letter = true comes with the spool; until then such events are counted failed",
 }
+
+
+# Attributes that every event has and by which events can be told apart; a kind names its own by ORDER_BY.
+_KEYS = ("topic", "path", "method", "url", "content_type", "source_address", "source_identity", "type", "shard_id")
 
 
 class Triggers:
@@ -55,6 +58,7 @@ class Triggers:
         if has_bad(own) or has_bad(address):
             return None
         self._later(own, path)
+        self._check_order(own.order_by, tables, path)
         self._claim(source, tables, address, path)
         when_full = own.inbox.when_full
         if when_full is None:
@@ -86,6 +90,14 @@ class Triggers:
                 message = f"{claim} is already that of {other} (line {LINE})"
                 self._convert.report.error((*path, key), "E311", message, see=see)
                 break
+
+    def _check_order(self, order_by: str | None, tables: Any, path: KeyPath) -> None:
+        """Report what is no attribute that tells this kind's events apart."""
+        known = (*_KEYS, *getattr(tables, "ORDER_BY", ()))
+        if order_by is not None and order_by not in known:
+            message = f"{quote(order_by)} is no attribute that keeps events apart"
+            hint = suggest(order_by, known) or "there are " + listed(known)
+            self._convert.report.error((*path, "order_by"), "E312", message, hint)
 
     def _later(self, own: Values, path: KeyPath) -> None:
         for key, message in _LATER.items():

@@ -122,6 +122,7 @@ def _url(event: MqttEvent) -> str:
 aside(MqttEvent, "correlation_data duplicate message_expiry properties qos response_topic retain")
 MqttEvent._lazy = {
     **Event._lazy,
+    "_fields": None,
     "content_type": _content_type,
     "correlation_data": lambda event: _property(event, CORRELATION_DATA),
     "duplicate": lambda event: event._first & 8 != 0,

@@ -258,10 +258,10 @@ def test_room_is_told_once_when_half_of_the_inbox_is_free():
     _fill(trigger, 5)
     told = []
     trigger.on_room(lambda: told.append(1))
-    trigger.leave(1, len(trigger.box.popleft().raw_body))
+    trigger.leave(1, len(trigger.box.popleft().raw_body), None)
     loop.turn(0)
     assert told == []
-    trigger.leave(1, len(trigger.box.popleft().raw_body))
+    trigger.leave(1, len(trigger.box.popleft().raw_body), None)
     loop.turn(0)
     loop.turn(0)
     assert told == [1]
@@ -321,6 +321,6 @@ def test_the_common_budget_refuses_beyond_the_floor_of_an_inbox():
     assert held == budget.used
     assert held <= 2000 + 500
     while trigger.pending:
-        trigger.leave(1, len(trigger.box.popleft().raw_body))
+        trigger.leave(1, len(trigger.box.popleft().raw_body), None)
     assert budget.used == 0
     loop.close()

@@ -12,7 +12,9 @@ import pytest
 
 from nuclio_edge import watchdog
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.watchdog import ROWS, Slots, Watchdog, culprit, limit_ms, set_name, start_of
+from nuclio_edge.crash import culprit
+from nuclio_edge.slots import ROWS, Slots, set_name, slots_path, start_of
+from nuclio_edge.watchdog import Watchdog, limit_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,15 +59,21 @@ def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_mapping_tells_who_was_running_the_last_to_begin_first(tmp_path: Path) -> None:
     slots = Slots(str(tmp_path / "slots"))
     rows = [slots.take() for _ in range(3)]
+    slots.begin("0000beef", 7)
     for at, (row, name) in enumerate(zip(rows, ("a", "grün", "x" * 200), strict=True)):
         set_name(row, name)
         start_of(row)[0] = 100 + at
     start_of(rows[0])[0] = 200
     other = Slots(str(tmp_path / "slots"))
-    assert other.running() == ["a", "x" * 120, "grün"]
+    left = other.left()
+    assert left is not None
+    assert (left.boot, left.kills, left.note) == ("0000beef", 7, "")
+    assert left.running == [("a", ""), ("x" * 120, ""), ("grün", "")]
     start_of(rows[1])[0] = 0
     slots.give_back(rows[2])
-    assert other.running() == ["a"]
+    left = other.left()
+    assert left is not None
+    assert left.running == [("a", "")]
     assert os.stat(slots.path).st_mode & 0o777 == 0o600
     slots.close()
     slots.close()
@@ -117,11 +125,11 @@ def test_without_shared_memory_the_state_directory_holds_the_mapping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os.path, "isdir", lambda path: False)
-    assert watchdog.slots_path(str(tmp_path)) == str(tmp_path / "running")
+    assert slots_path(str(tmp_path)) == str(tmp_path / "running")
 
 
 def test_two_state_directories_have_two_mappings(tmp_path: Path) -> None:
-    assert watchdog.slots_path(str(tmp_path / "a")) != watchdog.slots_path(str(tmp_path / "b"))
+    assert slots_path(str(tmp_path / "a")) != slots_path(str(tmp_path / "b"))
 
 
 @pytest.mark.parametrize("full", ["memory", "disk", "both"])
@@ -138,34 +146,41 @@ def test_a_full_disk_or_memory_does_not_hold_up_the_start(
     where = {"memory": str(tmp_path / "running"), "disk": str(shm), "both": ""}
     assert made.slots.path == where[full]
     assert made.slots.take() is not None
-    assert made.last() == ("", [])
+    assert made.last() == (False, "", None)
+    made.guard("0000beef", 0)
     assert (made.trouble is None) == (full == "memory")
     assert full == "memory" or "No space left" in str(made.trouble)
     made.close()
 
 
-def test_a_report_is_kept_once_and_the_names_with_it(tmp_path: Path, shm: Path, loop: Loop) -> None:
+def test_what_a_process_left_is_told_once(tmp_path: Path, shm: Path, loop: Loop) -> None:
     slots = Slots(str(shm))
+    slots.begin("0000beef", 0)
     row = slots.take()
     set_name(row, "door")
     start_of(row)[0] = 5
     (tmp_path / "crash.txt").write_bytes((note("/f/a.py") + REPORT).encode() + bytes(1000))
     made = Watchdog(loop, str(tmp_path), lambda: 6000)
-    assert made.last() == (note("/f/a.py") + REPORT, ["door"])
-    assert (tmp_path / "crash.last.txt").read_text() == note("/f/a.py") + REPORT
-    assert made.last() == ("", [])
+    badly, text, left = made.last()
+    assert (badly, text) == (True, note("/f/a.py") + REPORT)
+    assert left is not None
+    assert left.running == [("door", "")]
+    made.guard("0000beef", 0)
+    assert made.last()[1] == ""
     made.close()
     assert not (tmp_path / "crash.txt").exists()
     assert not shm.exists()
 
 
 @pytest.mark.parametrize("left", [b"", bytes(16_384), note("/f/a.py").encode()])
-def test_a_process_that_the_watchdog_did_not_end_leaves_no_report(
+def test_a_process_that_was_killed_leaves_no_report_but_is_known_to_have_ended_badly(
     tmp_path: Path, shm: Path, loop: Loop, left: bytes
 ) -> None:
     (tmp_path / "crash.txt").write_bytes(left)
     made = Watchdog(loop, str(tmp_path), lambda: 6000)
-    assert made.last()[0] == ""
+    badly, text, left_rows = made.last()
+    assert (badly, left_rows) == (True, None)
+    assert "Timeout" not in text
     assert not (tmp_path / "crash.txt").read_bytes().strip(b"\0")
     made.close()
 

@@ -1,0 +1,94 @@
+"""What is appended between two commits: a group of records in memory, until it is on disk."""
+
+from __future__ import annotations
+
+from .core.record import HEAD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .spool_lanes import Lane, Settlement
+
+    Done = Callable[[OSError | None], Any]
+
+
+class Group:
+    """Parallel lists: the id of an entry is `first` plus its position.
+
+    A payload of None was settled before it was handed to the writer: nothing is written of it. `live` counts the
+    others, `size` their bytes. `late` and `oversize` are of a group that is being written.
+    """
+
+    __slots__ = ("dones", "first", "lanes", "late", "live", "oversize", "payloads", "settles", "size")
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.lanes: list[Lane] = []
+        self.payloads: list[Any] = []
+        self.dones: list[Done | None] = []
+        self.settles: dict[int, Settlement] = {}  # by position: what is settled together with it
+        self.late: dict[int, Settlement] = {}  # by position: what settled it while it was on its way to the disk
+        self.oversize: list[tuple[int, int]] = []  # position and size
+        self.live = 0
+        self.size = 0
+
+    @property
+    def next(self) -> int:
+        """The id after its last."""
+        return self.first + len(self.lanes)
+
+    def has(self, number: int) -> bool:
+        """Whether this id was given in it."""
+        return 0 <= number - self.first < len(self.lanes)
+
+    def payload(self, position: int) -> bytes | None:
+        """The payload as bytes; None when the record is not pending."""
+        payload = self.payloads[position]
+        if payload is None or position in self.late:
+            return None
+        if type(payload) is not bytes:
+            payload = self.payloads[position] = as_bytes(payload)
+        return payload
+
+    def split(self, taken: int) -> Group:
+        """A group of the entries from a position on; they are in this one no more."""
+        rest = Group(self.first + taken)
+        rest.lanes, self.lanes = self.lanes[taken:], self.lanes[:taken]
+        rest.payloads, self.payloads = self.payloads[taken:], self.payloads[:taken]
+        rest.dones, self.dones = self.dones[taken:], self.dones[:taken]
+        for position in [position for position in self.settles if position >= taken]:
+            rest.settles[position - taken] = self.settles.pop(position)
+        for payload in rest.payloads:
+            if payload is not None:
+                rest.live += 1
+                rest.size += HEAD + length(payload)
+        self.live -= rest.live
+        self.size -= rest.size
+        return rest
+
+    def join(self, later: Group) -> None:
+        """Add the entries of the group that comes next."""
+        shift = len(self.lanes)
+        self.lanes += later.lanes
+        self.payloads += later.payloads
+        self.dones += later.dones
+        for position, one in later.settles.items():
+            self.settles[position + shift] = one
+        self.live += later.live
+        self.size += later.size
+
+
+def length(payload: Any) -> int:
+    """Bytes of a payload; of one that is yet to be made 0."""
+    if isinstance(payload, (bytes, bytearray, memoryview)):
+        return len(payload)
+    return 0 if callable(payload) else sum(map(len, payload))
+
+
+def as_bytes(payload: Any) -> bytes:
+    """A payload whole."""
+    if callable(payload):
+        payload = payload()
+    return bytes(payload) if isinstance(payload, (bytes, bytearray, memoryview)) else b"".join(payload)

@@ -1,0 +1,207 @@
+"""Where the records of one group go: which segment, which offset; a plan that the writer carries out.
+
+The order in a group is the order in which it has to become durable: what is settled, what is given up, readers'
+cursors, copies of what would be given up otherwise, and what was appended.
+"""
+
+from __future__ import annotations
+
+from .core.record import HEAD, pack_numbers
+from .spool_lanes import Settlement, pack_checkpoint
+from .spool_segment import CHECKPOINT, CONTROL, COPY, CURSOR, DROP, HEADER, NAMED, SETTLE, SETTLES, Segment, make_header
+from .spool_writer import Write
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .spool_cursor import Readers
+    from .spool_group import Group
+    from .spool_log import Log
+    from .spool_reading import Place
+    from .spool_room import Room
+    from .spool_settling import Settling
+
+
+class Plan:
+    """What one group is written as; `full`: it ended early, as there was no file to go on in.
+
+    `counts` is what it adds to the logged counters, lane number -> [appended, settled, gap]; `oldest` where the log
+    begins when it is durable, 0: where it began before.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.writes: list[Write] = []
+        self.counts: dict[int, list[int]] = {}
+        self.skipped: dict[int, int] = {}
+        self.copies: list[Place] = []
+        self.drops = 0
+        self.oldest = 0
+        self.full = False
+        self._write: Write | None = None
+        self._limit = 0
+        self._last = log.segments[-1] if log.segments else None
+        active = log.active()
+        if active is not None:
+            self._aim(Write(active, active.end))
+
+    def _aim(self, write: Write) -> None:
+        self._write = write
+        segment = write.segment
+        self._limit = segment.room if self.log.has_file() else segment.room - self.log.reserve
+
+    def count(self, lane: int, appended: int, settled: int, gap: int) -> None:
+        """Add to what the log will say of a lane."""
+        counts = self.counts.setdefault(lane, [0, 0, 0])
+        counts[0] += appended
+        counts[1] += settled
+        counts[2] += gap
+
+    def add(self, kind: int, flags: int, lane: int, number: int, payload: bytes) -> bool:
+        """Place one record; false when there is no room for it and no file to go on in."""
+        write = self._write
+        size = HEAD + len(payload)
+        if write is None or write.at + write.size + size > self._limit or self._is_far(write, number, flags):
+            write = self._turn_over()
+            if write is None:
+                return False
+        at = write.at + write.size
+        if not write.frames:
+            self.writes.append(write)
+        write.frames.append((kind, flags, lane, number, payload))
+        write.size += size
+        if not flags & CONTROL:
+            if flags & COPY:
+                write.copies.append((number, at, lane))
+            else:
+                write.numbers.append(number)
+                write.ats.append(at)
+                write.lanes.append(lane)
+        return True
+
+    def _is_far(self, write: Write, number: int, flags: int) -> bool:
+        """Whether the index of the segment cannot hold the id: billions came and went without being written."""
+        base = write.segment.base
+        return base >= 0 and not flags & (CONTROL | COPY) and number - base > 0xFFFFFFFF
+
+    def _turn_over(self) -> Write | None:
+        log = self.log
+        file = log.take_file()
+        if file is None:
+            self.full = True
+            return None
+        path, create = file
+        log.sequence += 1
+        segment = Segment(path, make_header(log.sequence, log.segment_size))
+        segment.filled = 0
+        write = Write(segment, HEADER, begins=True, create=create)
+        self._aim(write)
+        self.writes.append(write)
+        self.oldest = max(self.oldest, log.first_needed(segment))
+        before = self._last.sequence if self._last is not None else 0
+        self._last = segment
+        raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, **log.more())
+        write.frames.append((CHECKPOINT, CONTROL, 0, 0, raw))  # Lanes sees to it that it fits
+        write.size = HEAD + len(raw)
+        return write
+
+    def settle(self, settlement: Settlement, skipped: dict[int, int]) -> bool:
+        """Say what is settled, and how many of each lane were never written."""
+        if not self.add(SETTLE, CONTROL, 0, 0, settlement.pack(skipped)):
+            return False
+        self.count_settled(settlement)
+        for lane, count in skipped.items():
+            self.count(lane, count, count, 0)
+        self.skipped.update(skipped)
+        return True
+
+    def count_settled(self, settlement: Settlement) -> None:
+        """The log will say that these are settled."""
+        for lane, count in settlement.counts.items():
+            self.count(lane, 0, count, 0)
+
+    def drop(self, oldest: int, gaps: list[tuple[int, int, int, int]]) -> bool:
+        """Say that the log begins at `oldest`, and what is lost: (lane, count, first id, last id).
+
+        It becomes durable after what is before it in the plan: an id must not be in a gap that is settled, too. For
+        this a part of each segment is kept free while there is no file to go on in.
+        """
+        numbers = [oldest]
+        for gap in gaps:
+            numbers += gap
+        write = self._write
+        if write is not None:
+            if write.frames:
+                write = Write(write.segment, write.at + write.size)
+            self._aim(write)
+            self._limit = write.segment.room
+        placed = self.add(DROP, CONTROL, 0, 0, pack_numbers(numbers))
+        if self._write is not None:
+            self._aim(self._write)
+        if not placed:
+            return False
+        self.oldest = max(self.oldest, oldest)
+        for lane, count, _, _ in gaps:
+            self.count(lane, 0, 0, count)
+        return True
+
+
+def compose(log: Log, room: Room, readers: Readers, settling: Settling, group: Group) -> tuple[Plan, int]:
+    """Place what is to be written: the plan, and how many entries of the group are in it."""
+    plan = Plan(log)
+    skipped = dict(settling.skipped)
+    settlements = settling.flown
+    if skipped and not settlements and group.live:
+        settlements.append(Settlement())
+    for taken, settlement in enumerate(settlements):
+        if not plan.settle(settlement, skipped):
+            settling.keep(taken)
+            break
+        skipped = {}
+    for oldest, gaps in room.drops:
+        if not plan.drop(oldest, gaps):
+            return plan, 0
+        plan.drops += 1
+    if plan.full:
+        return plan, 0
+    for raw in readers.tell():
+        if not plan.add(CURSOR, CONTROL, 0, 0, raw):
+            return plan, 0
+    for place in room.copies:
+        if place.is_live() and place.payload is not None:
+            kind = log.lanes.by_number[place.lane].kind
+            if not plan.add(kind, COPY, place.lane, place.number, place.payload):
+                return plan, 0
+            plan.copies.append(place)
+    return plan, _appended(plan, group)
+
+
+def _appended(plan: Plan, group: Group) -> int:
+    """Place the records of the group; how many entries there was room for."""
+    named = set()
+    settles = group.settles
+    first = group.first
+    largest = plan.log.largest()
+    for position, lane in enumerate(group.lanes):
+        payload = group.payload(position)
+        if payload is None:
+            continue
+        if len(payload) > largest:
+            group.oversize.append((position, len(payload)))
+            continue
+        flags = 0
+        if position in settles:
+            flags = SETTLES
+            raw = settles[position].pack({})
+            payload = b"".join((len(raw).to_bytes(4, "little"), raw, payload))
+        if not lane.named and lane not in named:
+            flags |= NAMED
+            raw = lane.name()
+            payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
+        if not plan.add(lane.kind, flags, lane.number, first + position, payload):
+            return position
+        plan.count(lane.number, 1, 0, 0)
+        if flags:
+            named.add(lane)
+            if flags & SETTLES:
+                plan.count_settled(settles[position])
+    return len(group.lanes)

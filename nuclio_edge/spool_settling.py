@@ -1,0 +1,124 @@
+"""What is settled in a spool, and what of that the log does not say yet."""
+
+from __future__ import annotations
+
+from .core.record import HEAD
+from .spool_group import length
+from .spool_lanes import Settlement
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .spool_group import Group
+    from .spool_log import Log
+
+_RANGES = 4096  # of a settlement; more begin another
+
+
+class Settling:
+    """Settlements that wait for the next group, and those that fly with the one on its way.
+
+    `skipped` counts the records that were never written, by lane number, as long as the log does not say so.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.waiting: list[Settlement] = []
+        self.flown: list[Settlement] = []
+        self.skipped: dict[int, int] = {}
+        self.never_written = 0
+
+    def has_work(self) -> bool:
+        """Whether the log has to be told of any."""
+        return any(one.ranges for one in self.waiting)
+
+    def skip(self, group: Group, position: int) -> bool:
+        """Settle what has not been handed to the writer: it is never written."""
+        payloads = group.payloads
+        if position >= len(payloads) or payloads[position] is None:
+            return False
+        payload, payloads[position] = payloads[position], None
+        group.size = max(0, group.size - HEAD - length(payload))
+        group.live -= 1
+        self.never_written += 1
+        lane = group.lanes[position]
+        lane.settled += 1
+        lane.pending -= 1
+        self.skipped[lane.number] = self.skipped.get(lane.number, 0) + 1
+        if position in group.settles:
+            self.waiting.append(group.settles.pop(position))
+        return True
+
+    def settle(self, number: int, flying: Group | None) -> bool:
+        """Settle a record on disk, or on its way there."""
+        waiting = self.waiting
+        if not waiting or len(waiting[-1].ranges) >= _RANGES:
+            waiting.append(Settlement())
+        return self._into(waiting[-1], number, flying)
+
+    def settle_by(self, group: Group, position: int, numbers: Iterable[int], flying: Group | None) -> None:
+        """Settle others together with the record at a position of the present group."""
+        settlement = Settlement()
+        for number in numbers:
+            if number >= group.first:
+                self.skip(group, number - group.first)
+            else:
+                self._into(settlement, number, flying)
+        if settlement.ranges:
+            group.settles[position] = settlement
+
+    def _into(self, settlement: Settlement, number: int, flying: Group | None) -> bool:
+        if flying is not None and flying.has(number):
+            position = number - flying.first
+            if flying.payloads[position] is None or position in flying.late:
+                return False
+            lane = flying.lanes[position]
+            flying.late[position] = settlement
+        else:
+            place = self._log.find(number)
+            if place is None:
+                return False
+            lane = self._log.lanes.by_number[place[0].lanes[place[1]]]
+            settlement.owe(*place)
+        settlement.add(number, lane.number)
+        lane.settled += 1
+        lane.pending -= 1
+        return True
+
+    def fly(self) -> None:
+        """The next group takes along what waits."""
+        self.flown, self.waiting = self.waiting, []
+
+    def keep(self, taken: int) -> None:
+        """There was room for so many only."""
+        self.waiting[:0] = self.flown[taken:]
+        del self.flown[taken:]
+
+    def landed(self, group: Group, skipped: dict[int, int]) -> None:
+        """The group is durable, and with it all that flew with it."""
+        for settlement in (*self.flown, *group.settles.values()):
+            settlement.is_logged()
+        self.flown = []
+        for number, count in skipped.items():
+            left = self.skipped[number] - count
+            if left:
+                self.skipped[number] = left
+            else:
+                del self.skipped[number]
+        for position, settlement in group.late.items():
+            place = self._log.find(group.first + position)
+            if place is not None:
+                settlement.owe(*place)
+
+    def failed(self) -> None:
+        """The group could not be stored: the log has to be told with the next."""
+        self.waiting[:0] = self.flown
+        self.flown = []
+
+    def undo(self, settlement: Settlement) -> None:
+        """The record that settled these could not be stored: they are pending again."""
+        for number in settlement.undo():
+            lane = self._log.lanes.by_number[number]
+            lane.settled -= 1
+            lane.pending += 1
