@@ -166,15 +166,7 @@ class Assembly:
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
-<<<<<<< HEAD
             _attach(function.runner, trigger, trigger_spec)
-=======
-            if trigger_spec.batch is None:
-                function.runner.attach(trigger)
-            else:
-                from . import batch
-
-                batch.attach(function.runner, trigger, trigger_spec.batch.size, trigger_spec.batch.timeout_ms)
         if self.recorder is not None:
             self.recorder.watch(function)
 
@@ -190,7 +182,6 @@ class Assembly:
     def recorded(self, spec: FunctionSpec) -> bool:
         """Whether a trigger of the function is recorded."""
         return self.recorder is not None and any(self.recorder.wants(trigger) for trigger in spec.triggers)
->>>>>>> recorder
 
     def context(self, function: Function, worker: int) -> Context:
         """The context of one worker of a function."""
