@@ -106,8 +106,8 @@ class Recorder:
         }
 
     def _output(self, spec: Any, send: Any) -> Any:
-        keys = [key for key in spec.params.__slots__ if getattr(spec.params, key) is not None]
-        about = {key: getattr(spec.params, key) for key in keys}
+        given = [(key, getattr(spec.params, key)) for key in spec.params.__slots__]
+        about = {key: value for key, value in given if value not in (None, False)}
 
         def noted(response: Response, event: Event) -> Any:
             seen = self.open.get(event.id)

@@ -296,8 +296,12 @@ def changes(
     sent = [[canonical(note, signatures) for note in outcome.get("sent", ())] for outcome in (old, new)]
     if sent[0] != sent[1]:
         found["sent"] = sent[0], sent[1]
-    if "error" in found and "body" in found:
-        del found["body"]  # which tells the error
+    if "error" in found:  # an error's answer only tells it once more
+        found.pop("content_type", None)
+        answers = [None if "error" in outcome else outcome.get("body") for outcome in (old, new)]
+        found["body"] = answers[0], answers[1]
+    if found.get("body") == (None, None):
+        del found["body"]
     return found
 
 
