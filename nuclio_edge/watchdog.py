@@ -53,6 +53,8 @@ class Watchdog:
         self._busy: Any = _never
         self._timer: Any = None
         self._touched = False
+        self._noted = ""  # which function, and
+        self._since: Any = [0]  # where since when, in the row of the loop's own thread
         for path in (slots_path(state_dir), os.path.join(state_dir, "running"), ""):
             try:
                 self.slots = Slots(path)
@@ -154,16 +156,21 @@ class Watchdog:
     def begin(self, row: Any, function: str, event: Any) -> None:
         """A function begins to run on the loop's own thread, with an event, or None to be initialised."""
         if row is not None:
-            set_name(row, function)
+            if self._noted != function:  # else it stands there: noting it anew would be 1 us of every turn
+                self._noted = function
+                set_name(row, function)
+                self._since = start_of(row)
             if event is not None:
                 set_event(row, event)
-            start_of(row)[0] = time.perf_counter_ns()
-        self.touch()
+            self._since[0] = time.perf_counter_ns()
+        self._touched = True
+        if self._timer is None:
+            self._put_off()
 
     def end(self, row: Any) -> None:
         """The loop's thread is the processor's again."""
         if row is not None:
-            start_of(row)[0] = 0
+            self._since[0] = 0
 
     def close(self) -> None:
         """Watch no more; the empty report goes. Idempotent."""

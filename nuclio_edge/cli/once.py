@@ -264,13 +264,13 @@ def make_event(call: Call, trigger: Trigger) -> Event:
         first = spec.address.qos << 1
         event = mqtt_event(trigger, 0, first, topic.encode(), pack_properties(pairs), call.body, now_ms())
     elif trigger.kind == "http":
-        from nuclio_edge.sources.http_event import HttpEvent, make_head
+        from nuclio_edge.sources.http_event import http_event, make_head
 
         path = call.address or spec.address.path.replace("*", "x")
         method = call.method or next(iter(spec.address.method), "POST" if call.body else "GET")
         more = {"Content-Type": call.content_type} if call.content_type else {}
         head = make_head(method, path, {**more, **call.headers})
-        event = HttpEvent(trigger, None, head, call.body, ("invoke", "http", ""), now_ms())
+        event = http_event(trigger, None, head, call.body, ("invoke", "http", ""), now_ms())
     else:
         event = Event.__new__(Event)
         if trigger.kind == "timer":

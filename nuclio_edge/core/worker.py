@@ -142,13 +142,17 @@ class InlineCall:
             return True
         ticks = clock() - start
         token = event._token
-        if result is None and 0 <= ticks < self.limit:
-            trigger.handled += 1
-            trigger.busy += ticks
-            trigger.buckets[bucket(ticks)] += 1
-            if token is not None:
-                trigger.source.settle(event, None, None)
-            return True
+        if 0 <= ticks < self.limit and (result is None or (token is not None and _ENCODER and not function.outputs)):
+            response = None
+            if result is not None:
+                result = response = _ENCODER[0](result)
+            if response is None or response.status_code < 400:
+                trigger.handled += 1
+                trigger.busy += ticks
+                trigger.buckets[bucket(ticks)] += 1
+                if token is not None:
+                    trigger.source.settle(event, response, None)
+                return True
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)

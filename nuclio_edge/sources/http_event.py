@@ -31,16 +31,23 @@ class HttpEvent(Event):
         _head: bytes
         _origin: tuple[str, str, str]
 
-    def __init__(
-        self, trigger: Trigger | None, token: Any, head: bytes, body: bytes, origin: tuple[str, str, str], wall: int
-    ) -> None:
-        self._trigger = trigger
-        self._token = token
-        self._reply = None
-        self._head = head
-        self.raw_body = body
-        self._origin = origin
-        self.timestamp_ms = wall
+    # Made empty, without a call of Python code (150 ns against 300), and filled by `http_event` or the source.
+    __init__ = object.__init__
+
+
+def http_event(
+    trigger: Trigger | None, token: Any, head: bytes, body: bytes, origin: tuple[str, str, str], wall: int
+) -> HttpEvent:
+    """The event of a request that came at `wall`; the source's inner loop spells it out."""
+    event: HttpEvent = HttpEvent()
+    event._trigger = trigger
+    event._token = token
+    event._reply = None
+    event._head = head
+    event.raw_body = body
+    event._origin = origin
+    event.timestamp_ms = wall
+    return event
 
 
 def make_head(method: str, target: str, headers: dict[str, str]) -> bytes:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections import deque
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +16,8 @@ from hypothesis import strategies as st
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.inbox import EVENT_COST, Budget, Trigger
 from nuclio_edge.core.loop import Loop
+from nuclio_edge.sources.mqtt_link import FIRST, Link
+from tests.mqtt_packets import publish
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:
@@ -194,3 +200,29 @@ def test_floors_and_what_is_shared_are_the_budget_together(tmp_path: Path) -> No
         whole = rig.processor.manifest.device.memory_budget
         assert budget.limit + 7 * budget.floor <= whole
         assert budget.limit > 0.8 * whole
+
+
+def test_a_flood_of_events_for_slow_inline_handlers_leaves_each_turn_to_the_other_sources_soon() -> None:
+    loop = Loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    told: list[bytes] = []
+    turns: list[int] = []
+
+    def slow(_first: int, _topic: bytes, _id: int, _props: bytes, body: bytes) -> bool:
+        time.sleep(0.001)
+        told.append(body)
+        return False
+
+    sink: Any = SimpleNamespace(on_publish=slow, on_packet=print, on_oversize=print, on_lost=print, on_broken=print)
+    link = Link(loop, ours, sink, v5=False, max_packet=1000, alias_max=0)
+    theirs.sendall(b"".join(publish("a", b"%d" % number, version=4) for number in range(100)))
+    while len(told) < 100:
+        loop.turn(1000)
+        turns.append(len(told))
+    assert told == [b"%d" % number for number in range(100)]
+    # A read, and what was put off by the turn before it.
+    assert all(after - before <= 2 * FIRST for before, after in pairwise([0, *turns]))
+    link.close()
+    theirs.close()
+    loop.close()
