@@ -236,4 +236,4 @@ def from_parts(trigger: Trigger | None, _first: int, head: bytes, origin: bytes,
     from nuclio_edge.core import msgpack
 
     address, scheme, identity = msgpack.unpack(origin)
-    return HttpEvent(trigger, None, head, body, (address, scheme, identity), wall)
+    return http_event(trigger, None, head, body, (address, scheme, identity), wall)
