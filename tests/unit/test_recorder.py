@@ -256,7 +256,7 @@ def test_a_disk_that_hangs_holds_up_neither_events_nor_the_stop(
     go = threading.Event()
     monkeypatch.setattr(recorder_module, "FLUSH_MS", 10)
     monkeypatch.setattr(recorder_module, "CLOSE_S", 0.05)
-    monkeypatch.setattr(recorder_module, "MOST_WAITING", 2000)
+    monkeypatch.setattr(recorder_module, "MOST_WAITING", 10_000)
     original = os.pwrite
     monkeypatch.setattr("nuclio_edge.disk.os.pwrite", lambda *a: (go.wait(30), original(*a))[1])
     try:
@@ -269,6 +269,25 @@ def test_a_disk_that_hangs_holds_up_neither_events_nor_the_stop(
         go.set()
     while recorder._writing.locked():
         pass
+
+
+def test_of_a_flood_the_last_events_are_kept_whole_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "MOST_WAITING", 20_000)
+    with Rig(tmp_path, manifest(more=ISOLATIONS[1]), f=HANDLER) as rig:
+        settled = Settled()
+        for number in range(200):
+            rig.deliver("/f", b"%d" % number, settled)
+        rig.until(lambda: len(settled.outcomes) == 200)
+        recorder = rig.processor.assembly.recorder
+        assert recorder.recorded + recorder.dropped == 200 and recorder.dropped > 100
+        rig.until(lambda: recorder._timer is None and not recorder._writing.locked())
+        assert rig.records.text().count("more events come than are recorded") == 1
+    entries = recorded(tmp_path)
+    assert [int(entry.event.body) for entry in entries] == list(range(200 - len(entries), 200))
+    assert len(entries) == recorder.recorded
+    assert all(entry.outcome["status"] == 200 for entry in entries)
 
 
 def test_a_reload_begins_and_ends_recording(tmp_path: Path) -> None:
