@@ -147,9 +147,7 @@ class Loop:
             soon, self._soon = self._soon, []
             for one in soon:
                 self._guard(one)
-        timers = self._timers
-        if timers and timers[0][0] <= self.now:
-            self._run_timers()
+        self._run_timers()
         while self._end:
             end, self._end = self._end, []
             for one in end:

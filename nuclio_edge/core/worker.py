@@ -142,20 +142,19 @@ class InlineCall:
             return True
         ticks = clock() - start
         token = event._token
-        if 0 <= ticks < self.limit and (result is None or (token is not None and _ENCODER and not function.outputs)):
-            response = None
+        if ticks > self.limit:
+            trigger.late += 1
+            function.on_late(event, ticks)
+        elif ticks >= 0 and (result is None or (token is not None and _ENCODER and not function.outputs)):
             if result is not None:
-                result = response = _ENCODER[0](result)
-            if response is None or response.status_code < 400:
+                result = _ENCODER[0](result)
+            if result is None or result.status_code < 400:
                 trigger.handled += 1
                 trigger.busy += ticks
                 trigger.buckets[bucket(ticks)] += 1
                 if token is not None:
-                    trigger.source.settle(event, response, None)
+                    trigger.source.settle(event, result, None)
                 return True
-        if ticks > self.limit:
-            trigger.late += 1
-            function.on_late(event, ticks)
         conclude(trigger, event, result, None, ticks, False)
         return True
 

@@ -203,6 +203,9 @@ class HttpSource:
         event._token = exchange
         event._reply = None
         event._head = head.raw
+        event.path = head.path
+        if not head.cloud:
+            event._cloud = None
         event.raw_body = exchange.body
         event._origin = connection.origin  # type: ignore[union-attr]  # it has just come from there
         event.timestamp_ms = self._loop.wall

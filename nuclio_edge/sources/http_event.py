@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nuclio_edge.core.event import Event
-from nuclio_edge.sources.http_head import headers
+from nuclio_edge.sources.http_head import headers, may_be_cloud
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ def _headers(event: HttpEvent) -> dict[str, Any]:
 
 
 def _cloud(event: HttpEvent) -> dict[str, Any] | None:
-    low = event._head.lower()
-    if b"\r\nce-specversion:" not in low and b"application/cloudevents" not in low:
+    if not may_be_cloud(event._head.lower()):
         return None
     from nuclio_edge.sources.http_cloudevents import read
 

@@ -6,6 +6,7 @@ import json
 import select
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.bench.broker import CHUNK, Broker, LostError, Packets
@@ -128,8 +129,7 @@ def ledger(bench: Bench) -> None:
     ways["order_by"] = 'order_by = "topic"\ninbox = { size = 100, when_full = "drop-oldest" }'
     with Broker() as broker:
         found = bench.interleave(
-            {name: lambda more=more: unaccounted(bench, broker, more, count) for name, more in ways.items()},
-            1,  # type: ignore[misc]
+            {name: partial(unaccounted, bench, broker, more, count) for name, more in ways.items()}, 1
         )
     for name, measures in found.items():
         bench.report.value(f"unaccounted for, {name}", measures["unaccounted"], "events", bar=0)
