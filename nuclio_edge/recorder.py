@@ -23,7 +23,7 @@ from collections import deque
 from . import __version__
 from .core import msgpack, port
 from .recording import EVENT, NAME, OUTCOME, START, TRIMMED, Ring, entry_parts
-from .witness import Witness
+from .witness import Witness, from_disk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Recorder:
         about = {key: value for key, value in given if value not in (None, False)}
 
         def noted(response: Response, event: Event) -> Any:
-            seen = self.open.get(event.id)
+            seen = self.seen(event)
             if seen is not None:
                 seen.note(spec.to, "", (response.body,), about)
             return send(response, event)
@@ -155,13 +155,25 @@ class Recorder:
             del open_[next(iter(open_))]
         open_[event_id] = seen
 
+    def seen(self, event: Any) -> Seen | None:
+        """What is known of an event that has come to no end; None for one that is not recorded. From any thread.
+
+        One that did not come by its trigger's `submit` is from the disk, where an earlier process had put it perhaps.
+        """
+        found = self.open.get(event.id)
+        trigger = getattr(event, "_trigger", None)
+        if found is None and trigger is not None and type(trigger.source) is Witness:
+            found = from_disk(event)
+            self.remember(event.id, found)
+        return found
+
     # -- on the workers' threads --------------------------------------------------------------------------------------
 
     def ran(self, context: Context, event: Any, began: int) -> None:
         """A handler was called with an event, or a list of them."""
         ended = port.clock()
         for one in event if isinstance(event, list) else (event,):
-            seen = self.open.get(one.id)
+            seen = self.open.get(one.id)  # an event that has been given up by now, after its timeout, is not
             if seen is not None:
                 seen.ran(context.worker_id, began, ended)
 

@@ -228,6 +228,8 @@ class Replay(Beside):
         self._entry = entry
         self._answers = [note for note in (entry.outcome or {}).get("sent", ()) if note[1]]
         event._attempt = 0
+        if entry.event.repeated and hasattr(event, "duplicate"):
+            setattr(event, "duplicate", True)  # noqa: B010 - not every version of the class has it
         trigger.submit(event)
 
     def _skip(self, entry: Entry, why: str) -> None:
