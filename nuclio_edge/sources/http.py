@@ -214,7 +214,7 @@ class HttpSource:
 
             exchange.note = Note(event, self._cors(trigger), head.logs, self.host.log)
             exchange.plain = False
-        waits = self._kept and any(kept._trigger is trigger for kept in self._kept)  # none overtakes another
+        waits = bool(self._kept) and any(kept._trigger is trigger for kept in self._kept)  # none overtakes another
         if not waits and trigger.submit(event):
             self.received += 1
             self.routed += 1
