@@ -200,9 +200,7 @@ class Assembly:
         context.env = function.env
         makers = self._binding_makers(spec)
         if self.recorded(spec):
-            from .witness import heard
-
-            makers = heard(self.recorder, makers)
+            makers = self.recorder.heard(makers)
         context.bindings = Bindings(context, makers)
         return context
 

@@ -22,6 +22,8 @@ COMMANDS = {
     "run": "run a processor until it is told to stop",
     "check": "read a manifest and say everything that is wrong with it",
     "invoke": "run one event through a function, without opening any source",
+    "replay": "run recorded events through the functions again, and print what changed",
+    "explain": "tell what became of an event: which trigger took it, how long it waited, what came of it",
     "events": "print the events of every source, before there is a function",
     "new": "make a folder with a manifest and a function that runs",
     "boards": "show the boards that are known, with their pins, and which one this is",
