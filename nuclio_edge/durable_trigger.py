@@ -172,6 +172,8 @@ class Durable:
         self.backlog.alone += 1
         self.because("backlog")
         self._wait()
+        if len(self._storing) * 2 >= self.stage.limit:
+            delivery.spool.commit_soon()  # its source would send no more
         return True
 
     # -- on disk ------------------------------------------------------------------------------------------------------

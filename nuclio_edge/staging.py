@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # How long a nearly full window is watched before its events are stored: workers that are merely not scheduled yet get
 # their turn, and a connection that is shared with a slow function stalls no longer than this and a sync.
-PRESS_MS = 10
+PRESS_MS = 25
 AGAIN_MS = 1000  # between two looks at a disk that cannot be used
 
 

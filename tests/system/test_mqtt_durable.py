@@ -81,28 +81,28 @@ def handled(folder: Path) -> list[str]:
 
 
 class Listener:
-    """A subscriber with a session: what is published to a topic, one line a message."""
+    """A subscriber: what is published to a topic, one line a message."""
 
-    def __init__(self, broker: Mosquitto, topic: str, form: str = "%p") -> None:
-        self._process = subprocess.Popen(
-            [program("mosquitto_sub"), "-p", str(broker.port), "-V", "5", "-q", "1", "-t", topic, "-F", form],
-            stdout=subprocess.PIPE,
-        )
-        broker.wait_for_log(f" {topic} (QoS 1)")
-        self.lines: list[str] = []
+    def __init__(self, folder: Path, broker: Mosquitto, topic: str, form: str = "%p") -> None:
+        self._out = folder / "heard"
+        with self._out.open("wb") as out:
+            command = [program("mosquitto_sub"), "-p", str(broker.port), "-V", "5", "-q", "1", "-t", topic, "-F", form]
+            self._process = subprocess.Popen(command, stdout=out)
+        broker.wait_for_log(f"{topic} (QoS 1)")
 
     def take(self, count: int) -> list[str]:
-        assert self._process.stdout is not None
-        while len(self.lines) < count:
-            self.lines.append(self._process.stdout.readline().decode().rstrip("\n"))
-        return self.lines
+        """All lines, when there are so many."""
+        return wait_until(
+            lambda: lines if len(lines := self._out.read_text().splitlines()) >= count else None,
+            lambda: f"{count} messages, there are:\n{self._out.read_text()}",
+        )
 
     def __enter__(self) -> Listener:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
 
 
 @pytest.mark.parametrize(("version", "qos"), [(5, 1), (5, 2), (3, 1), (3, 2)])
@@ -167,12 +167,15 @@ def test_a_stop_keeps_what_is_queued_and_ends_with_0(tmp_path: Path, broker: Mos
 
 
 def test_quick_handlers_write_nothing_to_the_disk(tmp_path: Path, broker: Mosquitto) -> None:
-    text = BROKER.format(url=broker.url, more="") + function("in", output="out/a")
-    write(tmp_path, text, **{"in": "def handler(context, event):\n    return event.raw_body\n"})
-    with Listener(broker, "out/a") as listener, Running(tmp_path) as running:
+    text = BROKER.format(url=broker.url, more="") + function("in") + function("out", output="done")
+    write(tmp_path, text, **{"in": APPENDS, "out": "def handler(context, event):\n    return event.raw_body\n"})
+    with Listener(tmp_path, broker, "done") as listener, Running(tmp_path) as running:
         running.ready()
-        publish(broker, "in/a", [str(n) for n in range(300)])
-        assert listener.take(300) == [str(n) for n in range(300)]
+        publish(broker, "in/a", [str(n) for n in range(500)])
+        wait_until(lambda: len(handled(tmp_path)) == 500, lambda: running.log)
+        for number in range(10):
+            publish(broker, "out/a", [str(number)])
+        assert listener.take(10) == [str(n) for n in range(10)]
         assert running.stop() == 0
     assert not [path for path in (tmp_path / "state" / "spool").iterdir() if path.stat().st_size]
 
@@ -208,7 +211,7 @@ def handler(context, event):
         running.send(signal.SIGKILL)
         running.wait()
     broker.start()
-    with Listener(broker, "out/#", "%t %p %P") as listener:
+    with Listener(tmp_path, broker, "out/#", "%t %p %P") as listener:
         with Running(tmp_path) as running:
             running.ready()
             lines = listener.take(80)
@@ -255,7 +258,7 @@ def test_a_poison_event_does_not_kill_the_device_for_ever(tmp_path: Path, broker
 
 def test_a_request_by_response_topic_is_answered_after_a_kill(tmp_path: Path, broker: Mosquitto) -> None:
     write(tmp_path, BROKER.format(url=broker.url, more="") + function("in"), **{"in": WAITS})
-    with Listener(broker, "answers") as listener:
+    with Listener(tmp_path, broker, "answers") as listener:
         with Running(tmp_path) as running:
             running.ready()
             command = [program("mosquitto_pub"), "-p", str(broker.port), "-V", "5", "-q", "1", "-t", "in/a", "-m", "ask"]
