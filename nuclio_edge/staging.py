@@ -22,7 +22,7 @@ class Stage:
     """The waiting room of one source. Loop thread only.
 
     `fresh` and `aging` have what waits, in order of arrival, with who stores it by `store(item)`; the owners add to
-    `fresh` and take out of both. `limit` is the number of waiting events at which the source's window is nearly used up.
+    `fresh` and take out of both. `limit`: so many waiting events, and the source's window is nearly used up.
     """
 
     __slots__ = ("_pressed", "aging", "fresh", "limit", "loop", "refused", "spool", "timer", "wait")

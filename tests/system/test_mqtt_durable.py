@@ -92,10 +92,11 @@ class Listener:
 
     def take(self, count: int) -> list[str]:
         """All lines, when there are so many."""
-        return wait_until(
-            lambda: lines if len(lines := self._out.read_text().splitlines()) >= count else None,
+        wait_until(
+            lambda: len(self._out.read_text().splitlines()) >= count,
             lambda: f"{count} messages, there are:\n{self._out.read_text()}",
         )
+        return self._out.read_text().splitlines()
 
     def __enter__(self) -> Listener:
         return self
@@ -230,7 +231,8 @@ def handler(context, event):
 
 
 def test_a_poison_event_does_not_kill_the_device_for_ever(tmp_path: Path, broker: Mosquitto) -> None:
-    code = APPENDS.replace("    os.write", '    if event.raw_body == b"poison":\n        os.kill(os.getpid(), 9)\n    os.write')
+    kill = '    if event.raw_body == b"poison":\n        os.kill(os.getpid(), 9)\n'
+    code = APPENDS.replace("    os.write", kill + "    os.write")
     write(tmp_path, BROKER.format(url=broker.url, more="") + function("in"), **{"in": code})
     with Running(tmp_path) as running:
         running.ready()
@@ -240,8 +242,7 @@ def test_a_poison_event_does_not_kill_the_device_for_ever(tmp_path: Path, broker
     while True:
         with Running(tmp_path) as running:
             wait_until(
-                lambda: running.process.poll() is not None or any(line.startswith("after") for line in handled(tmp_path)),
-                lambda: running.log,
+                lambda: running.process.poll() is not None or "after" in str(handled(tmp_path)), lambda: running.log
             )
             if running.process.poll() is None:
                 assert running.stop() == 0
@@ -261,8 +262,9 @@ def test_a_request_by_response_topic_is_answered_after_a_kill(tmp_path: Path, br
     with Listener(tmp_path, broker, "answers") as listener:
         with Running(tmp_path) as running:
             running.ready()
-            command = [program("mosquitto_pub"), "-p", str(broker.port), "-V", "5", "-q", "1", "-t", "in/a", "-m", "ask"]
-            subprocess.run([*command, "-D", "publish", "response-topic", "answers"], check=True, timeout=30)
+            command = [program("mosquitto_pub"), "-p", str(broker.port), "-V", "5", "-q", "1", "-t", "in/a"]
+            command += ["-m", "ask", "-D", "publish", "response-topic", "answers"]
+            subprocess.run(command, check=True, timeout=30)
             broker.wait_for_log("Received PUBACK from gw", 1)
             running.send(signal.SIGKILL)
             running.wait()
@@ -277,7 +279,8 @@ def test_a_delivery_to_durable_and_other_functions_is_acknowledged_when_all_have
     tmp_path: Path, broker: Mosquitto
 ) -> None:
     manifest = BROKER.format(url=broker.url, more="")
-    manifest += function("one").replace("one/#", "in/#") + function("two", more="durable = false").replace("two/#", "in/#")
+    manifest += function("one").replace("one/#", "in/#")
+    manifest += function("two", more="durable = false").replace("two/#", "in/#")
     write(tmp_path, manifest, one=HANGS, two=WAITS)
     with Running(tmp_path) as running:
         running.ready()
