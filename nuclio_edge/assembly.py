@@ -169,6 +169,8 @@ class Assembly:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
             _attach(function.runner, trigger, trigger_spec)
+            if trigger_spec.durable or trigger_spec.dead_letter:
+                self.processor.make_durable(trigger)
         if self.recorder is not None:
             self.recorder.watch(function)
 

@@ -191,12 +191,14 @@ class Spool:
         """A pending record by its id; OSError when the disk cannot be read."""
         return self._reading.read(number)
 
-    def records(self, after: int = 0, limit: int = GROUP, kind: int | None = None) -> list[Record]:
+    def records(
+        self, after: int = 0, limit: int = GROUP, kind: int | None = None, key: int | str | None = None
+    ) -> list[Record]:
         """Pending records with ids above `after`, in order, until they are `limit` bytes, one at least if there is one.
 
         OSError when the disk cannot be read. A record that is damaged is put down as a gap.
         """
-        return self._reading.records(after, limit, kind)
+        return self._reading.records(after, limit, kind, key)
 
     def fetch(
         self, after: int, limit: int, then: Callable[[list[Record], OSError | None], Any], kind: int | None = None

@@ -96,10 +96,12 @@ class Plan:
         log.sequence += 1
         segment = Segment(path, make_header(log.sequence, log.segment_size, log.random(4)))
         segment.filled = 0
+        # Segments that this plan has put records into are needed, too: the log does not know of those yet.
+        filled = [write.segment.sequence for write in self.writes if write.numbers or write.copies]
         write = Write(segment, HEADER, begins=True, create=create)
         self._aim(write)
         self.writes.append(write)
-        self.oldest = max(self.oldest, log.first_needed(segment))
+        self.oldest = max(self.oldest, min([log.first_needed(segment), *filled]))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
         raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, **log.more())
