@@ -5,7 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 
-from . import capture, environment, running
+from . import capture, environment, running, supervise
 from .bindings.named import Bindings
 from .core import port
 from .core.context import Context
@@ -95,6 +95,8 @@ class Assembly:
             begun = self.import_on_thread(todo, lambda over=over: over.append(True))  # type: ignore[misc]  # bound at once
             while not over and not self.processor.stopping and port.ticks_ms() - begun[0] <= IMPORT_PATIENCE_MS:
                 self.loop.turn(LOOK_MS)
+                if port.ticks_ms() - begun[0] >= LOOK_MS:
+                    supervise.starting("importing functions", IMPORT_PATIENCE_MS + LOOK_MS)
             begun.clear()
 
     def import_on_thread(self, todo: deque[Function], done: Callable[[], Any]) -> list[int]:
@@ -200,9 +202,7 @@ class Assembly:
         context.env = function.env
         makers = self.binding_makers(spec)
         if self.recorded(spec):
-            from .witness import heard
-
-            makers = heard(self.recorder, makers)
+            makers = self.recorder.heard(makers)
         context.bindings = Bindings(context, makers)
         return context
 

@@ -81,7 +81,7 @@ class Mourner:
         else:
             self.tell(event, response, error)
 
-    def let_go(self, event: Event) -> int:  # noqa: ARG002 - as that of a durable one, which has a record
+    def let_go(self, event: Event) -> int:
         """Its record: there is none."""
         return 0
 

@@ -1,7 +1,7 @@
 """Durable delivery of one processor: the spool, and what stands between it and the triggers and publishers.
 
-It is made when something of the manifest may need it; the spool itself is opened at the start when there is one on disk,
-else for the first record, so that a gateway whose handlers are quick has none.
+It is made when something of the manifest may need it. Nothing is written before an event or a message has waited for
+its moment (staging.py): a gateway whose handlers are quick, at a broker that answers, has a spool of no bytes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .core.inbox import Trigger
     from .core.response import Response
     from .function import Function
-    from .processor import Processor
     from .one_at_a_time import OneAtATime
+    from .processor import Processor
 
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
@@ -270,15 +270,11 @@ class Delivery:
 
     def marks(self, key: str) -> list[tuple[int, int, int]]:
         """(mark, event's record, attempt) of what was running alone when the last process ended."""
-        found = []
-        after = 0
-        while True:
-            records = self.spool.records(after, 1 << 16, MARK, key)
-            if not records:
-                return found
-            for one in records:
-                after = one.id
-                found.append((one.id, int.from_bytes(one.payload[:8], "little"), int.from_bytes(one.payload[8:10], "little")))
+        records = self.spool.records(0, 1 << 20, MARK, key) if pending(self.spool, MARK, key) else []
+        return [
+            (one.id, int.from_bytes(one.payload[:8], "little"), int.from_bytes(one.payload[8:10], "little"))
+            for one in records
+        ]
 
     # -- what the spool says ------------------------------------------------------------------------------------------
 
@@ -299,7 +295,9 @@ class Delivery:
 
     def _trouble(self, text: str) -> None:
         if text:
-            self.logger.error_with("the spool cannot be used; events are acknowledged after their handler", "error", text)
+            self.logger.error_with(
+                "the spool cannot be used; events are acknowledged after their handler", "error", text
+            )
             return
         self.logger.info_with("the spool can be used again")
         for side in list(self.sides.values()):

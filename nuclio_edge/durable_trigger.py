@@ -55,12 +55,14 @@ class Durable:
     """
 
     __slots__ = (
-        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_parked", "_prefix", "_stored", "_storing",
-        "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids", "kind", "name", "real", "reasons", "stage", "suspects",
-        "trigger",
+        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_parked", "_prefix", "_stored",
+        "_storing", "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids", "kind", "name", "real",
+        "reasons", "stage", "suspects", "trigger",
     )  # fmt: skip
 
-    def __init__(self, delivery: Delivery, trigger: Trigger, stage: Stage, backlog: Backlog, ids: dict[Any, int]) -> None:
+    def __init__(
+        self, delivery: Delivery, trigger: Trigger, stage: Stage, backlog: Backlog, ids: dict[Any, int]
+    ) -> None:
         self.delivery = delivery
         self.trigger = trigger
         self.stage = stage
@@ -101,7 +103,7 @@ class Durable:
 
     @property
     def durable_side(self) -> Durable:
-        """This one, whatever else stands before it."""
+        """Itself, whatever else stands before it."""
         return self
 
     @property
@@ -172,6 +174,8 @@ class Durable:
         self.backlog.alone += 1
         self.because("backlog")
         self._wait()
+        if len(self._storing) * 2 >= self.stage.limit:
+            delivery.spool.commit_soon()  # its source would send no more
         return True
 
     # -- on disk ------------------------------------------------------------------------------------------------------
@@ -352,7 +356,7 @@ class Durable:
         for publisher in delivery.publishers:
             if publisher._given:
                 publisher.take()  # what the handler published comes first
-        if self._answer is not None and event._props:  # type: ignore[attr-defined]  # MQTT's; who asks has a topic there
+        if self._answer is not None and event._props:  # of MQTT's events; who asks has a topic there
             self._answer(event, response)
         outcomes = delivery.outcomes
         if outcomes and event in outcomes and outcomes[event].conclude(response, error):

@@ -86,13 +86,13 @@ def make_event(wanted: Wanted, trigger: Trigger, token: object) -> Event:
         first = spec.address.qos << 1
         event = mqtt_event(trigger, 0, first, topic.encode(), pack_properties(pairs), wanted.body, now_ms())
     elif trigger.kind == "http":
-        from nuclio_edge.sources.http_event import HttpEvent, make_head
+        from nuclio_edge.sources.http_event import http_event, make_head
 
         path = address or spec.address.path.replace("*", "x")
         method = wanted.method or next(iter(spec.address.method), "POST" if wanted.body else "GET")
         more = {"Content-Type": wanted.content_type} if wanted.content_type else {}
         head = make_head(method, path, {**more, **wanted.headers})
-        event = HttpEvent(trigger, None, head, wanted.body, ("invoke", "http", ""), now_ms())
+        event = http_event(trigger, None, head, wanted.body, ("invoke", "http", ""), now_ms())
     else:
         event = Event.__new__(Event)
         if trigger.kind == "timer":

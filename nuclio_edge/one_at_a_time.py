@@ -7,8 +7,6 @@ before it begins. Dies the process again, the mark names the culprit; after its 
 
 from __future__ import annotations
 
-from .core.loop import Timer
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -69,7 +67,7 @@ class OneAtATime:
             self.look()
         return self._active()
 
-    def alone(self, side: Durable) -> bool:  # noqa: ARG002 - for all of the function's
+    def alone(self, side: Durable) -> bool:
         """Whether events are run one at a time."""
         if self._active():
             self.look()
@@ -174,7 +172,7 @@ class OneAtATime:
         for trigger in self.function.triggers:
             if getattr(trigger.source, "durable_side", None) not in self.left:
                 self._gates.append((trigger, trigger.submit))
-                trigger.submit = lambda event: False  # noqa: ARG005 - a full inbox, to the source
+                trigger.submit = lambda event: False
 
     def _end(self) -> None:
         for trigger, submit in self._gates:

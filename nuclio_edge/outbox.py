@@ -31,7 +31,7 @@ KEY = "idempotency-key"  # the user property by which a receiver knows a message
 READ = 65_536
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
-# Of each message: flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic, properties, body.
+# Of a message: flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic, properties, body.
 _HEAD = Struct("<BqHII")
 
 

@@ -48,11 +48,12 @@ OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
 class Host:
     """What a source or binding is given of the processor that it lives in."""
 
-    __slots__ = ("delivery", "device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
+    __slots__ = ("budget", "delivery", "device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
 
     def __init__(self, processor: Processor, log: Logger, secret: Callable[[str], bytes]) -> None:
         self.loop = processor.loop
         self.log = log
+        self.budget = processor.budget  # for what a source holds before it is an event
         self.device = processor.manifest.device
         self.state_dir: str = processor.manifest.device.state_dir
         self.secret = secret

@@ -72,6 +72,19 @@ class Settlement:
         segment.void(position)
         segment.owed += 1
 
+    def take(self, other: Settlement) -> None:
+        """What another one was to settle is settled by this one."""
+        self.ranges += other.ranges
+        self.owed += other.owed
+        self.tallies += other.tallies
+        for mine, its in ((self.counts, other.counts), (self.skipped, other.skipped)):
+            for lane, count in its.items():
+                mine[lane] = mine.get(lane, 0) + count
+
+    def owes(self, oldest: int) -> bool:
+        """Whether it settles a record in a segment before this sequence."""
+        return any(segment.sequence < oldest for segment, _, _ in self.owed)
+
     def is_logged(self) -> None:
         """The log says so."""
         for segment, _, _ in self.owed:
@@ -87,8 +100,11 @@ class Settlement:
         lanes, self.owed = [lane for _, _, lane in self.owed], []
         return lanes
 
-    def pack(self, skipped: dict[int, int], tallies: dict[int, int]) -> bytes:
-        """As bytes, with how many each lane had appended and settled without a trace on disk, and with tallies."""
+    def pack(self, skipped: dict[int, int], tallies: Iterable[tuple[int, int, int]] = ()) -> bytes:
+        """As bytes, with how many each lane had appended and settled without a trace on disk.
+
+        `tallies`: number, the id after the last record whose own count is in it, count.
+        """
         numbers = []
         last = 0
         merged: list[list[int]] = []
@@ -103,8 +119,10 @@ class Settlement:
             last = first
         for lane in self.counts.keys() | self.skipped.keys() | skipped.keys():
             numbers += (lane, self.counts.get(lane, 0), self.skipped.get(lane, 0) + skipped.get(lane, 0))
-        for number, count in tallies.items():
-            numbers += (number, 0, count)
+        for tally in tallies:
+            numbers += tally
+        for number, count in self.tallies:
+            numbers += (number, 0, count)  # what this record adds
         return pack_numbers(numbers)
 
 

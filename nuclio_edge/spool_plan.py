@@ -48,10 +48,12 @@ class Plan:
         self.writes: list[Write] = []
         self.counts: dict[int, list[int]] = {}
         self.skipped: dict[int, int] = {}
-        self.tallied: dict[int, int] = {}
-        self.named: set[Lane] = set()
         self.copies: list[Place] = []
-        self.drops = 0
+        self.named: list[Lane] = []
+        self.tallied: dict[int, int] = {}
+        self.upto = 0  # the id after the last record that is in the log, or never will be
+        self.drops = 0  # of the room's, that are in it
+        self.seen = 0  # of the room's copies, that are in it or were needed no more
         self.oldest = 0
         self.full = False
         self._write: Write | None = None
@@ -108,7 +110,7 @@ class Plan:
             return None
         path, create = file
         log.sequence += 1
-        segment = Segment(path, make_header(log.sequence, log.segment_size))
+        segment = Segment(path, make_header(log.sequence, log.segment_size, log.random(4)))
         segment.filled = 0
         # Segments that this plan has put records into are needed, too: the log does not know of those yet.
         filled = [write.segment.sequence for write in self.writes if write.numbers or write.copies]
@@ -118,7 +120,7 @@ class Plan:
         self.oldest = max(self.oldest, min([log.first_needed(segment), *filled]))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
-        tallies = log.lanes.tallies.rows(self.tallied)
+        tallies = log.lanes.tallies.rows(self.tallied, self.upto)
         raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, tallies=tallies, **log.more())
         write.frames.append((CHECKPOINT, CONTROL, 0, 0, raw))  # Lanes sees to it that it fits
         write.size = HEAD + len(raw)
@@ -129,15 +131,16 @@ class Plan:
         raw = json_bytes([[lane.number, lane.kind, lane.key] for lane in lanes])
         if lanes and not self.add(NAMES, CONTROL, 0, 0, raw):
             return False
-        self.named.update(lanes)
+        self.named += lanes
         return True
 
     def settle(self, settlement: Settlement, skipped: dict[int, int], tallies: dict[int, int]) -> bool:
         """Say what is settled, how many of each lane were never written, and how tallies stand."""
-        if not self.add(SETTLE, CONTROL, 0, 0, settlement.pack(skipped, tallies)):
+        stand = [(number, self.upto, count) for number, count in tallies.items()]
+        if not self.add(SETTLE, CONTROL, 0, 0, settlement.pack(skipped, stand)):
             return False
-        self.count_settled(settlement)
         self.tallied.update(tallies)
+        self.count_settled(settlement)
         for lane, count in skipped.items():
             self.count(lane, count, count, 0)
         self.skipped.update(skipped)
@@ -184,6 +187,7 @@ def compose(
     `closing`: there will be no other group with which tallies could ride.
     """
     plan = Plan(log)
+    plan.upto = group.first
     skipped = dict(settling.skipped)
     tallies = log.lanes.tallies
     due = tallies.due()
@@ -191,35 +195,51 @@ def compose(
     if (skipped or due) and not settlements and (group.live or closing):
         settlements.append(Settlement())
     if (settlements or group.settles) and not plan.name(tallies.unnamed()):
-        settling.keep(0)
         due = {}
     for taken, settlement in enumerate(settlements):
         if not plan.settle(settlement, skipped, due):
             settling.keep(taken)
             break
         skipped, due = {}, {}
+    # A record of this group that settles others in what is given up has to be durable first: it stands for them.
+    first = max((oldest for oldest, _ in room.drops), default=0)
+    bound = [position for position, one in group.settles.items() if one.owes(first)]
+    if not bound and not _give_up(plan, room):
+        return plan, 0
+    taken = _add_rest(plan, room, readers, group)
+    if bound and max(bound) < taken:
+        _give_up(plan, room)
+    return plan, taken
+
+
+def _give_up(plan: Plan, room: Room) -> bool:
+    """Place what says where the log begins."""
     for oldest, gaps in room.drops:
         if not plan.drop(oldest, gaps):
-            return plan, 0
+            return False
         plan.drops += 1
+    return True
+
+
+def _add_rest(plan: Plan, room: Room, readers: Readers, group: Group) -> int:
+    """Place readers, copies and the records of the group; how many entries of it there was room for."""
     if plan.full:
-        return plan, 0
+        return 0
     for raw in readers.tell():
         if not plan.add(CURSOR, CONTROL, 0, 0, raw):
-            return plan, 0
+            return 0
     for place in room.copies:
         if place.is_live() and place.payload is not None:
-            kind = log.lanes.by_number[place.lane].kind
+            kind = plan.log.lanes.by_number[place.lane].kind
             if not plan.add(kind, COPY, place.lane, place.number, place.payload):
-                return plan, 0
+                return 0
             plan.copies.append(place)
-    return plan, _appended(plan, group)
+        plan.seen += 1
+    return _appended(plan, group)
 
 
 def _appended(plan: Plan, group: Group) -> int:
     """Place the records of the group; how many entries there was room for."""
-    tallies = plan.log.lanes.tallies
-    named = plan.named
     settles = group.settles
     first = group.first
     largest = plan.log.largest()
@@ -233,22 +253,17 @@ def _appended(plan: Plan, group: Group) -> int:
         flags = 0
         if position in settles:
             flags = SETTLES
-            now: dict[int, int] = {}
-            for number, count in settles[position].tallies:
-                before = now.get(number, plan.tallied.get(number, tallies.base(number)))
-                now[number] = before + count
-            raw = settles[position].pack({}, now)
+            raw = settles[position].pack({})
             payload = b"".join((len(raw).to_bytes(4, "little"), raw, payload))
-        if not lane.named and lane not in named:
+        if not lane.named:  # in each of the group, as each may be the only one that is whole after a power cut
             flags |= NAMED
             raw = lane.name()
             payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
         if not plan.add(lane.kind, flags, lane.number, first + position, payload):
             return position
         plan.count(lane.number, 1, 0, 0)
-        if flags:
-            named.add(lane)
-            if flags & SETTLES:
-                plan.count_settled(settles[position])
-                plan.tallied.update(now)
+        if flags & NAMED:
+            plan.named.append(lane)
+        if flags & SETTLES:
+            plan.count_settled(settles[position])
     return len(group.lanes)

@@ -59,7 +59,8 @@ class Found:
         self.settled: list[tuple[int, int, int]] = []  # lane, settled, skipped
         self.gaps: list[tuple[int, int, int, int]] = []  # lane, count, first, last
         self.cursors: list[dict[str, Any]] = []
-        self.tallies: dict[int, int] = {}
+        self.tallies: list[tuple[int, int, int]] = []  # number, the id after the last that is in it, count
+        self.added_tallies: dict[tuple[int, int], int] = {}  # record, number -> what it adds
         self.copied: list[int] = []  # lanes of copies, which are not counted again
         self.added: Counter[int] = Counter()  # records by lane, without copies
 
@@ -71,7 +72,7 @@ class Found:
                 if flags & NAMED:
                     self.names[lane] = (kind, _key(name))
                 if flags & SETTLES:
-                    self._settle(settlement)
+                    self._settle(settlement, number)
                 if flags & COPY:
                     self.copied.append(lane)
             elif kind == CHECKPOINT:
@@ -80,7 +81,7 @@ class Found:
                 for row in self.checkpoint["lanes"]:
                     self.names[row[0]] = (row[1], row[2])
             elif kind == SETTLE:
-                self._settle(raw)
+                self._settle(raw, 0)
             elif kind == DROP:
                 numbers = unpack_numbers(raw)
                 self.oldest = max(self.oldest, numbers[0])
@@ -93,21 +94,23 @@ class Found:
         except (ValueError, TypeError, LookupError):  # its crc is right: a later version's, or a defect's
             self.damaged += 1
 
-    def _settle(self, raw: bytes) -> None:
+    def _settle(self, raw: bytes, record: int) -> None:
         ranges, counts = unpack_settlement(raw)
         self.ranges += ranges
         self.settled += [one for one in counts if not is_tally(one[0])]
-        for number, _, count in counts:
-            if is_tally(number):
-                self.tallies[number] = max(count, self.tallies.get(number, 0))
+        for number, upto, count in counts:
+            if is_tally(number) and upto:
+                self.tallies.append((number, upto, count))
+            elif is_tally(number):
+                self.added_tallies[record, number] = count
 
 
 class Recovery:
     """The result: `log` is filled, the rest is what to tell.
 
-    `damaged`: gaps between whole records; `torn`: records begun, not finished; `lost`: how often segments are missing
-    between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be read,
-    and why.
+    `damaged`: gaps between whole records; `torn`: records begun and not finished; `lost`: how often segments are
+    missing between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be
+    read, and why.
     """
 
     def __init__(self, log: Log) -> None:
@@ -270,12 +273,18 @@ class Recovery:
                 self._add(number, 0, 0, count)
 
     def _tally(self, found: list[Found]) -> None:
-        """Take over the tallies: of each number the largest, as they only grow."""
-        whole: dict[int, int] = {}
+        """Take over the tallies: of each number the newest, and what records behind that add; each record once."""
+        newest: dict[int, tuple[int, int]] = {}
+        added: dict[tuple[int, int], int] = {}
         for one in found:
             rows = one.checkpoint.get("tallies", ()) if one.checkpoint is not None else ()
-            for number, count in [*zip(rows[::2], rows[1::2], strict=False), *one.tallies.items()]:
-                whole[number] = max(count, whole.get(number, 0))
+            for number, upto, count in [*zip(rows[::3], rows[1::3], rows[2::3], strict=False), *one.tallies]:
+                newest[number] = max((upto, count), newest.get(number, (0, 0)))
+            added.update(one.added_tallies)
+        whole = {number: count for number, (_, count) in newest.items()}
+        for (record, number), count in added.items():
+            if record >= newest.get(number, (0, 0))[0]:
+                whole[number] = whole.get(number, 0) + count
         self.log.lanes.tallies.restore(whole)
 
     def _add(self, number: int, appended: int, settled: int, gap: int) -> None:

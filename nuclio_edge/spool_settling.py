@@ -34,11 +34,14 @@ class Settling:
         """Whether the log has to be told of any."""
         return any(one.ranges for one in self.waiting)
 
-    def skip(self, group: Group, position: int, by: Settlement | None = None) -> bool:
-        """Settle what has not been handed to the writer: it is never written; `by` a record, which then says so."""
+    def skip(self, group: Group, position: int, by: Settlement | None = None) -> Settlement | None:
+        """Settle what has not been handed to the writer: it is never written; a record says so (`by`), or the group.
+
+        None when it was not pending, else what was to be settled together with it, which may be nothing.
+        """
         payloads = group.payloads
         if position >= len(payloads) or payloads[position] is None:
-            return False
+            return None
         payload, payloads[position] = payloads[position], None
         group.size = max(0, group.size - HEAD - length(payload))
         group.live -= 1
@@ -48,10 +51,16 @@ class Settling:
         lane.pending -= 1
         skipped = self.skipped if by is None else by.skipped
         skipped[lane.number] = skipped.get(lane.number, 0) + 1
-        if position in group.settles:
-            settlement = group.settles.pop(position)
-            self._log.lanes.tallies.free(settlement.tallies)
-            settlement.tallies = []
+        return group.settles.pop(position, None) or Settlement()
+
+    def settle_unwritten(self, group: Group, position: int) -> bool:
+        """Settle a record of the present group; false when it is not pending."""
+        settlement = self.skip(group, position)
+        if settlement is None:
+            return False
+        self._log.lanes.tallies.free(settlement.tallies)
+        settlement.tallies = []
+        if settlement.ranges or settlement.skipped:
             self.waiting.append(settlement)
         return True
 
@@ -63,22 +72,34 @@ class Settling:
         return self._into(waiting[-1], number, flying)
 
     def settle_by(
-        self,
-        group: Group,
-        position: int,
-        numbers: Iterable[int],
-        tallies: Iterable[Tally],
-        flying: Group | None,
+        self, group: Group, position: int, numbers: Iterable[int], tallies: Iterable[Tally], flying: Group | None
     ) -> None:
         """Settle others, and count, together with the record at a position of the present group."""
         settlement = Settlement(self._log.lanes.tallies.bind(tallies))
         for number in numbers:
             if number >= group.first:
-                self.skip(group, number - group.first, settlement)
+                self._instead(group, number - group.first, position, settlement, flying)
             else:
                 self._into(settlement, number, flying)
         if settlement.ranges or settlement.skipped or settlement.tallies:
             group.settles[position] = settlement
+
+    def _instead(self, group: Group, old: int, new: int, settlement: Settlement, flying: Group | None) -> None:
+        """A record that was not written yet, and all that it was to settle, is settled by another one of its group."""
+        its = self.skip(group, old, settlement) if old != new else None
+        if its is None:
+            return
+        settlement.take(its)
+        if flying is not None:
+            for position, one in flying.late.items():
+                if one is its:
+                    flying.late[position] = settlement
+        companions = group.companions.setdefault(new, [])
+        companions += group.companions.pop(old, [])
+        done = group.dones[old]
+        if done is not None:
+            companions.append(done)
+            group.dones[old] = None
 
     def _into(self, settlement: Settlement, number: int, flying: Group | None) -> bool:
         if flying is not None and flying.has(number):

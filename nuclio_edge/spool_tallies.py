@@ -2,8 +2,8 @@
 
 A tally is written with the settlements of a group, in one record, so that what is counted and what is settled become
 durable together; nothing is ever written for its sake. What belongs to one record alone (`append(..., tallies=…)`)
-stands in that record. The log has the numbers themselves, not what was added: the largest is the newest, however often
-a group had to be written, and wherever the power went.
+stands in that record, as what it adds. Everything else has the number itself, and up to which record that holds. So
+nothing is counted twice, however often a group had to be written, and nothing that a power cut took out of its middle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Tally = tuple[int, int | str, int, int]  # kind and key of the lane, slot, how many more
 
 MOST_SLOTS = 64
-ROW = 24  # bytes of one in a checkpoint, at most
+ROW = 44  # bytes of one in a checkpoint, at most
 _LANE = 0xFFFF
 
 
@@ -77,7 +77,7 @@ class Tallies:
         return {number: self.now[number] - self._bound.get(number, 0) for number in self.dirty}
 
     def base(self, number: int) -> int:
-        """What is in the log, or on its way there, before the first record that has a count of its own."""
+        """What it is without what records of their own will say."""
         return self.now[number] - self._bound.get(number, 0)
 
     def unnamed(self) -> list[Lane]:
@@ -88,20 +88,21 @@ class Tallies:
 
     def landed(self, written: dict[int, int], bound: Iterable[tuple[int, int]]) -> None:
         """So much is in the log now, and so are records with counts of their own."""
+        for number, count in written.items():
+            self.logged[number] = count
+            if count == self.base(number):
+                self.dirty.discard(number)
         for number, count in bound:
             self._unbind(number, count)
-        for number, count in written.items():
-            self.logged[number] = max(self.logged.get(number, 0), count)
-            if number in self.dirty and count >= self.base(number):
-                self.dirty.discard(number)
+            self.logged[number] = self.logged.get(number, 0) + count
 
     # -- in a checkpoint ----------------------------------------------------------------------------------------------
 
-    def rows(self, written: dict[int, int]) -> list[int]:
-        """All that the log has, `written` on top: number and count in turn."""
+    def rows(self, written: dict[int, int], upto: int) -> list[int]:
+        """All that the log has, `written` on top: number, the id after the last that is in it, count, in turn."""
         whole = {**self.logged, **written}
         return [part for number, count in whole.items() if number & _LANE in self._lanes.by_number
-                for part in (number, count)]  # fmt: skip
+                for part in (number, upto, count)]  # fmt: skip
 
     def restore(self, found: dict[int, int]) -> None:
         """What the log has said."""

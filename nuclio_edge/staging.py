@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # How long a nearly full window is watched before its events are stored: workers that are merely not scheduled yet get
 # their turn, and a connection that is shared with a slow function stalls no longer than this and a sync.
-PRESS_MS = 10
+PRESS_MS = 25
 AGAIN_MS = 1000  # between two looks at a disk that cannot be used
 
 
@@ -22,7 +22,7 @@ class Stage:
     """The waiting room of one source. Loop thread only.
 
     `fresh` and `aging` have what waits, in order of arrival, with who stores it by `store(item)`; the owners add to
-    `fresh` and take out of both. `limit` is the number of waiting events at which the source's window is nearly used up.
+    `fresh` and take out of both. `limit`: so many waiting events, and the source's window is nearly used up.
     """
 
     __slots__ = ("_pressed", "aging", "fresh", "limit", "loop", "refused", "spool", "timer", "wait")

@@ -81,6 +81,9 @@ class Witness:
         self.wrapped = trigger.submit
         # A source that is not the trigger's own, but stands for it, hears of every event already.
         self._hears = trigger.source is not self.origin
+        durable = getattr(self.real, "durable_side", None)
+        if durable is not None:
+            durable._numbered = False  # it gives events their ids, unless that is done before
         trigger.source = self
         trigger.submit = self.submit
 
@@ -125,9 +128,8 @@ class Witness:
     def _ended(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         recorder = self.recorder
         seen = recorder.open.pop(event.id, None)
-        if seen is None:  # it comes from the disk, from an earlier process perhaps
-            seen = Seen(pack(event), event.timestamp_ms)
-            seen.queued = 0
+        if seen is None:
+            seen = from_disk(event)
         recorder.came(self.trigger, seen)
         if seen.kept:
             recorder.ended(seen, self._outcome(seen, event, response, error))
@@ -169,11 +171,20 @@ class Witness:
         return outcome
 
 
+def from_disk(event: Event) -> Seen:
+    """An event of which it is not known when it came to its inbox."""
+    seen = Seen(pack(event, repeated=bool(getattr(event, "duplicate", False))), event.timestamp_ms)
+    seen.queued = 0
+    return seen
+
+
 def watched(recorder: Recorder, handler: Any) -> Any:
     """A handler whose calls are told to the recorder."""
     clock = port.clock
 
     def call(context: Context, event: Any) -> Any:
+        for one in event if isinstance(event, list) else (event,):
+            recorder.seen(one)
         began = clock()
         try:
             result = handler(context, event)
@@ -192,14 +203,6 @@ def watched(recorder: Recorder, handler: Any) -> Any:
             recorder.ran(context, event, began)
 
     return call
-
-
-def heard(recorder: Recorder, makers: dict[str, Any]) -> dict[str, Any]:
-    """The makers of bindings, of which the recorder hears what is asked of them."""
-    return {
-        name: lambda context, name=name, make=make: Heard(make(context), name, context, recorder)
-        for name, make in makers.items()
-    }
 
 
 class Heard:
@@ -221,7 +224,7 @@ class Heard:
         def call(*arguments: Any, **named: Any) -> Any:
             result = real(*arguments, **named)
             event = self._context._event
-            seen = self._recorder.open.get(event.id) if event is not None else None
+            seen = self._recorder.seen(event) if event is not None else None
             if seen is not None:
                 seen.note(self._name, name, arguments, named, result)
             return result

@@ -23,6 +23,8 @@ COMMANDS = {
     "check": "read a manifest and say everything that is wrong with it",
     "invoke": "run one event through a function, and show what it would send",
     "ledger": "show what came in and what became of it, and whether that adds up",
+    "replay": "run recorded events through the functions again, and print what changed",
+    "explain": "tell what became of an event: which trigger took it, how long it waited, what came of it",
     "dead-letters": "list, show, send again or drop the events that have failed for good",
     "events": "print the events of every source, before there is a function",
     "new": "make a folder with a manifest and a function that runs",

@@ -95,7 +95,9 @@ def _chosen(spool: Any, options: argparse.Namespace) -> tuple[list[DeadLetter], 
     from nuclio_edge.dead_letters import all_of
 
     found = [
-        letter for letter in all_of(spool) if options.function is None or letter.about.get("function") == options.function
+        letter
+        for letter in all_of(spool)
+        if options.function is None or letter.about.get("function") == options.function
     ]
     if not options.ids:
         return found, []
@@ -113,7 +115,9 @@ def _look(folder: str, options: argparse.Namespace) -> int:
     if missing:
         return _missing(options, missing)
     if options.action == "show" and not options.ids:
-        print(f"{PROGRAM} dead-letters show: which one? `{PROGRAM} dead-letters list` has their numbers", file=sys.stderr)
+        print(
+            f"{PROGRAM} dead-letters show: which one? `{PROGRAM} dead-letters list` has their numbers", file=sys.stderr
+        )
         return USAGE
     if options.body:
         for letter in found:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 
 from nuclio_edge.core.port import IN, OUT
-from nuclio_edge.sources.http_exchange import Exchange
+from nuclio_edge.sources.http_exchange import Exchange, exchange_of
 from nuclio_edge.sources.http_head import Refusal
 from nuclio_edge.sources.http_intake import Intake
 
@@ -108,9 +108,15 @@ class Connection:
             return
         head = self._seen(data)
         if head is not None and self._state == IDLE and not self.flight:  # one request, seen before, and no more
-            exchange = Exchange(self, head, b"")
-            if exchange.closes:
-                self.ends = True
+            exchange = Exchange()  # `exchange_of`, spelled out
+            exchange.connection = self
+            exchange.head = head
+            exchange.body = exchange.waiting = b""
+            exchange.plain = head.plain
+            exchange.ended = exchange.closes = False
+            exchange.note = exchange.on_room = None
+            if not head.keep_alive:
+                exchange.closes = self.ends = True
             self.flight.append(exchange)
             self._respond(exchange)
             if self.stalled:
@@ -181,7 +187,7 @@ class Connection:
         refused = self.server.foresee(head)
         if refused is not None:
             self._intake.drop()
-            exchange = Exchange(self, head, b"")
+            exchange = exchange_of(self, head, b"")
             exchange.closes = True
             exchange.plain = False
             self.ends = True
@@ -194,7 +200,7 @@ class Connection:
 
     def _request(self, head: Head, body: bytes) -> None:
         """Hand a whole request over."""
-        self.flight.append(exchange := Exchange(self, head, body))
+        self.flight.append(exchange := exchange_of(self, head, body))
         self._state = IDLE
         self._since = self._loop.now
         if exchange.closes:
@@ -203,7 +209,7 @@ class Connection:
 
     def _refuse(self, status: int, why: str, head: Head | None = None) -> None:
         """Answer what is no request, or one that is not taken; in its turn, and as the last."""
-        exchange = Exchange(self, head or self.server.no_head, b"")
+        exchange = exchange_of(self, head or self.server.no_head, b"")
         exchange.closes = True
         self.ends = True
         self._forget()

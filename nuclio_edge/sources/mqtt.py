@@ -189,7 +189,9 @@ class MqttSource:
         if event._token == -1:
             self.intake.session.part(event)
         asked = event._props and b"\x08" in event._props and event.response_topic
-        event._token = (SHARED_REPLY if token is SHARED_REPLY or type(token) is Shared else REPLY_ONLY) if asked else None
+        event._token = (
+            (SHARED_REPLY if token is SHARED_REPLY or type(token) is Shared else REPLY_ONLY) if asked else None
+        )
 
     @property
     def window(self) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.context import Context
+    from nuclio_edge.core.event import Event
     from nuclio_edge.core.loop import Loop
     from nuclio_edge.core.response import Response
     from nuclio_edge.manifest.schema import Values
@@ -109,7 +110,7 @@ class Publisher:
         properties: Mapping[str, Any] | None = None,
         event: Event | None = None,
     ) -> None:
-        """Take a message, of the handler of an event. ValueError for a topic, QoS, payload or property that cannot be."""
+        """Take a message of an event's handler. ValueError for a topic, QoS, payload or property that cannot be."""
         check_topic_name(topic)
         if qos not in (0, 1, 2):
             raise ValueError(f"qos is 0, 1 or 2, not {qos!r}")
@@ -319,11 +320,11 @@ class Publisher:
         self.tell()
         for name in ("publish", "send", "output", "reply"):
             setattr(self, name, _forwarded(successor, name))
-        for *message, entry in waiting:
-            if entry is not None and successor.keeper is not None:
-                successor.keeper.take_over(entry, message)
+        for message in waiting:
+            if message[5] is not None and successor.keeper is not None:
+                successor.keeper.take_over(message[5], message[:5])
             else:
-                successor.send(*message)
+                successor.send(*message[:5])
         for one in given:
             successor.send(*one)
 

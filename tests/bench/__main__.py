@@ -27,6 +27,7 @@ FIGURES = {
     "footprint": "start, memory, idle wake-ups",
     "thousand": "1,000 functions with 1,000 filters",
     "serial": "a serial line at 921,600 baud on a pty",
+    "overload": "ten times too much: fair drain, the ledger, memory",
     "gpio": "edge in -> handler -> output, fast edges, memory; in a virtual machine",
     "micropython": "the core on MicroPython",
 }

@@ -9,7 +9,6 @@ from typing import Any
 
 from nuclio_edge import clock
 from nuclio_edge.clock import CLOCK
-
 from nuclio_edge.logs import Log
 from nuclio_edge.manifest import load
 from nuclio_edge.processor import Processor

@@ -54,7 +54,7 @@ def test_the_help_of_each_command_has_examples(name: str, capsys: pytest.Capture
         (["chekc"], 'nuclio-edge: no command is called "chekc"; did you mean "check"?'),
         (
             ["xyz"],
-            'nuclio-edge: no command is called "xyz"; there are: run, check, invoke, ledger, events, ',
+            'nuclio-edge: no command is called "xyz"; there are: run, check, invoke, ledger, replay, ',
         ),
         (["--frobnicate"], 'nuclio-edge: no option is called "--frobnicate"; there are: '),
         (["check", "--jsn"], 'nuclio-edge check: no option is called "--jsn"; did you mean "--json"?'),

@@ -10,6 +10,8 @@ import pytest
 from nuclio_edge import recorder as recorder_module
 from nuclio_edge.manifest import check
 from nuclio_edge.recording import read
+from nuclio_edge.sources.memory import MemoryEvent
+from nuclio_edge.witness import WITNESSED
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:
@@ -256,7 +258,7 @@ def test_a_disk_that_hangs_holds_up_neither_events_nor_the_stop(
     go = threading.Event()
     monkeypatch.setattr(recorder_module, "FLUSH_MS", 10)
     monkeypatch.setattr(recorder_module, "CLOSE_S", 0.05)
-    monkeypatch.setattr(recorder_module, "MOST_WAITING", 2000)
+    monkeypatch.setattr(recorder_module, "MOST_WAITING", 10_000)
     original = os.pwrite
     monkeypatch.setattr("nuclio_edge.disk.os.pwrite", lambda *a: (go.wait(30), original(*a))[1])
     try:
@@ -269,6 +271,25 @@ def test_a_disk_that_hangs_holds_up_neither_events_nor_the_stop(
         go.set()
     while recorder._writing.locked():
         pass
+
+
+def test_of_a_flood_the_last_events_are_kept_whole_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "MOST_WAITING", 20_000)
+    with Rig(tmp_path, manifest(more=ISOLATIONS[1]), f=HANDLER) as rig:
+        settled = Settled()
+        for number in range(200):
+            rig.deliver("/f", b"%d" % number, settled)
+        rig.until(lambda: len(settled.outcomes) == 200)
+        recorder = rig.processor.assembly.recorder
+        assert recorder.recorded + recorder.dropped == 200 and recorder.dropped > 100
+        rig.until(lambda: recorder._timer is None and not recorder._writing.locked())
+        assert rig.records.text().count("more events come than are recorded") == 1
+    entries = recorded(tmp_path)
+    assert [int(entry.event.body) for entry in entries] == list(range(200 - len(entries), 200))
+    assert len(entries) == recorder.recorded
+    assert all(entry.outcome["status"] == 200 for entry in entries)
 
 
 def test_a_reload_begins_and_ends_recording(tmp_path: Path) -> None:
@@ -313,3 +334,33 @@ def test_a_pattern_that_matches_nothing_is_a_problem(tmp_path: Path, pattern: st
     said = problem.as_dict("edge.toml")
     assert (said["code"], said["key"]) == ("E301", "record.triggers[0]")
     assert f"{said['message']}; {said['hint']}".startswith(told)
+
+
+def test_an_event_that_was_not_seen_to_come_is_recorded_with_what_its_handler_does(tmp_path: Path) -> None:
+    """As one that a durable trigger reads back from the disk: it goes to the function behind the recorder's back."""
+    with Rig(tmp_path, manifest(), f=HANDLER) as rig:
+        trigger = rig.trigger("f")
+        mine: Any = trigger.source
+        event = MemoryEvent(trigger, None, "/f", b"send", {})
+        event._token = WITNESSED
+        mine.wrapped(event)
+        rig.until(lambda: trigger.handled == 1)
+        assert rig.processor.assembly.recorder.open == {}
+    (entry,) = recorded(tmp_path)
+    assert [note[1] for note in entry.outcome["sent"]] == ["publish", ""]
+    assert entry.outcome["worker"] == "0" and "waited_us" not in entry.outcome
+
+
+def test_what_is_waited_for_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "MOST_OPEN", 3)
+    with Rig(tmp_path, manifest(), f=waiting(tmp_path)) as rig:
+        settled = Settled()
+        for number in range(10):
+            rig.deliver("/f", b"%d" % number, settled)
+        recorder = rig.processor.assembly.recorder
+        rig.until(lambda: recorder.recorded == 10)
+        assert len(recorder.open) == 3
+        (tmp_path / "go").touch()
+        rig.until(lambda: len(settled.outcomes) == 10)
+    # Those that were forgotten are there a second time, with their outcome.
+    assert sum(entry.outcome is not None for entry in recorded(tmp_path)) == 10
