@@ -124,8 +124,8 @@ class Bench:
 @pytest.fixture(autouse=True)
 def _leave_none_open() -> Iterator[None]:
     yield
-    for bench in list(OPEN):
-        bench.give_back()
+    while OPEN:
+        OPEN[-1].give_back()
 
 
 @pytest.fixture
