@@ -29,6 +29,7 @@ FIGURES = {
     "serial": "a serial line at 921,600 baud on a pty",
     "gpio": "edge in -> handler -> output, fast edges, memory; in a virtual machine",
     "micropython": "the core on MicroPython",
+    "spool": "the spool: durable enqueue, bytes, recovery, a week offline, power cuts",
 }
 
 
