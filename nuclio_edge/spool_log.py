@@ -45,7 +45,8 @@ class Log:
         self.random: Callable[[int], bytes] = os.urandom
         self._short_until = 0
         self.more: Callable[[], dict[str, Any]] = dict  # what a checkpoint says beside the lanes
-        self.lanes = Lanes(self.segment_size // 4)
+        self.rows_size = self.segment_size // 4  # of all lanes' in a checkpoint
+        self.lanes = Lanes(self.rows_size)
         self.segments: list[Segment] = []
         self.strays: dict[int, tuple[Segment, int]] = {}  # copied records, by id
         self.free: list[str] = []  # files to be recycled, the oldest first

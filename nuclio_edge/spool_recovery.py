@@ -135,7 +135,7 @@ class Recovery:
         headers.sort(key=lambda pair: pair[0])
         found = self._scan(disk, [segment for _, segment in headers])
         log.sizes = sizes
-        log.lanes = Lanes(log.segment_size // 4)
+        log.lanes = Lanes(log.rows_size)
         kept = {id(one.segment) for one in found}
         for _, segment in headers:
             if id(segment) not in kept:

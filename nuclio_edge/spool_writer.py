@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .spool_segment import Segment
 
 # A group smaller than this fills what follows with zeros, once in a file's life: from then on a sync of it writes
-# data and nothing else, where it would commit the file system's journal too (three pages more a sync on ext4).
-SMALL = 32 << 10
+# data and nothing else, where it would commit the file system's journal too (three pages more a sync on ext4). For
+# larger groups the zeros would be as dear as the journal.
+SMALL = 12 << 10
 FILL = 256 << 10
 PAGE = 4096  # what a disk is written in
 

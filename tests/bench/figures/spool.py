@@ -92,7 +92,7 @@ def spool_groups(folder: Path, groups: int, *, settle: bool = False, fresh: bool
     stored = Stored(loop)
     try:
         if not fresh:
-            for _ in range(8 << 20 >> 14):  # until every file was written once
+            for _ in range(8 << 20 >> 13):  # until every file was written once
                 for _ in range(GROUP):
                     spool.append(EVENT, "warm", BODY, stored)
                 spool.commit_soon()
@@ -160,7 +160,7 @@ def device(bench: Bench) -> None:
     seconds = bench.many(60)
     folder, image = bench.folder(), bench.folder() / "disk"
     subprocess.run(["truncate", "-s", "64M", str(image)], check=True)
-    made = subprocess.run(["mkfs.ext4", "-q", "-F", str(image)], capture_output=True, check=False)
+    made = subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", str(image)], capture_output=True, check=False)
     if not made.returncode:
         made = subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True, check=False)
     if made.returncode:
