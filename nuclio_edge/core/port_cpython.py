@@ -19,6 +19,7 @@ IN = 1
 OUT = 4
 
 clock = time.perf_counter_ns
+_monotonic_ns, _time_ns = time.monotonic_ns, time.time_ns
 TICKS_PER_MS = 1_000_000
 bucket = int.bit_length
 next_number = itertools.count(1).__next__  # atomic: ids are asked for in many threads
@@ -26,12 +27,12 @@ next_number = itertools.count(1).__next__  # atomic: ids are asked for in many t
 
 def ticks_ms() -> int:
     """Milliseconds that only grow."""
-    return time.monotonic_ns() // 1_000_000
+    return _monotonic_ns() // 1_000_000
 
 
 def now_ms() -> int:
     """The wall clock in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    return _time_ns() // 1_000_000
 
 
 def utc(ms: int) -> Any:
