@@ -5,7 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 
-from . import capture, environment, running
+from . import capture, environment, running, supervise
 from .bindings.named import Bindings
 from .core import port
 from .core.context import Context
@@ -95,6 +95,8 @@ class Assembly:
             begun = self.import_on_thread(todo, lambda over=over: over.append(True))  # type: ignore[misc]  # bound at once
             while not over and not self.processor.stopping and port.ticks_ms() - begun[0] <= IMPORT_PATIENCE_MS:
                 self.loop.turn(LOOK_MS)
+                if port.ticks_ms() - begun[0] >= LOOK_MS:
+                    supervise.starting("importing functions", IMPORT_PATIENCE_MS + LOOK_MS)
             begun.clear()
 
     def import_on_thread(self, todo: deque[Function], done: Callable[[], Any]) -> list[int]:
@@ -167,6 +169,8 @@ class Assembly:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
             _attach(function.runner, trigger, trigger_spec)
+            if trigger_spec.durable or trigger_spec.dead_letter:
+                self.processor.make_durable(trigger)
         if self.recorder is not None:
             self.recorder.watch(function)
 

@@ -72,10 +72,12 @@ def tally(sources: Iterable[Any], triggers: Iterable[Any], earlier: Iterable[Tal
             total.wrong.append(f"source {source.name}: received {source.received}, accounted for {accounted}")
     for trigger in triggers:
         shed = sum(trigger.shed.values())
+        alone = getattr(trigger.source, "alone", 0)  # of a durable one: events that are on disk only
         for name in ("admitted", "handled", "failed", "dead_lettered", "pending", "retried", "duplicates"):
             setattr(total, name, getattr(total, name) + getattr(trigger, name))
+        total.pending += alone
         _add(total.shed, trigger.shed)
-        accounted = trigger.handled + trigger.failed + trigger.dead_lettered + shed + trigger.pending
+        accounted = trigger.handled + trigger.failed + trigger.dead_lettered + shed + trigger.pending + alone
         if trigger.admitted != accounted:
             total.wrong.append(f"{trigger.ledger_id}: admitted {trigger.admitted}, accounted for {accounted}")
     return total

@@ -5,6 +5,7 @@ Only this file knows which concrete classes make up a processor; everything it b
 
 from __future__ import annotations
 
+import os
 from _thread import allocate_lock, get_ident
 
 from . import capture, environment, forks
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .core.event import Event
+    from .core.inbox import Trigger
     from .core.response import Response
     from .crash import End
+    from .delivery import Delivery
     from .function import Function
     from .ledger import Tally
     from .logs import Log
@@ -44,16 +47,18 @@ OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
 class Host:
     """What a source or binding is given of the processor that it lives in."""
 
-    __slots__ = ("device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
+    __slots__ = ("budget", "delivery", "device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
 
     def __init__(self, processor: Processor, log: Logger, secret: Callable[[str], bytes]) -> None:
         self.loop = processor.loop
         self.log = log
+        self.budget = processor.budget  # for what a source holds before it is an event
         self.device = processor.manifest.device
         self.state_dir: str = processor.manifest.device.state_dir
         self.secret = secret
         self.state_changed: Callable[[Any], Any] = processor.source_changed
         self.stopping = False
+        self.delivery = processor.delivery  # where a publisher keeps what cannot be sent; None: in memory only
 
 
 class Processor:
@@ -62,6 +67,8 @@ class Processor:
     `open()` builds and starts everything and returns; `run()` turns the loop until `stop()` has drained it, and returns
     the exit code. `on_ready` is called once, when functions are loaded and sources open or retrying.
     """
+
+    keeps = True  # in its state directory, what is durable
 
     def __init__(self, manifest: Manifest, log: Log, *, offline: bool = False, guarded: bool = False) -> None:
         self.manifest = manifest
@@ -87,6 +94,7 @@ class Processor:
         self.offline = offline  # nothing is opened: `invoke` runs one event through the real path
         self.exit_code = OK
         self.assembly = Assembly(self)
+        self.delivery: Delivery | None = None  # where something of the manifest is durable
         self.stopping = False
         self._deadline: Any = None
         self._demanded: set[str] = set()  # sources without a table that only handlers use
@@ -109,6 +117,7 @@ class Processor:
         forks.install()
         if self._guarded:
             self._guard()
+        self._open_delivery()
         suspect = self.pauses.keys()
         for name in self.wanted_sources(manifest):
             self.sources[name] = self.make_source(manifest.sources[name])
@@ -124,6 +133,8 @@ class Processor:
         for function in self.functions.values():
             self.assembly.equip(function)
         self.share_budget()
+        if self.delivery is not None:
+            self.delivery.begin()
         self.route()
         for function in self.functions.values():
             if function.name in suspect:
@@ -167,28 +178,38 @@ class Processor:
             return  # an import is waited for, which ends with this: `open` goes on from here
         for source in self.sources.values():
             source.stop_receiving()
+        if self.delivery is not None:
+            self.delivery.stop()
         timeout = self.manifest.device.stop_timeout_ms
         self._deadline = self.loop.now + timeout
         self._last_words_ms = min(timeout // 4, LAST_WORDS_MS)
         self._drain()
 
     def _drain(self) -> None:
-        busy = [f for f in self.all_functions() if not f.runner.drain() or any(t.pending for t in f.triggers)]
+        busy = [f for f in self.all_functions() if not f.runner.drain() or self._unsafe(f)]
         left = self._deadline - self.loop.now
         speaking = (not busy or left < self._last_words_ms) and not self._last_words(busy, max(left, 0))
         unsent = [s for s in self.sources.values() if not getattr(s, "sent", _yes)()]
-        if (busy or speaking or unsent) and left > 0:
+        storing = self.delivery is not None and self.delivery.busy()
+        if (busy or speaking or unsent or storing) and left > 0:
             self.loop.call_later(5, self._drain)
             return
         for farewell in self.assembly.farewells.values():
             farewell.expire()
-        if busy:
+        lost = [f for f in busy if self._unsafe(f) or not any(t.spec.durable for t in f.triggers)]
+        if lost:
             self.exit_code = UNDRAINED
             self.logger.warn_with(
-                "stopped with events undrained", "functions", ", ".join(sorted({f.name for f in busy}))
+                "stopped with events undrained", "functions", ", ".join(sorted({f.name for f in lost}))
             )
         self.close()
         self.loop.stop()
+
+    def _unsafe(self, function: Function) -> int:
+        """How many of a function's events a stop would lose: those that are pending and not on disk."""
+        if self.delivery is not None:
+            return self.delivery.unsafe(function)
+        return sum(t.pending for t in function.triggers)
 
     def _last_words(self, busy: list[Function], left_ms: int) -> bool:
         """Have every function that is done call its drain and termination callbacks; whether all have."""
@@ -208,6 +229,8 @@ class Processor:
                 self._on_loop_error(error, source.close)
         for source in self.leaving:
             source.close()
+        if self.delivery is not None:
+            self.delivery.close()
         total = self.tally()
         wrong = differences(total)
         if wrong:
@@ -334,6 +357,29 @@ class Processor:
 
         inquire(self, self.watchdog)
         self.assembly.row = self.watchdog.slots.take()
+
+    def make_durable(self, trigger: Trigger) -> None:
+        """Have a trigger's events or dead letters kept on disk."""
+        if self.delivery is None and self.keeps and not self.offline:
+            self._make_delivery()
+        if self.delivery is not None:
+            self.delivery.attach(trigger)
+
+    def _open_delivery(self) -> None:
+        """Have what may be durable kept on disk; a guest of a running processor's has no disk."""
+        if not self.keeps or self.offline:
+            return
+        specs = [t for f in self.manifest.functions.values() if not f.disabled for t in f.triggers]
+        folder = os.path.join(self.manifest.device.state_dir, "spool")
+        brokers = any(source.kind == "mqtt" for source in self.manifest.sources.values())
+        if brokers or any(t.durable or t.dead_letter for t in specs) or os.path.isdir(folder):
+            self._make_delivery()
+
+    def _make_delivery(self) -> None:
+        from .delivery import Delivery
+
+        self.delivery = Delivery(self)
+        self.delivery.open()
 
     def share_budget(self) -> None:
         """Share an eighth of the memory budget out as floors, so that a flooded inbox cannot starve the others.

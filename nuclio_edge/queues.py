@@ -149,13 +149,9 @@ class Queue:
         """Settle all that is queued without running it: the function was suspended."""
         for box in self._boxes:
             box = getattr(box, "order", box)  # noqa: PLW2901 - with what waits behind an event of the same key
-            try:
-                while True:
-                    event = box.popleft()
-                    if event._trigger is not None:
-                        event._trigger.drop(event, reason)
-            except IndexError:
-                pass
+            for event in take_all(box):
+                if event._trigger is not None:
+                    event._trigger.drop(event, reason)
         if self.several:
             self.turns.clear()
 
@@ -186,6 +182,22 @@ class Queue:
                 return box.popleft()  # type: ignore[no-any-return]  # a deque of events
             except IndexError:
                 continue  # shed meanwhile: its turn is void
+
+
+def take_all(box: Any) -> list[Event]:
+    """Empty an inbox; the oldest event is the first of the list.
+
+    From the new end, as workers take from the old one meanwhile: what they get is older than all that is taken here.
+    """
+    plain = getattr(type(box), "popleft", None) is deque.popleft
+    take = box.pop if plain else box.popleft
+    taken: list[Event] = []
+    try:
+        while True:
+            taken.append(take())
+    except IndexError:
+        pass
+    return taken[::-1] if plain else taken
 
 
 def _nothing() -> Event:

@@ -17,6 +17,7 @@ What the holder of the tables (a module or the class) may offer besides, each op
     check_board(params, board) -> faults with `pins`: what the board cannot do
     check_uses(params, triggers, outputs, same) -> ("trigger" or "output", which, key, message, hint)   with `pins`
     when_full(address) -> policy         the default of inbox.when_full; "block" unless offered
+    durable(address) -> bool             the default of durable; false unless offered
     ORDER_BY = ("line",)                 further attributes of its events that order_by may name
     SHARED_WINDOW = True                 one function that holds its events back holds back all functions on the source
 """

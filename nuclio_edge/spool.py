@@ -8,10 +8,11 @@ The contract, for the loop's thread alone:
 - A group is written when it holds 64 KiB, `flush_ms` after its first record, or at the end of the turn in which
   a record was `urgent` or `commit_soon` was called. One group is on its way to the disk while the next collects.
 - `settle` says that a record is needed no more. One that has not been handed to the writer is then not written at all:
-  its `done(None)` comes as soon as all that was appended before the settle is durable or needs no disk. What comes and
-  goes between two commits never touches the disk.
+  its `done(None)` comes as soon as all that was appended before the settle is durable, needs no disk, or has failed.
+  What comes and goes between two commits never touches the disk.
 - `append(..., settles=ids)` is one record that settles others: both happen or neither does, whenever the power goes.
-  If it fails, by `done(error)`, the others are pending again.
+  If it fails, by `done(error)`, the others are pending again; those that had not been written never were, and are told
+  the same error. The `done` of these comes just before that of the record, not in its own turn.
 - Every record is settled, in a gap (given up to stay within the limits, and said so), or pending: appended = settled +
   gap + pending, for each (kind, key) and in all.
 - A disk that cannot be used is no error here: appends fail by `done(error)`, and `trouble` says why until it works.
@@ -113,6 +114,11 @@ class Spool:
         self._pause_ms = 0
         self._closed = False
 
+    @property
+    def in_hand(self) -> Any:
+        """The group that is on its way to the disk, or None: one that stays the same for long is stuck there."""
+        return self._flying
+
     def open(self) -> None:
         """Read what is there; about 0.2 s for 64 MiB on a PC. Never fails: see `trouble` and `recovery`."""
         recovery = self.recovery
@@ -166,7 +172,7 @@ class Spool:
         group = self._group
         position = number - group.first
         if position >= 0:
-            if not self._settling.skip(group, position):
+            if not self._settling.settle_unwritten(group, position):
                 return False
             if not group.live:
                 self._flag()
@@ -185,12 +191,14 @@ class Spool:
         """A pending record by its id; OSError when the disk cannot be read."""
         return self._reading.read(number)
 
-    def records(self, after: int = 0, limit: int = GROUP, kind: int | None = None) -> list[Record]:
+    def records(
+        self, after: int = 0, limit: int = GROUP, kind: int | None = None, key: int | str | None = None
+    ) -> list[Record]:
         """Pending records with ids above `after`, in order, until they are `limit` bytes, one at least if there is one.
 
         OSError when the disk cannot be read. A record that is damaged is put down as a gap.
         """
-        return self._reading.records(after, limit, kind)
+        return self._reading.records(after, limit, kind, key)
 
     def fetch(
         self, after: int, limit: int, then: Callable[[list[Record], OSError | None], Any], kind: int | None = None
@@ -292,15 +300,14 @@ class Spool:
         group = self._group
         if group.lanes and not group.live:
             self._group = Group(group.next)
-            self._call(group.dones, None)
+            self._call(group)
 
-    def _call(self, dones: Iterable[Done | None], error: OSError | None) -> None:
-        for done in dones:
-            if done is not None:
-                try:
-                    done(error)
-                except Exception as wrong:  # noqa: BLE001 - one bad call stays one bad call
-                    self.loop.on_error(wrong, done)
+    def _call(self, group: Group) -> None:
+        for done in group.all_dones():
+            try:
+                done(None)
+            except Exception as wrong:  # noqa: BLE001 - one bad call stays one bad call
+                self.loop.on_error(wrong, done)
 
     def _hand_over(self) -> None:
         """Give the present group to the writer."""
@@ -356,7 +363,7 @@ class Spool:
             self.room.landed(plan)
             if not plan.full:
                 self.readers.landed()
-            self._call(group.dones, None)
+            self._call(group)
         else:
             self.log.give_back(plan, job.broken)
             if job.broken is not None:
@@ -396,7 +403,7 @@ class Spool:
         for position in range(len(group.lanes)):
             if group.payloads[position] is not None:
                 self._never(group, position, error)
-        self._call(group.dones, None)
+        self._call(group)
 
     def _turn_away(self, group: Group) -> None:
         """Records that are too large for any segment: the others of the group go on."""
@@ -406,7 +413,7 @@ class Spool:
         group.oversize = []
 
     def _never(self, group: Group, position: int, error: OSError) -> None:
-        """Undo an append; its `done` is called with the others of the group."""
+        """Undo an append; its `done` is called in its turn."""
         reason = errorcode.get(error.errno or 0, "error")
         self.refused[reason] = self.refused.get(reason, 0) + 1
         lane = group.lanes[position]
@@ -423,6 +430,9 @@ class Spool:
         done = group.dones[position]
         if done is not None:
             group.dones[position] = lambda _: done(error)
+        if position in group.companions:
+            told = group.companions.pop(position)
+            group.companions[position] = [lambda _, one=one: one(error) for one in told]  # type: ignore[misc]
 
     def groups(self) -> tuple[Group | None, Group]:
         """What is in memory, in order: what is on its way to the disk, and what was appended since."""

@@ -69,6 +69,17 @@ class Settlement:
         segment.void(position)
         segment.owed += 1
 
+    def take(self, other: Settlement) -> None:
+        """What another one was to settle is settled by this one."""
+        self.ranges += other.ranges
+        self.owed += other.owed
+        for lane, count in other.counts.items():
+            self.counts[lane] = self.counts.get(lane, 0) + count
+
+    def owes(self, oldest: int) -> bool:
+        """Whether it settles a record in a segment before this sequence."""
+        return any(segment.sequence < oldest for segment, _, _ in self.owed)
+
     def is_logged(self) -> None:
         """The log says so."""
         for segment, _, _ in self.owed:

@@ -42,6 +42,7 @@ class Log:
         self.segment_size = segment_size(limit)
         self.limit = max(limit, 3 * self.segment_size)
         self.reserve = self.segment_size // 8
+        self.random: Callable[[int], bytes] = os.urandom
         self._short_until = 0
         self.more: Callable[[], dict[str, Any]] = dict  # what a checkpoint says beside the lanes
         self.lanes = Lanes(self.segment_size // 4)
@@ -130,6 +131,8 @@ class Log:
             if known is not None:
                 old = known.logged
                 known.logged = (old[0] + appended, old[1] + settled, old[2] + gap)
+        for named in plan.named:
+            named.named = True
         if plan.oldest:
             self._release(plan.oldest)
 

@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .spool_cursor import Readers
     from .spool_group import Group
+    from .spool_lanes import Lane
     from .spool_log import Log
     from .spool_reading import Place
     from .spool_room import Room
@@ -34,7 +35,9 @@ class Plan:
         self.counts: dict[int, list[int]] = {}
         self.skipped: dict[int, int] = {}
         self.copies: list[Place] = []
-        self.drops = 0
+        self.named: list[Lane] = []
+        self.drops = 0  # of the room's, that are in it
+        self.seen = 0  # of the room's copies, that are in it or were needed no more
         self.oldest = 0
         self.full = False
         self._write: Write | None = None
@@ -91,12 +94,14 @@ class Plan:
             return None
         path, create = file
         log.sequence += 1
-        segment = Segment(path, make_header(log.sequence, log.segment_size))
+        segment = Segment(path, make_header(log.sequence, log.segment_size, log.random(4)))
         segment.filled = 0
+        # Segments that this plan has put records into are needed, too: the log does not know of those yet.
+        filled = [write.segment.sequence for write in self.writes if write.numbers or write.copies]
         write = Write(segment, HEADER, begins=True, create=create)
         self._aim(write)
         self.writes.append(write)
-        self.oldest = max(self.oldest, log.first_needed(segment))
+        self.oldest = max(self.oldest, min([log.first_needed(segment), *filled]))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
         raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, **log.more())
@@ -157,27 +162,45 @@ def compose(log: Log, room: Room, readers: Readers, settling: Settling, group: G
             settling.keep(taken)
             break
         skipped = {}
+    # A record of this group that settles others in what is given up has to be durable first: it stands for them.
+    first = max((oldest for oldest, _ in room.drops), default=0)
+    bound = [position for position, one in group.settles.items() if one.owes(first)]
+    if not bound and not _give_up(plan, room):
+        return plan, 0
+    taken = _add_rest(plan, room, readers, group)
+    if bound and max(bound) < taken:
+        _give_up(plan, room)
+    return plan, taken
+
+
+def _give_up(plan: Plan, room: Room) -> bool:
+    """Place what says where the log begins."""
     for oldest, gaps in room.drops:
         if not plan.drop(oldest, gaps):
-            return plan, 0
+            return False
         plan.drops += 1
+    return True
+
+
+def _add_rest(plan: Plan, room: Room, readers: Readers, group: Group) -> int:
+    """Place readers, copies and the records of the group; how many entries of it there was room for."""
     if plan.full:
-        return plan, 0
+        return 0
     for raw in readers.tell():
         if not plan.add(CURSOR, CONTROL, 0, 0, raw):
-            return plan, 0
+            return 0
     for place in room.copies:
         if place.is_live() and place.payload is not None:
-            kind = log.lanes.by_number[place.lane].kind
+            kind = plan.log.lanes.by_number[place.lane].kind
             if not plan.add(kind, COPY, place.lane, place.number, place.payload):
-                return plan, 0
+                return 0
             plan.copies.append(place)
-    return plan, _appended(plan, group)
+        plan.seen += 1
+    return _appended(plan, group)
 
 
 def _appended(plan: Plan, group: Group) -> int:
     """Place the records of the group; how many entries there was room for."""
-    named = set()
     settles = group.settles
     first = group.first
     largest = plan.log.largest()
@@ -193,15 +216,15 @@ def _appended(plan: Plan, group: Group) -> int:
             flags = SETTLES
             raw = settles[position].pack({})
             payload = b"".join((len(raw).to_bytes(4, "little"), raw, payload))
-        if not lane.named and lane not in named:
+        if not lane.named:  # in each of the group, as each may be the only one that is whole after a power cut
             flags |= NAMED
             raw = lane.name()
             payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
         if not plan.add(lane.kind, flags, lane.number, first + position, payload):
             return position
         plan.count(lane.number, 1, 0, 0)
-        if flags:
-            named.add(lane)
-            if flags & SETTLES:
-                plan.count_settled(settles[position])
+        if flags & NAMED:
+            plan.named.append(lane)
+        if flags & SETTLES:
+            plan.count_settled(settles[position])
     return len(group.lanes)

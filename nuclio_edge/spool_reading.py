@@ -132,9 +132,9 @@ class Reading:
         place = self._log.find(number)
         return next(self._from_disk([Place(*place)]), None) if place is not None else None
 
-    def records(self, after: int, limit: int, kind: int | None) -> list[Record]:
+    def records(self, after: int, limit: int, kind: int | None, key: int | str | None) -> list[Record]:
         """See Spool.records."""
-        wanted = self._wanted(kind)
+        wanted = self._wanted(kind, key)
         on_disk = self._from_disk(places(self._log, after, wanted))
         return _first(chain(on_disk, in_memory(self._spool.groups(), after, wanted)), limit)
 
@@ -164,10 +164,13 @@ class Reading:
         numbers = [segment.number(at) for segment, at in found if wanted(segment.lanes[at])]
         return numbers + [one.id for one in in_memory(self._spool.groups(), after, wanted) if one.id <= upto]
 
-    def _wanted(self, kind: int | None) -> Callable[[int], bool]:
-        """Whether a lane is of the kind, by its number."""
+    def _wanted(self, kind: int | None, key: int | str | None = None) -> Callable[[int], bool]:
+        """Whether a lane is of the kind, and has the key, by its number."""
         if kind is None:
             return _any
+        if key is not None:
+            lane = self._log.lanes.by_key.get((kind, key))
+            return {lane.number if lane is not None else -1}.__contains__
         return {lane.number for lane in self._log.lanes if lane.kind == kind}.__contains__
 
     def _from_disk(self, found: Iterable[Place]) -> Iterator[Record]:

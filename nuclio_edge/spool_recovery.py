@@ -96,9 +96,9 @@ class Found:
 class Recovery:
     """The result: `log` is filled, the rest is what to tell.
 
-    `damaged`: gaps between whole records; `torn`: records begun, not finished; `lost`: how often segments are missing
-    between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be read,
-    and why.
+    `damaged`: gaps between whole records; `torn`: records begun and not finished; `lost`: how often segments are
+    missing between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be
+    read, and why.
     """
 
     def __init__(self, log: Log) -> None:

@@ -7,7 +7,6 @@ so a recycled file begins with a new header and all that it held before is void.
 
 from __future__ import annotations
 
-import os
 from array import array
 from binascii import crc32
 from bisect import bisect_left
@@ -51,7 +50,7 @@ class Segment:
         _, _, _, self.sequence, _, self.size, self.wall = _HEADER.unpack_from(header)
         self.path = path
         self.header = header
-        self.seed = seed_of(header)
+        self.seed = seed_of(header[: _HEADER.size])  # without its crc: of both together it is always the same
         self.base = -1  # the first own record's id, less 1; -1: none yet
         self.ids = array("I")
         self.at = array("I")
@@ -126,10 +125,9 @@ class Segment:
             self.live -= 1
 
 
-def make_header(sequence: int, size: int) -> bytes:
-    """The header of a new life of a file."""
-    salt = int.from_bytes(os.urandom(4), "little")
-    raw = _HEADER.pack(_MAGIC, _VERSION, 0, sequence, salt, size, max(0, port.now_ms()))
+def make_header(sequence: int, size: int, salt: bytes) -> bytes:
+    """The header of a new life of a file; salt: four random bytes."""
+    raw = _HEADER.pack(_MAGIC, _VERSION, 0, sequence, int.from_bytes(salt, "little"), size, max(0, port.now_ms()))
     raw += crc32(raw).to_bytes(4, "little")
     return raw + bytes(HEADER - len(raw))
 

@@ -33,11 +33,14 @@ class Settling:
         """Whether the log has to be told of any."""
         return any(one.ranges for one in self.waiting)
 
-    def skip(self, group: Group, position: int) -> bool:
-        """Settle what has not been handed to the writer: it is never written."""
+    def skip(self, group: Group, position: int) -> Settlement | None:
+        """Settle what has not been handed to the writer: it is never written.
+
+        None when it was not pending, else what was to be settled together with it, which may be nothing.
+        """
         payloads = group.payloads
         if position >= len(payloads) or payloads[position] is None:
-            return False
+            return None
         payload, payloads[position] = payloads[position], None
         group.size = max(0, group.size - HEAD - length(payload))
         group.live -= 1
@@ -46,9 +49,14 @@ class Settling:
         lane.settled += 1
         lane.pending -= 1
         self.skipped[lane.number] = self.skipped.get(lane.number, 0) + 1
-        if position in group.settles:
-            self.waiting.append(group.settles.pop(position))
-        return True
+        return group.settles.pop(position, None) or Settlement()
+
+    def settle_unwritten(self, group: Group, position: int) -> bool:
+        """Settle a record of the present group; false when it is not pending."""
+        settlement = self.skip(group, position)
+        if settlement is not None and settlement.ranges:
+            self.waiting.append(settlement)
+        return settlement is not None
 
     def settle(self, number: int, flying: Group | None) -> bool:
         """Settle a record on disk, or on its way there."""
@@ -62,11 +70,28 @@ class Settling:
         settlement = Settlement()
         for number in numbers:
             if number >= group.first:
-                self.skip(group, number - group.first)
+                self._instead(group, number - group.first, position, settlement, flying)
             else:
                 self._into(settlement, number, flying)
         if settlement.ranges:
             group.settles[position] = settlement
+
+    def _instead(self, group: Group, old: int, new: int, settlement: Settlement, flying: Group | None) -> None:
+        """A record that was not written yet, and all that it was to settle, is settled by another one of its group."""
+        its = self.skip(group, old) if old != new else None
+        if its is None:
+            return
+        settlement.take(its)
+        if flying is not None:
+            for position, one in flying.late.items():
+                if one is its:
+                    flying.late[position] = settlement
+        companions = group.companions.setdefault(new, [])
+        companions += group.companions.pop(old, [])
+        done = group.dones[old]
+        if done is not None:
+            companions.append(done)
+            group.dones[old] = None
 
     def _into(self, settlement: Settlement, number: int, flying: Group | None) -> bool:
         if flying is not None and flying.has(number):

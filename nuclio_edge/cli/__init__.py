@@ -24,6 +24,7 @@ COMMANDS = {
     "invoke": "run one event through a function, without opening any source",
     "replay": "run recorded events through the functions again, and print what changed",
     "explain": "tell what became of an event: which trigger took it, how long it waited, what came of it",
+    "dead-letters": "list, show, send again or drop the events that have failed for good",
     "events": "print the events of every source, before there is a function",
     "new": "make a folder with a manifest and a function that runs",
     "boards": "show the boards that are known, with their pins, and which one this is",
@@ -81,8 +82,9 @@ def _call(name: str, given: Sequence[str]) -> int:
     if name not in COMMANDS:
         return _unknown(name)
     # Not importlib.import_module: importlib is not loaded on the way of `run`.
-    __import__(f"{__name__}.{name}")
-    code: int = sys.modules[f"{__name__}.{name}"].main(rest)
+    module = f"{__name__}.{name.replace('-', '_')}"
+    __import__(module)
+    code: int = sys.modules[module].main(rest)
     return code
 
 

@@ -31,6 +31,8 @@ _GUEST = {"clean_start": True, "session_expiry": 0, "will": None, "birth": None}
 class Beside(Processor):
     """A processor with these functions, and with sources that are guests where the manifest's are residents."""
 
+    keeps = False
+
     def __init__(self, manifest: Manifest, log: Log, purpose: str, functions: Mapping[str, FunctionSpec]) -> None:
         self._folder = tempfile.mkdtemp(prefix=f"nuclio-edge-{purpose}-")
         changes = {

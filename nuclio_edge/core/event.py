@@ -58,6 +58,8 @@ class Event:
         fields: "dict[str, Any]"
         headers: "dict[str, Any]"
         id: "str | None"
+        attempt: int
+        duplicate: bool
         last_in_batch: bool
         method: "str | None"
         monotonic_ms: int
@@ -125,8 +127,8 @@ class Event:
 
 port.aside(
     Event,
-    "decode_error last_in_batch num_shards offset shard_id size source source_address source_identity timestamp type"
-    " type_version url version",
+    "decode_error duplicate last_in_batch num_shards offset shard_id size source source_address source_identity"
+    " timestamp type type_version url version",
 )
 
 

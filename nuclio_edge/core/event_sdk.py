@@ -37,6 +37,8 @@ class EventSource:
 
 def rest(event: Event, name: str) -> "Any":
     """An attribute or method that is not in the event's own table."""
+    if name == "attempt":
+        return event._attempt + 1
     if name in _RARE:
         value = _RARE[name]
         if callable(value):
@@ -230,6 +232,7 @@ def _source(event: Event) -> EventSource:
 
 _PLAIN = (bytes, bytearray, str)
 _RARE: "dict[str, Any]" = {
+    "duplicate": False,
     "last_in_batch": False,
     "num_shards": 0,
     "offset": 0,

@@ -23,7 +23,10 @@ _CHECKED = const(18)  # of which the crc covers
 
 
 def seed_of(raw: bytes) -> int:
-    """The seed made of a segment's own header; never one whose marker is zero, as unwritten space is."""
+    """The seed made of what is a segment's own; never one whose marker is zero, as unwritten space is.
+
+    A crc that follows what it is of makes the seed the same for all: leave it out.
+    """
     seed = crc32(raw)
     return seed if seed & 0xFFFF else seed | 1
 

@@ -89,9 +89,9 @@ BATCH = {
 TRIGGER = {
     "name": Field("string", minimum=1, doc="event.trigger.name; default: the source's name"),
     "source": Field("string", doc="may be left out where only one source fits the keys"),
-    "durable": Field("boolean", doc="stored on disk, then acknowledged"),
+    "durable": Field("boolean", doc="stored on disk, then acknowledged; default: of MQTT with QoS 1 and 2"),
     "retry": Field("table", {}, fields=RETRY, doc="after an exception or a status of 500 and above"),
-    "dead_letter": Field("boolean", default=False, doc="keep an event whose attempts have ended"),
+    "dead_letter": Field("boolean", default=False, doc="keep on disk an event whose attempts have ended"),
     "inbox": Field("table", {}, fields=INBOX, doc="the queue before the function"),
     "rate_limit": Field("rate", minimum=0.0001, doc="token bucket, burst of one second"),
     "order_by": Field("string", minimum=1, doc="with several workers: order kept per value of this attribute"),

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.schema import Values
     from nuclio_edge.manifest.sources import Sources
 
-_LATER = {
-    "durable": "durable = true comes with the spool; until then events are acknowledged after the handler",
-    "dead_letter": "dead_letter = true comes with the spool; until then such events are counted failed",
-}
-
-
 # Attributes that every event has and by which events can be told apart; a kind names its own by ORDER_BY.
 _KEYS = ("topic", "path", "method", "url", "content_type", "source_address", "source_identity", "type", "shard_id")
 
@@ -57,19 +51,24 @@ class Triggers:
         self._sources.apply(tables, "check_trigger", address, path, "E304")
         if has_bad(own) or has_bad(address):
             return None
-        self._later(own, path)
         self._check_order(own.order_by, tables, path)
         self._claim(source, tables, address, path)
         when_full = own.inbox.when_full
+        durable = own.durable
+        if durable is None:
+            default = getattr(tables, "durable", None)
+            durable = default is not None and default(address)
         if when_full is None:
             default = getattr(tables, "when_full", None)
             when_full = default(address) if default is not None else "block"
+            if durable and when_full != "reject":
+                when_full = "block"  # on the disk alone until there is room: nothing is shed, and nobody has to wait
         return {
             "address": address,
             "batch": own.batch and Batch(size=own.batch.size, timeout_ms=own.batch.timeout),
             "content_type": own.content_type,
-            "dead_letter": False,
-            "durable": False,
+            "dead_letter": own.dead_letter,
+            "durable": durable,
             "inbox_size": own.inbox.size,
             "kind": self._sources.specs[source].kind,
             "name": own.name or source,
@@ -98,11 +97,6 @@ class Triggers:
             message = f"{quote(order_by)} is no attribute that keeps events apart"
             hint = suggest(order_by, known) or "there are " + listed(known)
             self._convert.report.error((*path, "order_by"), "E312", message, hint)
-
-    def _later(self, own: Values, path: KeyPath) -> None:
-        for key, message in _LATER.items():
-            if getattr(own, key):
-                self._convert.report.warning((*path, key), "W502", message)
 
     def _retry(self, retry: Values, raw: Mapping[str, Any], path: KeyPath) -> Retry:
         longest = retry.max_backoff

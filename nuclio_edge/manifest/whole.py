@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Tables whose names are checked and which nothing reads yet.
 _LATER = {
-    "spool": "the spool comes with a later version",
     "admin": "the admin interface comes with a later version",
     "sync": "the sync agent comes with a later version",
 }
@@ -86,7 +85,7 @@ def check_shared(functions: Mapping[str, FunctionSpec], sources: Sources, report
         if len(users[source]) > 1:
             shown = listed([trigger.ledger_id for trigger in triggers[:3]] + ["others"] * (len(triggers) > 3))
             message = f"{len(users[source])} functions share its window, and {shown} may hold it when slow or in retry"
-            hint = "a second source for the slow ones keeps them apart; so will durable = true, with a later version"
+            hint = "durable = true acknowledges them once they are on disk; or give the slow ones a second source"
             report.warning(("source", source), "W503", message, hint)
 
 

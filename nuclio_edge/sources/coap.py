@@ -58,7 +58,7 @@ class CoapSource:
         self.attempts = 0
         self.planner = Planner()
         self.sender = Sender(self.loop)
-        self.blocks = Blocks(self.loop, params.max_body)
+        self.blocks = Blocks(self.loop, params.max_body, getattr(host, "budget", None))
         self.answers = Answers(self.loop, self.sender, self.blocks, params.block_size)
         self.observers = Observers(self.loop, self.planner, self.sender, self.answers, params.max_observers)
         self.intake = Intake(self.loop, self.planner, self.answers, self.blocks, self.sender)

@@ -71,8 +71,8 @@ class HttpSource:
         server.on_trouble = lambda what, why: host.log.warn_with(what, "reason", why)
         for key in ("max_body", "max_connections", "header_timeout", "body_timeout", "idle_timeout", "write_timeout"):
             setattr(server, key, getattr(params, key))
-        # Half of what inboxes may hold: bodies on their way in are not counted there yet.
-        server.max_held = max(params.max_body, getattr(host.device, "memory_budget", 48 << 20) // 2)
+        budget = server.budget = getattr(host, "budget", None)
+        server.max_held = max(params.max_body, (48 << 20 if budget is None else budget.limit) // 2)
 
     # -- the contract -------------------------------------------------------------------------------------------------
 

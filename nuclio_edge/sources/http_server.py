@@ -43,6 +43,7 @@ class Server:
         self.counters: dict[str, int] = {}
         self.max_body = 4 << 20
         self.max_held = 24 << 20  # bytes of all bodies on their way in
+        self.budget: Any = None  # the memory that they share with all inboxes
         self.max_connections = 512
         self.header_timeout = 10_000
         self.body_timeout = 20_000
@@ -95,8 +96,16 @@ class Server:
     # -- what connections ask for -------------------------------------------------------------------------------------
 
     def hold(self, size: int) -> bool:
-        """Count bytes of bodies that are not whole yet; whether there is room for them."""
+        """Count bytes of bodies that are not whole yet; whether there is room for them.
+
+        Whatever else takes the memory, there is room for one body of the largest size.
+        """
         self._held += size
+        budget = self.budget
+        if budget is not None:
+            budget.used += size
+            if budget.used > budget.limit and self._held > self.max_body:
+                return False
         return self._held <= self.max_held
 
     def count(self, what: str) -> None:

@@ -26,9 +26,9 @@ from nuclio_edge.sources.mqtt_memory import SessionMemory
 from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, TAKEN, Outages
 from nuclio_edge.sources.mqtt_output import Output
 from nuclio_edge.sources.mqtt_params import OUTPUT, PARAMS, TRIGGER, parse_url
-from nuclio_edge.sources.mqtt_publish import MqttBinding, Publisher
+from nuclio_edge.sources.mqtt_publish import PASSING, MqttBinding, Publisher
 from nuclio_edge.sources.mqtt_reasons import PROTOCOL_VERSION, REFUSAL, TAKEN_OVER, explain, no_broker
-from nuclio_edge.sources.mqtt_session import Shared
+from nuclio_edge.sources.mqtt_session import REPLY_ONLY, SHARED_REPLY, Shared
 from nuclio_edge.sources.mqtt_subscribe import Subscriptions
 from nuclio_edge.sources.mqtt_version import Version
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.schema import Values
     from nuclio_edge.sources.mqtt_event import MqttEvent
 
+USUAL_WINDOW = 20  # mosquitto's max_inflight_messages, which holds for MQTT 5 too
 ANSWER_MS = 10_000  # for CONNACK and SUBACK: a broker that takes longer is none
 _PUBREC, _PUBREL, _PINGREQ, _PINGRESP, _DISCONNECT, _CONNACK = 5, 6, 12, 13, 14, 2
 
@@ -87,6 +88,9 @@ class MqttSource:
         self.outages = Outages(self.log, self.url, params.client_id)
         self.intake = Intake(self.loop, self._write, self._break_off, self.outages.say_once)
         self.publisher = Publisher(self.loop, self.log, self._note_refusal)
+        delivery = getattr(host, "delivery", None)
+        if delivery is not None:
+            self.publisher.keeper = delivery.keep(name, self.publisher)
 
     # -- what the processor calls -------------------------------------------------------------------------------------
 
@@ -143,7 +147,7 @@ class MqttSource:
             self.intake.session.flush()
             will = self.params.will
             if will is not None:
-                self.publisher.send(will.topic, will.payload.encode(), will.qos, will.retain)
+                self.publisher.send(will.topic, will.payload.encode(), will.qos, will.retain, (), PASSING)
             if self._link is not None:
                 self._link.say_goodbye()
         self._drop_link()
@@ -167,9 +171,32 @@ class MqttSource:
         if not event._props and type(event._token) is int:
             self.intake.session.settle(event)
             return
-        if b"\x08" in event._props and event.response_topic:
-            self.publisher.reply(event, response, alone=type(event._token) is not Shared)
+        if event._props:
+            self.answer(event, response)
         self.intake.settle(event)
+
+    def answer(self, event: MqttEvent, response: Response | None) -> None:
+        """Answer a request, if the event is one."""
+        if b"\x08" in event._props and event.response_topic:
+            token: Any = event._token
+            alone = type(token) is not Shared and token is not SHARED_REPLY
+            self.publisher.reply(event, response, alone=alone)
+
+    def stored(self, event: MqttEvent) -> None:
+        """The event is on disk: acknowledge it, whatever comes of it. Its token says what is still to be done then."""
+        token: Any = event._token
+        self.intake.settle(event)
+        if event._token == -1:
+            self.intake.session.part(event)
+        asked = event._props and b"\x08" in event._props and event.response_topic
+        event._token = (
+            (SHARED_REPLY if token is SHARED_REPLY or type(token) is Shared else REPLY_ONLY) if asked else None
+        )
+
+    @property
+    def window(self) -> int:
+        """Unacknowledged deliveries that the broker may have at us: ours, or the usual window of a broker."""
+        return min(int(self.params.receive_maximum), USUAL_WINDOW)
 
     @property
     def attempts(self) -> int:
@@ -318,7 +345,7 @@ class MqttSource:
             return
         birth = self.params.birth
         if birth is not None:
-            self.publisher.send(birth.topic, birth.payload.encode(), birth.qos, birth.retain)
+            self.publisher.send(birth.topic, birth.payload.encode(), birth.qos, birth.retain, (), PASSING)
         self.outages.over(self.loop.now, "5" if self._version.v5 else "3.1.1")
         self._set_state("open")
 

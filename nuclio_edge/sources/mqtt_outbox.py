@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.loop import Loop
+    from nuclio_edge.outbox import Entry
 
-    Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
+    Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...], Entry | None]
 
 INFLIGHT = 100  # messages sent and not yet acknowledged, at most
 # paho.mqtt.enums.MessageState
@@ -48,6 +49,7 @@ class Outbox:
         self.client: Any = None
         self.v5 = True
         self.room = Room()  # by paho's message id
+        self.entries: dict[int, Entry] = {}  # by paho's message id, of those that the disk knows or will know
         self._expires: dict[int, int] = {}  # message id -> when, of those that have a message expiry
         self._drop = drop
         self._log = log
@@ -55,15 +57,27 @@ class Outbox:
         self._culprit = Culprit()
         self._window = INFLIGHT
 
-    def send(self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...]) -> None:
+    def takes(self, size: int) -> bool:
+        """Whether there is room for another message."""
+        return self.room.takes(size)
+
+    def send(
+        self,
+        topic: str,
+        body: bytes,
+        qos: int,
+        retain: bool,
+        pairs: tuple[tuple[int, Any], ...],
+        entry: Entry | None = None,
+    ) -> None:
         """Send a message, now or when it is its turn, or count why not."""
         size = len(body)
-        if not self.room.takes(size):
+        if entry is None and not self.room.takes(size):
             self._drop("outbox-full")
             return
         client = self.client
         if client is None:
-            self._offline.append((topic, body, qos, retain, pairs))
+            self._offline.append((topic, body, qos, retain, pairs, entry))
             mid = -len(self._offline)
         else:
             while True:
@@ -72,6 +86,8 @@ class Outbox:
                     break
             mid = info.mid
         self.room.add(mid, size)
+        if entry is not None:
+            self.entries[mid] = entry
         for number, value in pairs:
             if number == MESSAGE_EXPIRY:
                 self._expires[mid] = self.loop.now + value * 1000
@@ -90,7 +106,7 @@ class Outbox:
         self._offline = []
         if self.client is not None:
             waiting = {
-                m.mid: (m.topic, bytes(m.payload), m.qos, m.retain, _pairs(m.properties))
+                m.mid: (m.topic, bytes(m.payload), m.qos, m.retain, _pairs(m.properties), self.entries.get(m.mid))
                 for m in self.client.drop_out_messages()
             }
         left = []
@@ -100,11 +116,14 @@ class Outbox:
                 left.append(message)
             elif when <= self.loop.now:
                 self._drop("expired")
+                if message[5] is not None:
+                    message[5].end()
             else:
                 seconds = -(-(when - self.loop.now) // 1000)
                 pairs = tuple((number, seconds if number == MESSAGE_EXPIRY else value) for number, value in message[4])
-                left.append((*message[:4], pairs))
+                left.append((*message[:4], pairs, message[5]))
         self.room.clear()
+        self.entries.clear()
         self._expires.clear()
         return left
 
@@ -162,6 +181,7 @@ class Outbox:
         if not self.room.remove(mid):
             return False  # of QoS 0, which stock paho tells too, or dropped before
         self._expires.pop(mid, None)
+        self._end(mid)
         if self._culprit.settled():
             self._open_window(self._window)
         return True
@@ -172,6 +192,13 @@ class Outbox:
         self._expires.pop(mid, None)
         self._culprit.settled()
         self._drop(reason)
+        self._end(mid)
+
+    def _end(self, mid: int) -> None:
+        """Nothing of the message is left to be done, on disk neither."""
+        entry = self.entries.pop(mid, None)
+        if entry is not None:
+            entry.end()
 
     def _expire(self) -> None:
         """What has waited longer than it may is not sent; the others have the rest of their time (3.3.2.3.3)."""

@@ -33,7 +33,7 @@ class Output:
         self._link: Link | None = None  # for which the starts were made: its version and its broker's limits
         self._starts: dict[str, dict[int, bytes]] = {}  # content type -> length of the body -> what goes before it
 
-    def send(self, response: Response, _event: Event) -> None:
+    def send(self, response: Response, event: Event) -> None:
         """Send a response's body, after all that was published before."""
         publisher = self._publisher
         link = publisher.link
@@ -48,7 +48,7 @@ class Output:
                     publisher.sent += 1
                     link.write(start + body)
                     return
-        publisher.output(self._params, response)
+        publisher.output(self._params, response, event)
 
     def _meet(self, link: Link) -> None:
         """Forget the starts of the last connection."""

@@ -166,6 +166,11 @@ def check_output(output: Values) -> Iterator[Fault]:
         yield "topic", wrong, None
 
 
+def durable(address: Values) -> bool:
+    """QoS 1 and 2 are: a slow function never holds the connection that it shares."""
+    return bool(address.qos)
+
+
 def when_full(address: Values) -> str:
     """QoS 0 sheds, because nothing would come again; QoS 1 and 2 push back on the broker."""
     return "block" if address.qos else "drop-oldest"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.context import Context
+    from nuclio_edge.core.event import Event
     from nuclio_edge.core.loop import Loop
     from nuclio_edge.core.response import Response
     from nuclio_edge.manifest.schema import Values
@@ -40,6 +41,7 @@ _SHORT = 128
 _LARGEST = 268_000_000  # bytes of payload: what a packet's length can say (2.1.4), less the largest head
 
 REFUSED = 500  # the status of a response whose body cannot be had
+PASSING: Any = object()  # in the place of an event: the message is about this connection, and nothing after it
 JSON_SAID = ((CONTENT_TYPE, JSON),)
 
 
@@ -67,7 +69,7 @@ class MqttBinding:
         and `content_type` are left out before MQTT 5. Returns at once; ValueError for what no broker would take.
         """
         self._context.check()
-        self._publisher.publish(topic, payload, qos, retain, content_type, properties)
+        self._publisher.publish(topic, payload, qos, retain, content_type, properties, self._context._event)
 
 
 class Publisher:
@@ -82,13 +84,14 @@ class Publisher:
         self.note = note
         self.link: Link | None = None
         self.outbox = Outbox(loop, self.drop, log)
+        self.keeper: Any = None  # the outbox on disk, where there is one
         self.v5 = True
         self.max_qos = 2
         self.may_retain = True
         self.max_packet = 0  # the broker's; 0: no limit
         self.sent = 0
         self.shed: dict[str, int] = {}
-        self._given: deque[tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]] = deque()
+        self._given: deque[tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...], Event | None]] = deque()
         self._given_bytes = 0
         self._given_largest = 0
         self._posted = False
@@ -105,8 +108,9 @@ class Publisher:
         retain: bool,
         content_type: str | None,
         properties: Mapping[str, Any] | None = None,
+        event: Event | None = None,
     ) -> None:
-        """Take a message. ValueError for a topic, QoS, payload or property that cannot be published."""
+        """Take a message of an event's handler. ValueError for a topic, QoS, payload or property that cannot be."""
         check_topic_name(topic)
         if qos not in (0, 1, 2):
             raise ValueError(f"qos is 0, 1 or 2, not {qos!r}")
@@ -126,7 +130,7 @@ class Publisher:
         if properties or (content_type and not pairs):
             pairs = property_pairs(content_type, properties)
         if get_ident() == self.loop.thread and not self._given:  # an inline function, an output: no detour by the queue
-            self.send(topic, payload, int(qos), bool(retain), pairs)
+            self.send(topic, payload, int(qos), bool(retain), pairs, event)
             return
         size = len(payload)
         # Read without a lock: a few messages more than the limit do no harm.
@@ -134,7 +138,7 @@ class Publisher:
         if full or len(self._given) >= LIMIT_COUNT:
             self.loop.post(lambda: self.drop("outbox-full"))
             return
-        self._given.append((topic, payload, int(qos), bool(retain), pairs))
+        self._given.append((topic, payload, int(qos), bool(retain), pairs, event))
         self._given_bytes += size
         if size > SMALL:
             self._given_largest = max(self._given_largest, size)
@@ -152,7 +156,15 @@ class Publisher:
         for _ in range(len(given)):
             self.send(*given.popleft())
 
-    def send(self, topic: str, body: bytes, qos: int, retain: bool, pairs: tuple[tuple[int, Any], ...] = ()) -> None:
+    def send(
+        self,
+        topic: str,
+        body: bytes,
+        qos: int,
+        retain: bool,
+        pairs: tuple[tuple[int, Any], ...] = (),
+        event: Event | None = None,
+    ) -> None:
         """Send a message now, or keep it, or count why not."""
         qos = min(qos, self.max_qos)
         if retain and not self.may_retain:
@@ -161,7 +173,10 @@ class Publisher:
             self.drop("too-big")
             return
         if qos:
-            self.outbox.send(topic, body, qos, retain, pairs)
+            if self.keeper is not None and event is not PASSING:
+                self.keeper.send((topic, body, qos, retain, pairs), event)
+            else:
+                self.outbox.send(topic, body, qos, retain, pairs)
             self._largest_queued = max(self._largest_queued, len(body))
             return
         link = self.link
@@ -180,7 +195,7 @@ class Publisher:
             link.write(bytes((first,)) + variable(size) + head + body)
         self.sent += 1
 
-    def output(self, output: Values, response: Response) -> None:
+    def output(self, output: Values, response: Response, event: Event | None = None) -> None:
         """What a function returned, to the topic of one of its outputs."""
         if self._given:
             self.take()  # what the handler published comes first
@@ -198,7 +213,7 @@ class Publisher:
             if response.status_code >= REFUSED:
                 self.drop("broken-body")
                 return
-        self.send(output.topic, body, output.qos, output.retain, pairs)
+        self.send(output.topic, body, output.qos, output.retain, pairs, event)
 
     def reply(self, event: MqttEvent, response: Response | None, *, alone: bool) -> None:
         """Answer a request (4.10): the response to its response topic, the status as a user property.
@@ -214,11 +229,11 @@ class Publisher:
         properties = {"correlation_data": event.correlation_data, "user_properties": said}
         qos = min(event.qos, 1)
         try:
-            self.publish(event.response_topic, body, qos, False, content_type, properties)
+            self.publish(event.response_topic, body, qos, False, content_type, properties, event)
         except ValueError:  # a header or content type that MQTT cannot say: better an answer without
             properties["user_properties"] = {"status": said["status"]}
             try:
-                self.publish(event.response_topic, body, qos, False, None, properties)
+                self.publish(event.response_topic, body, qos, False, None, properties, event)
             except ValueError:
                 self.drop("no-topic")  # the requester wants its answer where no message can go
 
@@ -257,6 +272,8 @@ class Publisher:
         self.max_packet = max_packet
         self.outbox.begin(window=window, max_packet=max_packet)
         self._largest_queued = self.outbox.room.largest
+        if self.keeper is not None:
+            self.keeper.look()
 
     def use(self, client: Any, *, v5: bool) -> None:
         """Publish by this client from now on: the first one, or that of another protocol version."""
@@ -274,6 +291,8 @@ class Publisher:
         """The broker has taken (or refused) a message of QoS 1 or 2."""
         if not self.outbox.acknowledged(mid):
             return
+        if self.keeper is not None:
+            self.keeper.look()
         if reason >= REFUSAL:
             self.drop("refused")
             self.note("the broker refused a message that was published", reason)
@@ -295,13 +314,19 @@ class Publisher:
                 setattr(self, name, self._too_late)
             setattr(self, "publish", lambda *_, **__: self.loop.post(self._too_late))  # noqa: B010 - mypy
             return
-        waiting = [*self.outbox.take_back(), *(self._given.popleft() for _ in range(len(self._given)))]
+        waiting = self.outbox.take_back()
+        given, self._given = self._given, deque()
         self._given_bytes = self._given_largest = 0
         self.tell()
         for name in ("publish", "send", "output", "reply"):
             setattr(self, name, _forwarded(successor, name))
         for message in waiting:
-            successor.send(*message)
+            if message[5] is not None and successor.keeper is not None:
+                successor.keeper.take_over(message[5], message[:5])
+            else:
+                successor.send(*message[:5])
+        for one in given:
+            successor.send(*one)
 
     def _too_late(self, *_: Any, **__: Any) -> None:
         self.drop("closed")
@@ -311,8 +336,9 @@ class Publisher:
     def tell(self) -> None:
         """Say what was never sent, by reason: nothing is lost silently; at the end."""
         lost = dict(self.shed)
-        if self.waiting:
-            lost["unacknowledged"] = self.waiting
+        waiting = self.waiting - (self.keeper.kept() if self.keeper is not None else 0)
+        if waiting > 0:
+            lost["unacknowledged"] = waiting
         if lost:
             self.log.warn_with("messages were not sent", *(part for pair in sorted(lost.items()) for part in pair))
 

@@ -26,6 +26,7 @@ _QOS2 = 0x10000000  # makes it a PUBREC
 _ID = 0xFFFF
 _SETTLED = -1  # the token of what was settled while no connection could carry the acknowledgement
 
+SHARED_REPLY = False  # the same of a delivery that went to several functions
 REPLY_ONLY = 0  # the token of a QoS 0 request: settle answers it, and there is nothing to acknowledge
 
 
@@ -140,6 +141,15 @@ class Session:
         else:
             del self.unsettled[packet_id]
             self.acknowledge(token)
+
+    def part(self, packet: Any) -> None:
+        """The delivery was settled while no connection could carry that: let go of the event itself."""
+        if packet._token == _SETTLED:
+            for packet_id, held in self.unsettled.items():
+                if held is packet:
+                    stand_in = Shared(_SETTLED, packet._first, packet._topic, packet.raw_body, packet._trigger, 0)
+                    self.unsettled[packet_id] = stand_in
+                    break
 
     def acknowledge(self, token: int) -> None:
         """Owe an acknowledgement, written when the turn ends."""

@@ -324,3 +324,18 @@ def test_the_common_budget_refuses_beyond_the_floor_of_an_inbox():
         trigger.leave(1, len(trigger.box.popleft().raw_body), None)
     assert budget.used == 0
     loop.close()
+
+
+def test_a_small_inbox_that_fills_again_and_again_makes_its_source_wait_no_more_than_once_in_a_while():
+    loop, _, trigger = _queued("drop-oldest", 1)
+    waits = 0
+    for number in range(20):
+        while trigger.submit(Made(trigger, b"%d" % number, number)) is False:
+            waits += 1
+            trigger._grace = 1  # it is over
+        trigger.submit(Made(trigger, b"newer", 0))
+        trigger.leave(1, len(trigger.box.popleft().raw_body), None)
+        trigger.handled += 1
+    assert waits <= 1
+    assert _balanced(trigger)
+    loop.close()

@@ -25,7 +25,7 @@ def test_every_command_has_a_section_and_its_own_words_in_the_list() -> None:
 def test_the_options_of_a_command_are_those_of_its_parser(name: str) -> None:
     rows = [line for line in SECTIONS[name].splitlines() if line.startswith("| `-")]
     told = {option for row in rows for option in _OPTION.findall(row.split("|")[1])}
-    module = importlib.import_module(f"nuclio_edge.cli.{name}")
+    module = importlib.import_module(f"nuclio_edge.cli.{name.replace('-', '_')}")
     if name == "version":  # has no parser, to be quick
         there = {option for option in ("--json",) if option in module.HELP}
     else:
@@ -44,7 +44,7 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "version"])
 def test_a_usage_line_shows_what_the_parser_takes(name: str) -> None:
     usage = next(line for line in SECTIONS[name].splitlines() if line.startswith("    nuclio-edge "))
-    parser = importlib.import_module(f"nuclio_edge.cli.{name}").parser()
+    parser = importlib.import_module(f"nuclio_edge.cli.{name.replace('-', '_')}").parser()
     for action in parser._actions:
         if not action.option_strings:
             assert str(action.metavar) in usage

@@ -60,6 +60,30 @@ def test_bodies_on_their_way_in_have_one_bound_and_one_too_many_is_refused(tmp_p
         assert server._held == 0
 
 
+def test_bodies_on_their_way_in_take_memory_of_the_common_budget_and_are_refused_when_it_is_used_up(
+    tmp_path: Path,
+) -> None:
+    post = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 800000\r\n\r\n"
+    with rig(tmp_path) as running:
+        budget = running.processor.budget
+        source(running).server.max_body = 1_000_000
+        with Wire(running) as one, Wire(running) as two:
+            one.send(post + bytes(10))
+            for _ in range(5):
+                one.send(bytes(100_000))
+                running.turn_for(5)
+            running.until(lambda: budget.used == 500_010, "what is there of the body to be counted")
+            budget.used += budget.limit  # as if inboxes had taken the rest
+            for piece in (post, *(bytes(100_000) for _ in range(6))):  # the first body of all has room in any case
+                two.send(piece)
+                running.turn_for(5)
+            assert two.answers(1)[0][0] == 503
+            budget.used -= budget.limit
+            one.send(bytes(299_990))
+            assert one.answers(1)[0] == (200, bytes(800_000))
+        assert budget.used == 0
+
+
 def test_without_descriptors_who_connects_waits_and_is_served_when_there_are_some(tmp_path: Path) -> None:
     with rig(tmp_path) as running:
         server = source(running).server

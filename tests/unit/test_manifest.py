@@ -81,7 +81,7 @@ def test_a_function_has_the_defaults_of_the_design(write: Callable[[str], str], 
     assert (trigger.address.topic, trigger.address.qos) == ("a", 1)
     assert (trigger.inbox_size, trigger.when_full, trigger.rate_limit, trigger.batch) == (1024, "block", None, None)
     assert (trigger.retry.attempts, trigger.retry.backoff_ms, trigger.retry.max_backoff_ms) == (1, 1000, 60_000)
-    assert not trigger.durable
+    assert trigger.durable
     assert not trigger.dead_letter
 
 

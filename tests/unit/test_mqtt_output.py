@@ -96,7 +96,7 @@ def test_what_the_handler_published_comes_before_what_it_returned(rig: Rig, brok
     answer = rig.source.output(checked(OUTPUT, {"topic": "out", "qos": 0}))
 
     def turn() -> None:
-        publisher._given.append(("a", b"first", 0, False, ()))  # a thread of the handler's, a moment ago
+        publisher._given.append(("a", b"first", 0, False, (), None))  # a thread of the handler's, a moment ago
         answer(to_response({"n": 1}), Event())
 
     rig.do(turn)

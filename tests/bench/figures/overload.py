@@ -17,6 +17,7 @@ from tests.mqtt_packets import publish
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from tests.bench.bench import Bench
     from tests.mosquitto import Mosquitto
@@ -45,9 +46,9 @@ def fair_drain(bench: Bench) -> None:
         return
     with broker:
         found = bench.interleave({
-            "alone": lambda: beside(bench, broker, count, "hang.py", 0),
-            "a sixth hangs": lambda: beside(bench, broker, count, "hang.py", HUNG),
-            "a sixth is flooded": lambda: beside(bench, broker, count, "slow.py", FLOOD),
+            "alone": partial(beside, bench, broker, count, "hang.py", 0),
+            "a sixth hangs": partial(beside, bench, broker, count, "hang.py", HUNG),
+            "a sixth is flooded": partial(beside, bench, broker, count, "slow.py", FLOOD),
         })  # fmt: skip
     for name, measures in found.items():
         bench.report.value(f"five functions, {name}: p50", measures["p50"], "ms")
@@ -128,9 +129,10 @@ def ledger(bench: Bench) -> None:
     ways["rate_limit"] = 'rate_limit = "50/s"\ninbox = { size = 100, when_full = "drop-oldest" }'
     ways["order_by"] = 'order_by = "topic"\ninbox = { size = 100, when_full = "drop-oldest" }'
     with Broker() as broker:
-        found = bench.interleave(
-            {name: partial(unaccounted, bench, broker, more, count) for name, more in ways.items()}, 1
-        )
+        measures_of: dict[str, Callable[[], dict[str, float]]] = {
+            name: partial(unaccounted, bench, broker, more, count) for name, more in ways.items()
+        }
+        found = bench.interleave(measures_of, 1)
     for name, measures in found.items():
         bench.report.value(f"unaccounted for, {name}", measures["unaccounted"], "events", bar=0)
 
@@ -158,7 +160,7 @@ def memory(bench: Bench) -> None:
     with Broker() as broker:
         found = bench.interleave(
             {
-                f"{size} B, {policy}": lambda size=size, policy=policy: growth(bench, broker, size, policy)  # type: ignore[misc]
+                f"{size} B, {policy}": partial(growth, bench, broker, size, policy)
                 for size in (64, 1_000, 20_000)
                 for policy in ("drop-oldest", "block")
             },

@@ -1,0 +1,293 @@
+"""Durable delivery of one processor: the spool, and what stands between it and the triggers and publishers.
+
+It is made when something of the manifest may need it. Nothing is written before an event or a message has waited for
+its moment (staging.py): a gateway whose handlers are quick, at a broker that answers, has a spool of no bytes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog, pending
+from .dead_letters import pack_dead
+from .durable_trigger import Durable
+from .staging import Stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .core.event import Event
+    from .core.inbox import Trigger
+    from .core.response import Response
+    from .function import Function
+    from .one_at_a_time import OneAtATime
+    from .processor import Processor
+
+NO_WINDOW = 1 << 30
+STAGE = "outbox"  # the stage of what publishers send
+
+
+class Delivery:
+    """Loop thread only. `sides` has the durable triggers by ledger id, `keepers` the outboxes by source."""
+
+    def __init__(self, processor: Processor) -> None:
+        self.loop = processor.loop
+        self.logger = processor.logger.get_child("spool")
+        self.sides: dict[str, Durable] = {}
+        self.keepers: dict[str, Any] = {}
+        self.publishers: tuple[Any, ...] = ()
+        self.outcomes: dict[Event, Any] = {}
+        self.stopping = False
+        self.unclean = False  # the last process died
+        self.spool: Any = None
+        self._table = processor.manifest.spool
+        self._state_dir: str = processor.manifest.device.state_dir
+        self._stages: dict[Any, Stage] = {}
+        self._backlogs: dict[tuple[int, str], Backlog] = {}
+        self._ids: dict[str, dict[Any, int]] = {}
+        self._suspects: dict[Function, OneAtATime] = {}
+        self._marker = os.path.join(self._state_dir, "running")
+        self._before = 0  # the id of the last record of the process before this one
+
+    # -- opening and closing ------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Read what the last process left."""
+        from .spool import Spool
+
+        self.spool = Spool(
+            self.loop,
+            os.path.join(self._state_dir, "spool"),
+            size=self._table.max_size,
+            flush_ms=self._table.flush,
+            writes_per_day=self._table.writes_per_day,
+            on_gap=self._gap,
+            on_trouble=self._trouble,
+            on_notice=self.logger.warn,
+        )
+        self.spool.open()
+        self._before = self.spool.recovery.next - 1
+        self.unclean = os.path.exists(self._marker)
+        try:
+            os.makedirs(self._state_dir, exist_ok=True)
+            with open(self._marker, "wb"):
+                pass
+        except OSError:
+            pass  # the spool says that the disk cannot be used
+
+    def begin(self) -> None:
+        """Every trigger has its place: run again what is to be run again, and name what nobody takes."""
+        for side in list(self.sides.values()):
+            side.resume()
+        self.tell_orphans()
+
+    def tell_orphans(self) -> None:
+        """Name the records on disk that no trigger and no source of the manifest takes."""
+        for kind, key, count in self.orphans():
+            text = f"{NAMES.get(kind, 'records')} of what is no longer in the manifest are kept on disk"
+            self.logger.warn_with(text, "of", key, "count", count)
+
+    def orphans(self) -> list[tuple[int, str, int]]:
+        """(kind, key, how many) of what waits on disk for a trigger or source that is not there."""
+        found = []
+        for lane in self.spool.log.lanes:
+            owners: Any = self.sides if lane.kind == EVENT else self.keepers if lane.kind == OUTBOX else None
+            if owners is not None and lane.pending and lane.key not in owners:
+                found.append((lane.kind, str(lane.key), lane.pending))
+        return found
+
+    def stop(self) -> None:
+        """Nothing more comes in: what no worker has claimed stays on disk for the next start."""
+        self.stopping = True
+        for side in self.sides.values():
+            side.withdraw()
+        self.flush()
+
+    def flush(self) -> None:
+        """Store all that waits for its moment."""
+        for stage in self._stages.values():
+            stage.flush()
+
+    def unsafe(self, function: Function) -> int:
+        """How many events of a function would be lost if the process ended now."""
+        count = 0
+        for trigger in function.triggers:
+            side = side_of(trigger)
+            count += side.unsafe() if side is not None else trigger.pending
+        return count
+
+    def busy(self) -> bool:
+        """Whether something is still on its way to the disk; what waits is sent there."""
+        if any(side.unsafe() for side in self.sides.values()) or any(k.unsafe() for k in self.keepers.values()):
+            self.flush()
+            return not self.spool.trouble
+        return False
+
+    def close(self) -> None:
+        """Write what is still to be written; the process may end then."""
+        for stage in self._stages.values():
+            stage.close()
+        for suspects in self._suspects.values():
+            suspects.close()
+        self.spool.close()
+        try:
+            os.unlink(self._marker)
+        except OSError:
+            pass
+
+    # -- triggers -----------------------------------------------------------------------------------------------------
+
+    def attach(self, trigger: Trigger) -> None:
+        """Make a trigger durable, or only have its dead letters kept."""
+        if not trigger.spec.durable:
+            from .dead_letters import Mourner
+
+            Mourner(self, trigger)
+            return
+        key = trigger.ledger_id
+        before = self.sides.get(key)
+        backlog = self.backlog(EVENT, key)
+        side = Durable(self, trigger, self._stage(trigger.source), backlog, self._ids.setdefault(key, {}))
+        self.sides[key] = side
+        trigger.admitted += backlog.alone
+        if before is not None:
+            before.trigger.admitted -= backlog.alone
+            side.resume()
+
+    def retire(self, function: Function) -> None:
+        """A function was removed or replaced: it reads nothing more from the disk."""
+        for trigger in function.triggers:
+            side = side_of(trigger)
+            if side is not None and self.sides.get(side.backlog.key) is side:
+                del self.sides[side.backlog.key]
+                trigger.admitted -= side.backlog.alone
+
+    def backlog(self, kind: int, key: str) -> Backlog:
+        """What is on disk of a kind and key."""
+        found = self._backlogs.get((kind, key))
+        if found is None:
+            found = self._backlogs[kind, key] = Backlog(self.spool, kind, key)
+        return found
+
+    def suspects(self, function: Function) -> OneAtATime | None:
+        """Who runs a function's events one at a time, after a crash."""
+        if not self.unclean:
+            return None
+        found = self._suspects.get(function)
+        if found is None:
+            from .one_at_a_time import OneAtATime
+
+            found = self._suspects[function] = OneAtATime(self, function)
+        return found
+
+    def is_repeated(self, number: int) -> bool:
+        """Whether an event may have been handled by a process before this one."""
+        return self.unclean and number <= self._before
+
+    def _stage(self, source: Any) -> Stage:
+        stage = self._stages.get(source)
+        if stage is None:
+            window = getattr(source, "window", 0)
+            limit = max(1, window * 3 // 4) if window else NO_WINDOW
+            stage = self._stages[source] = Stage(self.loop, self.spool, max(1, self._table.flush // 2), limit)
+        return stage
+
+    # -- publishers ---------------------------------------------------------------------------------------------------
+
+    def keep(self, name: str, publisher: Any) -> Any:
+        """The outbox on disk of a source's publisher; the next one of that name takes it over."""
+        from .outbox import Keeper
+
+        keeper = Keeper(self, publisher, self.backlog(OUTBOX, name), self._stage((STAGE, name)))
+        before = self.keepers.get(name)
+        if before is not None:
+            self.publishers = tuple(p for p in self.publishers if p is not before.publisher)
+        self.keepers[name] = keeper
+        self.publishers += (publisher,)
+        return keeper
+
+    # -- what cannot go on --------------------------------------------------------------------------------------------
+
+    def bury(
+        self, side: Any, event: Event, response: Response, error: BaseException | None, reason: str = "failed"
+    ) -> None:
+        """Keep an event that has failed for good as a dead letter, and settle it with that."""
+        payload = pack_dead(side.trigger, event, response, error, reason, self.loop.wall)
+        outcome = self.outcomes.pop(event, None)
+        if outcome is not None and outcome.left:
+            outcome.apart()
+        number = side.let_go(event)
+
+        def done(failed: OSError | None) -> None:
+            if failed is not None:
+                side.trigger.dead_lettered -= 1
+                side.trigger.failed += 1
+                side._failed = side.trigger.failed
+                self.logger.error_with("a dead letter could not be kept", "event_id", event.id, "error", str(failed))
+            side.tell(event, response, error)
+
+        self.spool.append(DEAD, side.trigger.ledger_id, payload, done, settles=(number,) if number else ())
+        self.spool.commit_soon()
+
+    def bury_record(self, side: Durable, number: int, payload: bytes, reason: str, then: Callable[[], Any]) -> None:
+        """Keep what is on disk, and is not to run (again), as a dead letter; `then()` when that is durable."""
+        from .dead_letters import pack_raw
+
+        raw = pack_raw(side.trigger, payload, reason, self.loop.wall)
+        side.backlog.held.discard(number)
+        self.spool.append(DEAD, side.backlog.key, raw, lambda _error: then(), settles=(number,))
+        self.spool.commit_soon()
+        self.logger.error_with("an event is kept as a dead letter", "trigger", side.backlog.key, "reason", reason)
+
+    def damaged(self, record: Any) -> None:
+        """A record that is whole and makes no sense: of another version, most likely."""
+        self.logger.error_with("a record of the spool cannot be read", "kind", record.kind, "of", record.key)
+
+    def mark(self, key: str, number: int, attempt: int, then: Callable[[Any], Any]) -> int:
+        """Note on disk that an event is about to run alone, the how manyth time; `then(error)` when that is durable."""
+        payload = number.to_bytes(8, "little") + attempt.to_bytes(2, "little")
+        mark: int = self.spool.append(MARK, key, payload, then, urgent=True)
+        return mark
+
+    def marks(self, key: str) -> list[tuple[int, int, int]]:
+        """(mark, event's record, attempt) of what was running alone when the last process ended."""
+        records = self.spool.records(0, 1 << 20, MARK, key) if pending(self.spool, MARK, key) else []
+        return [
+            (one.id, int.from_bytes(one.payload[:8], "little"), int.from_bytes(one.payload[8:10], "little"))
+            for one in records
+        ]
+
+    # -- what the spool says ------------------------------------------------------------------------------------------
+
+    def _gap(self, kind: int, key: int | str, count: int, first: int, last: int) -> None:
+        """Records were given up: the spool has reached its limit."""
+        backlog = self._backlogs.get((kind, str(key)))
+        lost = backlog.dropped(count, first, last) if backlog is not None else count
+        if kind == EVENT and str(key) in self.sides and lost:
+            shed = self.sides[str(key)].trigger.shed
+            shed["spool-full"] = shed.get("spool-full", 0) + lost
+        elif kind == OUTBOX and str(key) in self.keepers:
+            shed = self.keepers[str(key)].publisher.shed
+            shed["outbox-full"] = shed.get("outbox-full", 0) + lost
+        if lost:
+            text = f"the spool is full: the oldest {NAMES.get(kind, 'records')} were given up"
+            self.logger.warn_with(text, "of", key, "count", lost)
+
+    def _trouble(self, text: str) -> None:
+        if text:
+            self.logger.error_with(
+                "the spool cannot be used; events are acknowledged after their handler", "error", text
+            )
+            return
+        self.logger.info_with("the spool can be used again")
+        for side in list(self.sides.values()):
+            side.trigger.loop.call_soon(side.refill)
+            side.trigger._room()
+
+
+def side_of(trigger: Trigger) -> Durable | None:
+    """What makes a trigger durable, or None."""
+    found: Durable | None = getattr(trigger.source, "durable_side", None)
+    return found

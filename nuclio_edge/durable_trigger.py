@@ -1,0 +1,432 @@
+"""A durable trigger: between the source that brings events and the runner that handles them, with the spool beside.
+
+An event goes to the function at once. Its source is told that it is done at the first of two moments: it was concluded,
+with nothing of it left that needs the disk; or its record is durable (a broker gets its PUBACK or PUBREC then, whoever
+wants an answer waits on). What finds no room in the inbox is on disk alone until there is room, and what comes behind
+it joins it there: order is kept, and memory bounded.
+
+    staging.py   the moment that an event waits before it is stored     backlog.py       what is on disk
+    outcome.py   what came of an event and is not yet with others       dead_letters.py  what has failed for good
+    suspects.py  which event killed the last process                    delivery.py      all of it together
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from .backlog import EVENT, Backlog
+from .core import port
+from .core.response import Response
+from .outcome import Outcome
+from .queues import take_all
+from .stored import Stored, UnreadableError, pack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .core.event import Event
+    from .core.inbox import Trigger
+    from .delivery import Delivery
+    from .staging import Stage
+
+READ = 65_536  # bytes that are read back at a time: a turn of the loop waits for no more
+GRACE_MS = 10  # how long a full inbox makes its source wait before events go to the disk: a burst ends by itself
+IN_FLIGHT = 1 << 20  # bytes of events on their way to the disk that are nowhere else; then the source waits
+LOOK_MS = 200  # how often it is looked whether a suspended function runs again
+_NUMBERED = ("mqtt", "gpio", "serial", "timer", "sensor")  # whose events get an id of ours
+
+
+class _Untold:
+    """The token of an event whose source has been told, or wants to hear nothing; not None, so that we hear of it."""
+
+    def __repr__(self) -> str:
+        return "UNTOLD"
+
+
+UNTOLD: Any = _Untold()
+
+
+class Durable:
+    """What a durable trigger has in the place of its source, and of its `submit`. Loop thread only.
+
+    `real` is the source. Law: with the trigger's counters, admitted = handled + failed + dead_lettered + shed + pending
+    + `alone` between two calls.
+    """
+
+    __slots__ = (
+        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_parked", "_prefix", "_stored",
+        "_storing", "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids", "kind", "name", "real",
+        "reasons", "stage", "suspects", "trigger",
+    )  # fmt: skip
+
+    def __init__(
+        self, delivery: Delivery, trigger: Trigger, stage: Stage, backlog: Backlog, ids: dict[Any, int]
+    ) -> None:
+        self.delivery = delivery
+        self.trigger = trigger
+        self.stage = stage
+        self.backlog = backlog
+        self.real: Any = trigger.source
+        self.name: str = self.real.name
+        self.kind: str = self.real.kind
+        self.ids = ids  # event in memory -> its record
+        self.suspects: Any = None  # after a crash
+        self.reasons: set[str] = set()  # for which events take the long way; `detour` says whether there is one
+        self.detour = False
+        self._take = trigger.submit
+        self._stored: Any = getattr(self.real, "stored", None)  # acknowledges, whatever comes of the event
+        self._answer: Any = getattr(self.real, "answer", None)  # sends a reply that is a message of its own
+        self._failed = trigger.failed
+        self._grace = -1
+        self._in_flight = 0
+        self._numbered = trigger.kind in _NUMBERED
+        self._prefix = port.boot + "-"
+        # Of these a handler may change what `pack` looks at: packed when they come, not when they are stored.
+        self._loose = not self._numbered and trigger.kind not in ("http", "coap")
+        self._packed: dict[Any, Any] = {}
+        self._storing: deque[tuple[Any, int, bool]] = deque()  # (event, record, on disk alone), in order
+        self._strand: deque[Any] = deque()  # was to be on disk alone, and the disk could not be used
+        self._parked: set[int] = set()  # records of events that went back to the disk, and are not durable yet
+        self._waits = False
+        trigger.source = self
+        trigger.submit = self.submit
+
+    def __getattr__(self, name: str) -> Any:
+        """What else is asked of a source is the real one's to say."""
+        return getattr(self.real, name)
+
+    @property
+    def origin(self) -> Any:
+        """The source itself."""
+        return self.real
+
+    @property
+    def durable_side(self) -> Durable:
+        """Itself, whatever else stands before it."""
+        return self
+
+    @property
+    def alone(self) -> int:
+        """Events of this trigger that are admitted and not in its inbox: on disk, or on their way between the two."""
+        return len(self._strand) + (self.backlog.alone if self._heir() is self else 0)
+
+    # -- the way in ---------------------------------------------------------------------------------------------------
+
+    def submit(self, event: Event) -> bool:
+        """Take an event; the trigger's `submit`."""
+        if event._token is None:
+            event._token = UNTOLD
+        if self._numbered:
+            event.id = self._prefix + str(port.next_number())  # now: later the loop and the handler would both make one
+        if self.detour and self._elsewhere(event):
+            return self._spill(event)
+        if self._loose:
+            self._packed[event] = pack(event)
+        return self.enter(event)
+
+    def enter(self, event: Event) -> bool:
+        """Give an event that is not on disk to the function."""
+        stage = self.stage
+        fresh = stage.fresh
+        fresh[event] = self
+        if self._take(event):
+            if stage.timer is None:
+                stage.arm()
+            if len(fresh) + len(stage.aging) >= stage.limit:
+                stage.press()
+            return True
+        stage.remove(event)
+        return self._no_room(event)
+
+    def _elsewhere(self, event: Event) -> bool:
+        """Whether an event goes to the disk first, for one of the reasons that there may be."""
+        if self.suspects is not None and self.suspects.wants(self, event):
+            return True
+        return bool(self.reasons) and self.reasons != {"wary"}
+
+    def _no_room(self, event: Event) -> bool:
+        if self.trigger.when_full != "block":
+            return False  # its policy waits a moment, then sheds
+        if self._grace < 0:
+            self._grace = 1
+            self.trigger.loop.call_later(GRACE_MS, self._grace_is_over)
+            return False
+        return self._grace == 0 and self._spill(event)
+
+    def _grace_is_over(self) -> None:
+        self._grace = 0
+        self.trigger._room()
+        self.trigger.loop.call_later(GRACE_MS, self._grace_again)
+
+    def _grace_again(self) -> None:
+        self._grace = -1
+
+    def _spill(self, event: Event) -> bool:
+        """Put an event on disk alone; False when the source shall keep it for now."""
+        delivery = self.delivery
+        if delivery.spool.trouble or self._in_flight > IN_FLIGHT:
+            return False
+        self._store_what_waits()
+        self.trigger.admitted += 1
+        self._store(event, alone=True)
+        self._in_flight += len(event.raw_body)
+        self.backlog.alone += 1
+        self.because("backlog")
+        self._wait()
+        if len(self._storing) * 2 >= self.stage.limit:
+            delivery.spool.commit_soon()  # its source would send no more
+        return True
+
+    # -- on disk ------------------------------------------------------------------------------------------------------
+
+    def store(self, event: Event) -> None:
+        """Have an event that is in memory stored; by the stage."""
+        number = self._store(event, alone=False)
+        self.ids[event] = number
+        self.backlog.held.add(number)
+
+    def _store(self, event: Event, *, alone: bool) -> int:
+        parts = self._packed.pop(event, None) or pack(event)
+        number: int = self.delivery.spool.append(EVENT, self.backlog.key, parts, self._done)
+        self._storing.append((event, number, alone))
+        return number
+
+    def _store_what_waits(self) -> None:
+        """Before the first event goes to the disk alone: those in memory are older, and come first there too."""
+        if "backlog" not in self.reasons:
+            for item in self.stage.take(self):
+                if type(item) is Outcome:
+                    item.store()
+                else:
+                    self.store(item)
+
+    def _done(self, error: OSError | None) -> None:
+        """A record of ours is durable, or never will be."""
+        event, number, alone = self._storing.popleft()
+        parked = number in self._parked
+        self._parked.discard(number)
+        if alone:
+            self._in_flight -= len(event.raw_body)
+            if self.trigger._waiting and self._in_flight <= IN_FLIGHT // 2:
+                self.trigger._room()
+        if error is None:
+            if event._token is not UNTOLD:
+                self._tell_stored(event, alone)
+        elif alone or parked:
+            self.backlog.alone -= 1
+            self._strand.append(event)
+            self._wait()
+        elif event in self.ids:
+            del self.ids[event]
+            self.backlog.held.discard(number)
+            self.stage.refuse(event, self)
+
+    def _tell_stored(self, event: Event, alone: bool) -> None:
+        """The event will not be lost: let its source acknowledge it."""
+        if self._stored is not None:
+            self._stored(event)
+        elif alone:
+            self.real.settle(event, Response(status_code=202, body=b"stored"), None)
+            event._token = None
+        if event._token is None:
+            event._token = UNTOLD
+
+    def _heir(self) -> Durable:
+        """Who reads the backlog: this one, until a new version of the function has a trigger in its place."""
+        return self.delivery.sides.get(self.backlog.key, self)
+
+    def resume(self) -> None:
+        """Begin with what the disk has; once, when the trigger is in its place."""
+        delivery = self.delivery
+        self.suspects = delivery.suspects(self.trigger.function)
+        if self.suspects is not None:
+            self.suspects.begin(self)
+        else:
+            for mark, _, _ in delivery.marks(self.backlog.key):
+                delivery.spool.settle(mark)  # the last process ended in order: it was no culprit
+        if self.backlog.alone:
+            self.because("backlog")
+            self.trigger.loop.call_soon(self.refill)
+
+    # -- back into memory ---------------------------------------------------------------------------------------------
+
+    def because(self, reason: str, *, holds: bool = True) -> None:
+        """Begin or end a reason for the long way."""
+        (self.reasons.add if holds else self.reasons.discard)(reason)
+        self.detour = bool(self.reasons)
+
+    def _wait(self) -> None:
+        """Read on when the inbox has half emptied."""
+        if not self._waits:
+            self._waits = True
+            self.trigger.on_room(self.refill)
+
+    def refill(self) -> None:
+        """Take from the disk what there is room for, oldest first."""
+        self._waits = False
+        delivery = self.delivery
+        trigger = self.trigger
+        if delivery.stopping or delivery.sides.get(self.backlog.key) is not self:
+            return
+        while self._strand:
+            event = self._strand[0]
+            trigger.admitted -= 1
+            if not self.enter(event):
+                trigger.admitted += 1
+                self._wait()
+                return
+            self._strand.popleft()
+        if trigger.function.suspended:
+            self.because("backlog")
+            trigger.loop.call_later(LOOK_MS, self.refill)
+            return
+        if self.suspects is not None and self.suspects.alone(self):
+            return  # one at a time: they ask for it
+        backlog = self.backlog
+        before = backlog.alone
+        refused = False
+        if before and trigger.pending < trigger.size:
+            for record in backlog.next(READ):
+                if not self.bring(record):
+                    refused = True
+                    break
+        if backlog.alone:
+            if refused or trigger.pending > trigger.size >> 1:
+                self._wait()
+            elif backlog.alone < before:
+                trigger.loop.call_soon(self.refill)  # the rest of a long backlog; others have their turn between
+            else:
+                trigger.loop.call_later(LOOK_MS, self.refill)  # the disk does not give it, or the memory is short
+        elif not self._strand:
+            self.because("backlog", holds=False)
+
+    def bring(self, record: Any) -> bool:
+        """Give the function an event that was on disk alone; False when there is no room."""
+        trigger = self.trigger
+        try:
+            event = Stored(record.payload).event(trigger)
+        except UnreadableError as error:
+            self.backlog.take(record.id)
+            trigger.dead_lettered += 1
+            self.delivery.bury_record(self, record.id, record.payload, str(error), lambda: None)
+            return True
+        event._token = UNTOLD
+        again = self.delivery.is_repeated(record.id)
+        if again:
+            event.duplicate = True
+        self.ids[event] = record.id
+        self.backlog.take(record.id)
+        trigger.admitted -= 1  # once more when it enters the inbox
+        if self._take(event):
+            trigger.duplicates += again
+            return True
+        trigger.admitted += 1
+        self.ids.pop(event, None)
+        self.backlog.put_back(record.id)
+        return False
+
+    def park(self, event: Event) -> bool:
+        """Have an event that is in memory, and not counted as pending, on disk alone; False when that cannot be."""
+        if self.delivery.spool.trouble:
+            return False
+        self._store_what_waits()
+        if self.stage.remove(event):
+            self.store(event)
+        number = self.ids.pop(event, 0)
+        if not number:
+            return False
+        self.backlog.put_back(number)
+        self._parked.add(number)
+        heir = self._heir()
+        if heir is not self:
+            self.trigger.admitted -= 1
+            heir.trigger.admitted += 1
+        heir.because("backlog")
+        heir._wait()
+        return True
+
+    # -- the end of an event ------------------------------------------------------------------------------------------
+
+    def settle(self, event: Event, response: Response | None, error: BaseException | None) -> None:
+        """An event is concluded; by the runner, in the place of the source's `settle`."""
+        delivery = self.delivery
+        if response is not None and response.status_code >= 400 and self._has_failed(event, response, error):
+            return
+        for publisher in delivery.publishers:
+            if publisher._given:
+                publisher.take()  # what the handler published comes first
+        if self._answer is not None and event._props:  # of MQTT's events; who asks has a topic there
+            self._answer(event, response)
+        outcomes = delivery.outcomes
+        if outcomes and event in outcomes and outcomes[event].conclude(response, error):
+            return
+        fresh = self.stage.fresh
+        if event in fresh:  # `remove` spelled out
+            del fresh[event]
+        elif not self.stage.remove(event):
+            number = self.ids.pop(event, 0)
+            if number:
+                self.backlog.settle(number)
+        self.tell(event, response, error)
+
+    def tell(self, event: Event, response: Response | None, error: BaseException | None) -> None:
+        """Let the source know what came of an event, if it has not been told; the last that happens to it here."""
+        if self._packed:
+            self._packed.pop(event, None)
+        if event._token is not UNTOLD:
+            if self._stored is not None:
+                self._stored(event)
+            else:
+                self.real.settle(event, response, error)
+            event._token = UNTOLD
+        if self.suspects is not None:
+            self.suspects.over(self, event)
+
+    def _has_failed(self, event: Event, response: Response, error: BaseException | None) -> bool:
+        """A failure or a shed event: whether it is kept on disk, so that nothing else is to be done."""
+        trigger = self.trigger
+        if trigger.failed == self._failed:
+            reason = response.body[6:].decode()  # "shed: …"
+            if reason != "suspended" or not self.park(event):
+                return False
+            trigger.shed[reason] -= 1
+            if not trigger.shed[reason]:
+                del trigger.shed[reason]
+            return True
+        self._failed = trigger.failed
+        if not trigger.spec.dead_letter:
+            return False
+        trigger.failed -= 1
+        trigger.dead_lettered += 1
+        self._failed = trigger.failed
+        self.delivery.bury(self, event, response, error)
+        return True
+
+    def let_go(self, event: Event) -> int:
+        """An event goes another way than back to its source: its record, or 0."""
+        if self.stage.remove(event):
+            return 0
+        number = self.ids.pop(event, 0)
+        self.backlog.held.discard(number)
+        return number
+
+    # -- at a stop ----------------------------------------------------------------------------------------------------
+
+    def withdraw(self) -> None:
+        """Leave what no worker has claimed to the next start."""
+        trigger = self.trigger
+        box = trigger.box
+        for event in take_all(box) if box is not None else ():
+            if self.park(event):
+                trigger.leave(1, len(event.raw_body), event)
+            else:
+                box.append(event)
+
+    def unsafe(self) -> int:
+        """How many events would be lost if the process ended now."""
+        mine = sum(
+            owner is self for waiting in (self.stage.fresh, self.stage.aging, self.stage.refused)
+            for owner in waiting.values()
+        )  # fmt: skip
+        return mine + len(self._storing) + len(self._strand)

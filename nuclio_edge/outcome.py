@@ -1,0 +1,102 @@
+"""What came of a durable event and is not yet with others: the messages that its handler and outputs sent.
+
+While they are not with the broker the event is not over: a moment after it was concluded they are stored, in one record
+that also settles the event. A power cut before that runs the event again, one after that sends the messages again.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .core.event import Event
+    from .core.response import Response
+    from .durable_trigger import Durable
+    from .outbox import Entry
+
+
+class Outcome:
+    """Of one event, from its first message to the moment in which nothing of it needs memory. Loop thread only.
+
+    `left`: messages that are not yet with the broker. `number`: how many there were in this attempt, by which each has
+    a key of its own that is the same when the attempt is repeated.
+    """
+
+    __slots__ = ("_concluded", "_error", "_response", "attempt", "entries", "event", "left", "number", "side")
+
+    def __init__(self, side: Durable, event: Event) -> None:
+        self.side = side
+        self.event = event
+        self.attempt = event._attempt
+        self.number = 0
+        self.entries: list[Entry] = []
+        self.left = 0
+        self._concluded = False
+        self._response: Response | None = None
+        self._error: BaseException | None = None
+
+    def next_key(self) -> str:
+        """The idempotency key of the next message."""
+        if self.event._attempt != self.attempt:
+            self.attempt = self.event._attempt
+            self.number = 0
+        self.number += 1
+        return f"{self.event.id}/{self.number}"
+
+    def add(self, entry: Entry) -> None:
+        """Another message, sent or kept."""
+        self.entries.append(entry)
+        self.left += 1
+
+    def over(self) -> None:
+        """One of the messages is with the broker, or was given up and counted."""
+        self.left -= 1
+        if not self.left and self._concluded and self.side.stage.remove(self):
+            self._end()  # nothing had to be stored
+
+    def conclude(self, response: Response | None, error: BaseException | None) -> bool:
+        """The event has come to its end; whether this one sees to the rest."""
+        side = self.side
+        del side.delivery.outcomes[self.event]
+        if not self.left:
+            return False
+        self._concluded = True
+        self._response = response
+        self._error = error
+        side.stage.remove(self.event)
+        side.stage.fresh[self] = self
+        side.stage.arm()
+        return True
+
+    def store(self, _item: Any = None) -> None:
+        """Store the messages that are left and settle the event, in one record; by the stage."""
+        entries = [entry for entry in self.entries if not entry.over]
+        number = self.side.ids.pop(self.event, 0)
+        if number:
+            self.side.backlog.held.discard(number)
+        keepers: dict[tuple[Any, bool], list[Entry]] = {}
+        for entry in entries:
+            keepers.setdefault((entry.keeper, entry.sent), []).append(entry)
+        last = list(keepers)[-1]
+        for who, mine in keepers.items():
+            settles = (number,) if number and who is last else ()
+            who[0].store_all(mine, settles, self._stored if who is last else None)
+
+    def apart(self) -> None:
+        """The event is settled by another record: each message goes its own way."""
+        for entry in self.entries:
+            if not entry.over:
+                entry.outcome = None
+                entry.keeper.stage.fresh[entry] = entry.keeper
+                entry.keeper.stage.arm()
+
+    def _stored(self, _error: OSError | None) -> None:
+        """The record is durable; or there is no disk, and what can be done without has been done."""
+        self.side.tell(self.event, self._response, self._error)
+
+    def _end(self) -> None:
+        number = self.side.ids.pop(self.event, 0)
+        if number:
+            self.side.backlog.settle(number)
+        self.side.tell(self.event, self._response, self._error)

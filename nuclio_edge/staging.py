@@ -1,0 +1,115 @@
+"""What has come in and is neither concluded nor on disk: it waits a moment, as most of it never needs the disk.
+
+A handler that is done within the wait leaves nothing behind: not one byte is written for a stream of quick events. What
+is still here after `wait` to twice `wait` milliseconds is stored, and acknowledged when that is durable.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .core.loop import Loop, Timer
+
+# How long a nearly full window is watched before its events are stored: workers that are merely not scheduled yet get
+# their turn, and a connection that is shared with a slow function stalls no longer than this and a sync.
+PRESS_MS = 25
+AGAIN_MS = 1000  # between two looks at a disk that cannot be used
+
+
+class Stage:
+    """The waiting room of one source. Loop thread only.
+
+    `fresh` and `aging` have what waits, in order of arrival, with who stores it by `store(item)`; the owners add to
+    `fresh` and take out of both. `limit`: so many waiting events, and the source's window is nearly used up.
+    """
+
+    __slots__ = ("_pressed", "aging", "fresh", "limit", "loop", "refused", "spool", "timer", "wait")
+
+    def __init__(self, loop: Loop, spool: Any, wait: int, limit: int) -> None:
+        self.loop = loop
+        self.spool = spool
+        self.wait = wait
+        self.limit = limit
+        self.fresh: dict[Any, Any] = {}
+        self.aging: dict[Any, Any] = {}
+        self.refused: dict[Any, Any] = {}  # the disk could not be used for them; they are the oldest
+        self.timer: Timer | None = None
+        self._pressed = False
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.aging) + len(self.refused)
+
+    def __contains__(self, item: Any) -> bool:
+        return item in self.fresh or item in self.aging or item in self.refused
+
+    def arm(self) -> None:
+        """Something waits: look after it."""
+        if self.timer is None:
+            self.timer = self.loop.call_later(AGAIN_MS if self.spool.trouble else self.wait, self._tick)
+
+    def press(self) -> None:
+        """The window is nearly used up: store early what does not end by itself in a moment."""
+        if not self._pressed and not self.spool.trouble:
+            self._pressed = True
+            self.aging.update(self.fresh)  # what is here now is looked at then, what comes meanwhile is not
+            self.fresh = {}
+            self.loop.call_later(PRESS_MS, self._relieve)
+
+    def remove(self, item: Any) -> bool:
+        """It is concluded, or goes another way; whether it waited here."""
+        for waiting in (self.fresh, self.aging, self.refused):
+            if item in waiting:
+                del waiting[item]
+                return True
+        return False
+
+    def take(self, owner: Any) -> list[Any]:
+        """All that waits of one owner, oldest first; it waits here no more."""
+        found: list[Any] = []
+        for name in ("refused", "aging", "fresh"):
+            waiting = getattr(self, name)
+            found += [item for item, whose in waiting.items() if whose is owner]
+            setattr(self, name, {item: whose for item, whose in waiting.items() if whose is not owner})
+        return found
+
+    def refuse(self, item: Any, owner: Any) -> None:
+        """It could not be stored: tried again when the disk is."""
+        self.refused[item] = owner
+        self.arm()
+
+    def flush(self) -> None:
+        """Store all that waits, as soon as the disk can take it."""
+        self.aging.update(self.fresh)
+        self.fresh = {}
+        self._store()
+
+    def close(self) -> None:
+        """Look after nothing any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _tick(self) -> None:
+        self.timer = None
+        if self.aging or self.refused:
+            self._store()
+        self.aging, self.fresh = self.fresh, {}
+        if self.aging:
+            self.arm()
+
+    def _relieve(self) -> None:
+        self._pressed = False
+        if len(self.aging) >= self.limit // 2 and not self.spool.trouble:
+            self._store()
+
+    def _store(self) -> None:
+        """Without the disk this is the attempt that finds out whether it is back: all of it is refused at once."""
+        items = {**self.refused, **self.aging}
+        self.refused = {}
+        self.aging = {}
+        for item, owner in items.items():
+            owner.store(item)
+        if items:
+            self.spool.commit_soon()

@@ -1,0 +1,385 @@
+"""Durable triggers inside one process: a real processor, the memory source, a real spool in a temporary folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nuclio_edge.dead_letters import all_of, send_again
+from tests.rig import MEMORY, Rig, Settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+QUICK = """
+seen = []
+def handler(context, event):
+    seen.append((event.raw_body, event.duplicate, event.attempt))
+"""
+GATED = """
+import threading
+gate = threading.Event()
+seen = []
+def handler(context, event):
+    gate.wait()
+    seen.append((event.raw_body, event.duplicate, event.attempt))
+"""
+FAILS = """
+def handler(context, event):
+    raise ValueError("no good")
+"""
+
+
+def function(more: str = "", top: str = "") -> str:
+    return f"""
+[function.f]
+handler = "f.py"
+{top}
+[[function.f.trigger]]
+path = "/in"
+durable = true
+{more}
+"""
+
+
+def spool_of(rig: Rig) -> Any:
+    return rig.processor.delivery.spool  # type: ignore[union-attr]
+
+
+def module(rig: Rig) -> dict[str, Any]:
+    """The names in the function's module."""
+    return rig.processor.functions["f"].handler.__globals__  # type: ignore[no-any-return]
+
+
+def bodies(rig: Rig) -> list[bytes]:
+    return [body for body, _, _ in module(rig)["seen"]]
+
+
+def stored(rig: Rig) -> int:
+    """Records on disk that are pending."""
+    return int(spool_of(rig).totals()["pending"])
+
+
+def durable(rig: Rig) -> bool:
+    """Whether all that was appended is on the disk."""
+    spool = spool_of(rig)
+    return spool._flying is None and not spool._has_work()
+
+
+def crashed(rig: Rig, tmp_path: Path) -> Path:
+    """The state directory as it is at this moment, as a killed process leaves it, in another folder."""
+    folder = tmp_path / f"after-{len(list(tmp_path.glob('after-*')))}"
+    folder.mkdir()
+    shutil.copytree(rig.folder / "state", folder / "state")
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Rig]:
+    def begin(manifest: str, code: str, folder: Path | None = None) -> Rig:
+        return Rig(folder or tmp_path, MEMORY + manifest, f=code)
+
+    return begin
+
+
+def test_what_is_handled_at_once_leaves_no_byte_on_the_disk(start: Any, tmp_path: Path) -> None:
+    with start(function(), QUICK) as rig:
+        settled = Settled()
+        for number in range(50):
+            rig.deliver("/in", b"%d" % number, settled)
+        rig.until(lambda: len(settled.outcomes) == 50)
+        rig.turn_for(400)
+        assert rig.trigger("f").handled == 50
+        assert spool_of(rig).written == 0
+        assert rig.balanced()
+    assert not [path for path in (tmp_path / "state" / "spool").iterdir() if path.stat().st_size]
+
+
+def test_an_event_that_ran_when_the_process_died_runs_again_and_is_marked(start: Any, tmp_path: Path) -> None:
+    with start(function(), GATED) as rig:
+        rig.deliver("/in", b"a")
+        rig.deliver("/in", b"b")
+        rig.until(lambda: stored(rig) == 2 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    with start(function(), QUICK, folder) as rig:
+        rig.until(lambda: rig.trigger("f").handled == 2)
+        assert module(rig)["seen"] == [(b"a", True, 1), (b"b", True, 1)]
+        assert rig.trigger("f").duplicates == 2
+        assert rig.balanced()
+        rig.until(lambda: stored(rig) == 0)
+
+
+def test_what_finds_no_room_in_memory_is_on_disk_alone_and_keeps_its_order(start: Any) -> None:
+    with start(function("inbox = { size = 8 }"), GATED) as rig:
+        for number in range(200):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 200)
+        rig.until(lambda: durable(rig))
+        trigger = rig.trigger("f")
+        assert trigger.pending <= 8
+        assert trigger.pending + trigger.source.alone == 200
+        assert rig.balanced()
+        assert rig.processor.tally().pending == 200
+        module(rig)["gate"].set()
+        rig.until(lambda: trigger.handled == 200)
+        assert bodies(rig) == [b"%d" % number for number in range(200)]
+        assert trigger.shed == {}
+        assert trigger.source.alone == 0
+        rig.deliver("/in", b"then")
+        rig.until(lambda: trigger.handled == 201)
+        assert not trigger.source.detour
+        rig.until(lambda: stored(rig) == 0)
+
+
+def test_a_stop_leaves_what_is_queued_to_the_next_start_and_is_clean(start: Any, tmp_path: Path) -> None:
+    with start(function(), GATED) as rig:
+        for number in range(20):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").pending == 20)
+        processor = rig.processor
+        processor.stop()
+        rig.turn_for(50)
+        module(rig)["gate"].set()
+    assert processor.exit_code == 0
+    done = len(processor.gone) and processor.gone[0].handled
+    assert done < 20
+    assert processor.gone[0].pending == 20 - done
+    assert not processor.gone[0].wrong
+    with start(function(), QUICK) as rig:
+        rig.until(lambda: rig.trigger("f").handled == 20 - done)
+        assert bodies(rig) == [b"%d" % number for number in range(done, 20)]
+        assert not any(duplicate for _, duplicate, _ in module(rig)["seen"])
+        assert rig.trigger("f").admitted == 20 - done
+
+
+def test_attempts_end_in_a_dead_letter_that_can_be_sent_again(start: Any, tmp_path: Path) -> None:
+    manifest = function('dead_letter = true\nretry = { attempts = 2, backoff = "1ms" }')
+    with start(manifest, FAILS) as rig:
+        settled = Settled()
+        rig.deliver("/in", b"bad", settled, content_type="text/plain")
+        rig.until(lambda: settled.outcomes)
+        assert settled.statuses() == [500]
+        trigger = rig.trigger("f")
+        assert (trigger.dead_lettered, trigger.failed, trigger.retried) == (1, 0, 1)
+        assert rig.balanced()
+        (letter,) = all_of(spool_of(rig))
+        assert letter.event.raw_body == b"bad"
+        assert letter.event.content_type == "text/plain"
+        assert letter.about["attempts"] == 2
+        assert "no good" in letter.about["error"]
+        assert letter.about["trigger"] == "function.f.trigger[0]"
+    with start(manifest, QUICK) as rig:
+        (letter,) = all_of(spool_of(rig))
+        send_again(spool_of(rig), letter)
+    with start(manifest, QUICK) as rig:
+        rig.until(lambda: rig.trigger("f").handled == 1)
+        assert bodies(rig) == [b"bad"]
+        assert all_of(spool_of(rig)) == []
+
+
+def test_a_trigger_that_is_not_durable_can_have_dead_letters(start: Any) -> None:
+    manifest = function("dead_letter = true").replace("durable = true", "durable = false")
+    with start(manifest, FAILS) as rig:
+        rig.deliver("/in", b"bad")
+        rig.until(lambda: rig.trigger("f").dead_lettered == 1)
+        rig.until(lambda: durable(rig))
+        assert [letter.event.raw_body for letter in all_of(spool_of(rig))] == [b"bad"]
+        assert rig.trigger("f").failed == 0
+        assert rig.balanced()
+
+
+def test_without_dead_letter_a_failure_is_counted_and_settled(start: Any) -> None:
+    with start(function(), FAILS) as rig:
+        assert rig.ask("/in", b"bad")[0] == 500
+        assert rig.trigger("f").failed == 1
+        assert rig.balanced()
+        rig.turn_for(300)
+        assert stored(rig) == 0
+
+
+def test_events_of_a_suspended_function_wait_on_disk(start: Any) -> None:
+    with start(function(), GATED) as rig:
+        function_ = rig.processor.functions["f"]
+        for number in range(5):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").pending == 5)
+        function_.suspend("for the test", 300)
+        for number in range(5, 8):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 8)
+        assert rig.trigger("f").shed == {}
+        assert rig.balanced()
+        module(rig)["gate"].set()
+        rig.until(lambda: rig.trigger("f").handled == 8)
+        assert bodies(rig) == [b"%d" % number for number in range(8)]
+
+
+def _no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_without_a_disk_events_are_settled_after_the_handler_and_said_once(start: Any) -> None:
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        spool = spool_of(rig)
+        write = spool.disk.write
+        spool.disk.write = _no_space
+        settled = Settled()
+        for number in range(20):
+            rig.deliver("/in", b"%d" % number, settled)
+        rig.until(lambda: spool.trouble)
+        rig.turn_for(100)
+        assert rig.trigger("f").pending <= 4
+        assert rig.balanced()
+        module(rig)["gate"].set()
+        rig.until(lambda: len(settled.outcomes) == 20)
+        assert bodies(rig) == [b"%d" % number for number in range(20)]
+        assert rig.records.text().count("the spool cannot be used") == 1
+        assert rig.trigger("f").shed == {}
+        spool.disk.write = write
+        module(rig)["gate"].clear()
+        rig.deliver("/in", b"later", settled)
+        rig.until(lambda: stored(rig) == 1 and durable(rig) and not spool.trouble, "durable by itself")
+        assert "the spool can be used again" in rig.records.text()
+        module(rig)["gate"].set()
+        rig.until(lambda: len(settled.outcomes) == 21)
+
+
+def test_what_the_spool_gives_up_to_stay_within_its_size_is_shed_and_counted(start: Any, tmp_path: Path) -> None:
+    manifest = '[spool]\nmax_size = "1MiB"\n' + function("inbox = { size = 4 }")
+    with start(manifest, GATED) as rig:
+        for number in range(1500):
+            rig.deliver("/in", b"%04d" % number + b"x" * 1500)
+        rig.until(lambda: rig.trigger("f").admitted == 1500)
+        rig.until(lambda: durable(rig))
+        trigger = rig.trigger("f")
+        assert trigger.shed.get("spool-full", 0) > 500
+        assert rig.balanced()
+        assert spool_of(rig).differences() == []
+        module(rig)["gate"].set()
+        rig.until(lambda: not trigger.pending and not trigger.source.alone)
+        assert trigger.handled + trigger.shed["spool-full"] == 1500
+        numbers = [int(body[:4]) for body in bodies(rig)]
+        assert numbers == sorted(numbers)
+        assert numbers[-1] == 1499
+        assert rig.balanced()
+
+
+def test_a_new_version_of_the_function_goes_on_with_the_backlog(start: Any) -> None:
+    from nuclio_edge.manifest import load
+
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        for number in range(50):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 50)
+        old = rig.trigger("f")
+        gate = module(rig)["gate"]
+        (rig.folder / "f.py").write_text(QUICK)
+        switched: list[bool] = []
+        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
+        rig.until(lambda: switched)
+        new = rig.trigger("f")
+        assert new is not old
+        rig.until(lambda: new.handled + old.pending == 50)
+        assert rig.balanced()
+        gate.set()
+        rig.until(lambda: not rig.processor.retired)
+        assert rig.processor.tally().handled == 50
+        assert rig.balanced()
+        numbers = [int(body) for body in bodies(rig)]
+        assert numbers == sorted(numbers)
+
+
+def test_the_backlog_of_a_trigger_that_was_removed_is_kept_and_named(start: Any, tmp_path: Path) -> None:
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        for number in range(50):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 50 and durable(rig))
+        rig.processor.stop()
+        module(rig)["gate"].set()
+    other = function().replace("function.f", "function.g")
+    with start(other, QUICK) as rig:
+        left = stored(rig)
+        assert left > 40
+        assert "no longer in the manifest" in rig.records.text()
+        assert rig.processor.delivery.orphans() == [(1, "function.f.trigger[0]", left)]
+    with start(function(), QUICK) as rig:
+        rig.until(lambda: rig.trigger("f").handled == left)
+
+
+def test_a_poison_event_ends_as_a_dead_letter(start: Any, tmp_path: Path) -> None:
+    """Each death is the state directory as it is while the handler runs."""
+    with start(function(), GATED) as rig:
+        rig.deliver("/in", b"poison")
+        rig.deliver("/in", b"good")
+        rig.until(lambda: stored(rig) == 2 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    with start(function(), GATED, folder) as rig:
+        rig.until(lambda: rig.trigger("f").pending == 1)  # alone, and marked on disk
+        rig.turn_for(50)
+        assert rig.trigger("f").pending == 1
+        assert rig.trigger("f").source.alone == 1
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    with start(function(), QUICK, folder) as rig:
+        rig.until(lambda: rig.trigger("f").handled == 1)
+        assert bodies(rig) == [b"good"]
+        assert rig.trigger("f").dead_lettered == 1
+        assert rig.balanced()
+        rig.until(lambda: durable(rig))
+        (letter,) = all_of(spool_of(rig))
+        assert letter.event.raw_body == b"poison"
+        assert "died" in letter.about["reason"]
+
+
+def test_a_poison_event_has_its_attempts(start: Any, tmp_path: Path) -> None:
+    manifest = function("retry = { attempts = 3 }")
+    with start(manifest, GATED) as rig:
+        rig.deliver("/in", b"poison")
+        rig.until(lambda: stored(rig) == 1 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    for _ in range(2):
+        with start(manifest, GATED, folder) as rig:
+            rig.until(lambda: rig.trigger("f").pending == 1)
+            folder = crashed(rig, tmp_path)
+            module(rig)["gate"].set()
+    with start(manifest, QUICK, folder) as rig:
+        rig.until(lambda: rig.trigger("f").dead_lettered == 1)
+        assert rig.balanced()
+
+
+def test_batches_are_durable_too(start: Any, tmp_path: Path) -> None:
+    code = GATED.replace("seen.append((event.raw_body, event.duplicate, event.attempt))",
+                         "seen.extend((one.raw_body, one.duplicate, one.attempt) for one in event)")  # fmt: skip
+    manifest = function('batch = { size = 4, timeout = "10ms" }\ninbox = { size = 8 }')
+    with start(manifest, code) as rig:
+        for number in range(30):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 30 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+        rig.until(lambda: rig.trigger("f").handled == 30)
+        assert bodies(rig) == [b"%d" % number for number in range(30)]
+        assert rig.balanced()
+    with start(manifest, code.replace("gate.wait()", "pass"), folder) as rig:
+        rig.until(lambda: rig.trigger("f").handled == 30)
+        assert sorted(bodies(rig), key=int) == [b"%d" % number for number in range(30)]
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_every_isolation_is_durable(start: Any, tmp_path: Path, isolation: str) -> None:
+    manifest = function("", f'isolation = "{isolation}"')
+    with start(manifest, "def handler(context, event):\n    return event.raw_body") as rig:
+        for number in range(20):
+            assert rig.ask("/in", b"%d" % number) == (200, b"%d" % number)
+        assert rig.trigger("f").handled == 20
+        rig.turn_for(300)
+        assert stored(rig) == 0
+        assert rig.balanced()
