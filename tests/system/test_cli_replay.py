@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from nuclio_edge.recording import read
 from tests.cli import Running, call, write
+from tests.mosquitto import program
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.mosquitto import Mosquitto
 
 MANIFEST = """
 [device]
@@ -318,3 +322,68 @@ def test_what_was_shed_is_explained_with_the_policy(tmp_path: Path) -> None:
     told = call("explain", shed.split()[0], cwd=tmp_path).stdout
     assert "not handled, shed (reject): the inbox was full, and who asked was told so: inbox.when_full" in told
     assert replay(tmp_path, rc=0)[1]["not_replayed"] == {"shed: reject": 1}
+
+
+DURABLE = """
+[device]
+state_dir = "state"
+[record]
+triggers = ["f/*"]
+[source.broker]
+kind = "mqtt"
+url = "URL"
+[function.f]
+handler = "f.py"
+[[function.f.trigger]]
+topic = "in/#"
+durable = true
+dead_letter = true
+inbox = { size = 4 }
+[[function.f.output]]
+topic = "out"
+"""
+SLOW = """
+import time
+def handler(context, event):
+    time.sleep(0.02)
+    if event.raw_body == b"7":
+        raise ValueError("seven")
+    return {"id": event.id}
+"""
+
+
+def test_events_that_outlive_their_process_are_recorded_under_their_id(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """Durable ones: most find no room in the inbox and come from the disk, after a SIGKILL in another process."""
+    write(tmp_path, DURABLE.replace("URL", mosquitto.url), f=SLOW)
+    at = ("-h", "127.0.0.1", "-p", str(mosquitto.port))
+
+    def outcomes() -> dict[str, Any]:
+        file = tmp_path / "state" / "recorder.bin"
+        entries = read(str(file)).entries if file.exists() else []
+        return {entry.event.id or "": entry for entry in entries if entry.outcome is not None}
+
+    with Running(tmp_path) as run:
+        run.ready()
+        run.wait_for(message="connected")
+        lines = "".join(f"{number}\n" for number in range(60)).encode()
+        subprocess.run([program("mosquitto_pub"), *at, "-t", "in/a", "-l", "-q", "1"], input=lines, check=True)
+        wait_until(lambda: len(outcomes()) >= 5, "some of them")
+        run.process.send_signal(signal.SIGKILL)
+        run.process.wait()
+    with Running(tmp_path) as run:
+        run.ready()
+        wait_until(lambda: len(outcomes()) == 60, "all of them")
+        assert run.stop() == 0
+    found = outcomes()
+    for event, entry in found.items():
+        if entry.event.body != b"7":
+            assert json.loads(entry.outcome["body"]) == {"id": event}
+            assert [note[3]["topic"] for note in entry.outcome["sent"]] == ["out"]
+            assert entry.outcome["ran_us"] >= 20_000
+    assert sorted(int(entry.event.body) for entry in found.values()) == list(range(60))
+    assert any(entry.event.repeated for entry in found.values())
+    _, summary = replay(tmp_path, rc=0)
+    assert summary["replayed"] >= 60
+    seventh = next(event for event, entry in found.items() if entry.event.body == b"7")
+    told = call("explain", seventh, cwd=tmp_path).stdout
+    assert "ValueError: seven" in told and "kept as a dead letter" in told

@@ -364,3 +364,14 @@ def test_what_is_waited_for_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         rig.until(lambda: len(settled.outcomes) == 10)
     # Those that were forgotten are there a second time, with their outcome.
     assert sum(entry.outcome is not None for entry in recorded(tmp_path)) == 10
+
+
+def test_an_event_that_is_too_large_is_kept_without_its_body(tmp_path: Path) -> None:
+    with Rig(tmp_path, manifest(), f=HANDLER) as rig:
+        rig.ask("/f", b"x" * 9000)
+        rig.ask("/f", b"x" * 6000)
+        rig.ask("/f", b"17", headers={"a": "y" * 9000})  # not even what stands before its body can be kept
+        assert rig.processor.assembly.recorder.dropped == 1
+    large, fits = recorded(tmp_path)
+    assert large.trimmed and large.event.body == b"" and large.outcome["status"] == 200
+    assert not fits.trimmed and fits.event.size == 6000
