@@ -9,7 +9,7 @@ import os
 import threading
 from queue import SimpleQueue
 
-from .core.record import head
+from .core.record import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,13 +101,11 @@ class Hand:
     def _put(self, job: Job, write: Write, descriptor: int) -> None:
         segment = write.segment
         parts = []
-        seed = segment.seed
         at = write.at
         if write.begins:
             parts.append(segment.header)
             at = 0
-        for kind, flags, lane, number, payload in write.frames:
-            parts += (head(seed, kind, flags, lane, number, payload), payload)
+        parts += frames(segment.seed, write.frames)
         end = write.at + write.size
         if end > segment.filled:
             segment.filled = end

@@ -23,18 +23,26 @@ _CHECKED = const(6)  # from where on the crc covers it
 
 
 def seed_of(raw: bytes) -> int:
-    """The seed made of what is a segment's own; never one whose marker is zero, as unwritten space is.
+    """The seed made of what is a segment's own.
 
-    A crc that follows what it is of makes the seed the same for all: leave it out.
+    A crc that follows what it is of makes the seed the same for all: leave it out. Never one whose marker is zero, as
+    unwritten space is, nor all ones, from which a crc stays what it is however many zeros come first.
     """
     seed = crc32(raw)
-    return seed if seed & 0xFFFF else seed | 1
+    return seed if seed & 0xFFFF not in (0, 0xFFFF) else seed ^ 1
 
 
-def head(seed: int, kind: int, flags: int, lane: int, number: int, payload: bytes) -> bytes:
-    """What stands before a payload; payload: bytes, bytearray or memoryview."""
-    rest = pack("<BBHIQ", kind, flags, lane, len(payload), number)
-    return pack("<HI", seed & 0xFFFF, crc32(payload, crc32(rest, seed))) + rest
+def frames(seed: int, records: "list[tuple[int, int, int, int, bytes]]") -> "list[bytes]":
+    """Records as bytes, in pieces to be joined; each is (kind, flags, lane, number, payload)."""
+    marker = seed & 0xFFFF
+    parts: "list[bytes]" = []
+    add = parts.append
+    for kind, flags, lane, number, payload in records:
+        rest = pack("<BBHIQ", kind, flags, lane, len(payload), number)
+        add(pack("<HI", marker, crc32(payload, crc32(rest, seed))))
+        add(rest)
+        add(payload)
+    return parts
 
 
 def size_of(raw: bytes) -> int:

@@ -15,6 +15,7 @@ from nuclio_edge.core import decode as decoding
 from nuclio_edge.core import mqtt_codec as codec
 from nuclio_edge.core import mqtt_properties as properties
 from nuclio_edge.core import msgpack as packing
+from nuclio_edge.core import record
 from nuclio_edge.core.port import json_dumps
 from nuclio_edge.core.record import HEAD, head, seed_of
 from nuclio_edge.manifest import check
@@ -105,6 +106,7 @@ def frames(data: bytes) -> None:
     assert _frames([stream]) == _frames([stream[at : at + cut] for at in range(0, len(stream), cut)])
 
 
+<<<<<<< HEAD
 def stored(data: bytes) -> None:
     """What a file may hold in the place of a stored event: an event, or an UnreadableError."""
     try:
@@ -136,6 +138,32 @@ def recording(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, stored, recording)
+=======
+def records(data: bytes) -> None:
+    """A segment's bytes: whole records only, and every one that was written where nothing is damaged."""
+    if len(data) < 4:
+        return
+    seed = record.seed_of(data[:4])
+    written = [(data[0], data[1], data[2] * 257, number, data[number:]) for number in range(0, len(data), 16)]
+    sound = b"".join(record.frames(seed, written))
+    assert _records(sound, seed) == written
+    # What is around them changes nothing, wherever it comes from; nor does what stands in the middle.
+    assert _records(data + sound + data, seed) == written
+    parts = record.frames(seed, written[:1])
+    assert _records(b"".join(parts) + data + sound, seed) == written[:1] + written
+    spoilt = bytearray(sound)
+    spoilt[data[3] % len(sound)] ^= 1 + data[2] % 255
+    assert [one for one in _records(bytes(spoilt), seed) if one not in written] == []
+    try:
+        numbers = record.unpack_numbers(data)
+    except ValueError:
+        return
+    assert record.unpack_numbers(record.pack_numbers(numbers)) == numbers
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, records)
+>>>>>>> spool
 }
 
 
@@ -170,6 +198,13 @@ def _read(chunks: list[bytes], *, v5: bool) -> list[Any]:
     except codec.ProtocolError as error:
         told.append(("broken", error.reason))
     return told
+
+
+def _records(data: bytes, seed: int) -> list[Any]:
+    return [
+        (kind, flags, lane, number, data[start:stop])
+        for _, kind, flags, lane, number, start, stop in record.Reader(data, 0, len(data), seed)
+    ]
 
 
 def _frames(chunks: list[bytes]) -> list[Any]:
