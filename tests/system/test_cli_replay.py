@@ -382,6 +382,8 @@ def test_events_that_outlive_their_process_are_recorded_under_their_id(tmp_path:
             assert entry.outcome["ran_us"] >= 20_000
     assert sorted(int(entry.event.body) for entry in found.values()) == list(range(60))
     assert any(entry.event.repeated for entry in found.values())
+    # One number each, for ever: what had no outcome when the process died has one now, under the same id.
+    assert {entry.event.id for entry in read(str(tmp_path / "state" / "recorder.bin")).entries} == set(found)
     _, summary = replay(tmp_path, rc=0)
     assert summary["replayed"] >= 60
     seventh = next(event for event, entry in found.items() if entry.event.body == b"7")

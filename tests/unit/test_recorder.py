@@ -375,3 +375,19 @@ def test_an_event_that_is_too_large_is_kept_without_its_body(tmp_path: Path) -> 
     large, fits = recorded(tmp_path)
     assert large.trimmed and large.event.body == b"" and large.outcome["status"] == 200
     assert not fits.trimmed and fits.event.size == 6000
+
+
+def test_an_event_that_finds_no_room_is_as_it_was_and_recorded_when_it_does(tmp_path: Path) -> None:
+    trigger = 'inbox = { size = 1, when_full = "block" }'
+    with Rig(tmp_path, manifest(trigger=trigger), f=waiting(tmp_path)) as rig:
+        there, recorder = rig.trigger("f"), rig.processor.assembly.recorder
+        first, second = (MemoryEvent(there, None, "/f", body, {}) for body in (b"1", b"2"))
+        assert there.submit(first)
+        rig.until(lambda: not there.submit(second))
+        assert second._token is None and list(recorder.open) == [first.id]
+        (tmp_path / "go").touch()
+        rig.until(lambda: there.submit(second))
+        rig.until(lambda: there.handled == 2)
+        assert first._token is None and "defect" not in rig.records.text()
+        assert rig.balanced()
+    assert [entry.event.body for entry in recorded(tmp_path)] == [b"1", b"2"]
