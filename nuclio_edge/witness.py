@@ -157,7 +157,7 @@ class Witness:
             body = response.body
             if isinstance(body, bytes) and body.startswith(_SHED) and status >= 500 and not seen.began:
                 outcome["shed"] = body[len(_SHED) :].decode("utf-8", "replace")
-            elif isinstance(body, (bytes, str)):
+            elif isinstance(body, (bytes, str)) and not hasattr(event._reply, "parts"):
                 outcome["body"] = kept(body)
                 outcome["content_type"] = response.content_type
                 if response.headers:

@@ -389,3 +389,19 @@ def test_events_that_outlive_their_process_are_recorded_under_their_id(tmp_path:
     seventh = next(event for event, entry in found.items() if entry.event.body == b"7")
     told = call("explain", seventh, cwd=tmp_path).stdout
     assert "ValueError: seven" in told and "kept as a dead letter" in told
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_an_answer_in_parts_goes_out_in_parts_and_is_compared_by_its_status(tmp_path: Path, isolation: str) -> None:
+    text = MANIFEST.replace("FOLDER", str(tmp_path)).replace('"f.py"', f'"f.py"\nisolation = "{isolation}"', 1)
+    code = "def handler(context, event):\n    yield 'one,'\n    yield event.body.decode()\n"
+    write(tmp_path, text, f=code, g=OTHER)
+    with Running(tmp_path) as run:
+        run.ready()
+        assert ask(tmp_path, "/f", b"two") == b"one,two"
+        assert ask(tmp_path, "/f", b"three") == b"one,three"
+        assert run.stop() == 0
+    listed = call("explain", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[3] for line in listed] == ["200", "200"]
+    _, summary = replay(tmp_path, rc=0)
+    assert summary["replayed"] == 2
