@@ -6,6 +6,8 @@ that also settles the event. A power cut before that runs the event again, one a
 
 from __future__ import annotations
 
+from .durable_ledger import FAILED, HANDLED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -23,7 +25,7 @@ class Outcome:
     a key of its own that is the same when the attempt is repeated.
     """
 
-    __slots__ = ("_concluded", "_error", "_response", "attempt", "entries", "event", "left", "number", "side")
+    __slots__ = ("_concluded", "_error", "_response", "_slot", "attempt", "entries", "event", "left", "number", "side")
 
     def __init__(self, side: Durable, event: Event) -> None:
         self.side = side
@@ -33,6 +35,7 @@ class Outcome:
         self.entries: list[Entry] = []
         self.left = 0
         self._concluded = False
+        self._slot = 0
         self._response: Response | None = None
         self._error: BaseException | None = None
 
@@ -67,6 +70,8 @@ class Outcome:
         side.stage.remove(self.event)
         side.stage.fresh[self] = self
         side.stage.arm()
+        self._slot = HANDLED if response is None or response.status_code < 400 else FAILED
+        side.delivery.ledger.hold(side.backlog.key, self._slot)
         return True
 
     def store(self, _item: Any = None) -> None:
@@ -80,8 +85,11 @@ class Outcome:
             keepers.setdefault((entry.keeper, entry.sent), []).append(entry)
         last = list(keepers)[-1]
         for who, mine in keepers.items():
-            settles = (number,) if number and who is last else ()
-            who[0].store_all(mine, settles, self._stored if who is last else None)
+            if who is last:
+                tallies = self.side.delivery.ledger.release(self.side.backlog.key, self._slot)
+                who[0].store_all(mine, (number,) if number else (), self._stored, tallies)
+            else:
+                who[0].store_all(mine, (), None)
 
     def apart(self) -> None:
         """The event is settled by another record: each message goes its own way."""
@@ -96,6 +104,7 @@ class Outcome:
         self.side.tell(self.event, self._response, self._error)
 
     def _end(self) -> None:
+        self.side.delivery.ledger.release(self.side.backlog.key, self._slot)
         number = self.side.ids.pop(self.event, 0)
         if number:
             self.side.backlog.settle(number)

@@ -23,7 +23,7 @@ One thread of its own writes; the loop waits for a disk in `open` and `close` al
 
 from __future__ import annotations
 
-from errno import EFBIG, ENOSPC, errorcode
+from errno import EAGAIN, EFBIG, ENOSPC, errorcode
 
 from .core import port
 from .core.record import HEAD
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .spool_group import Done
     from .spool_plan import Plan
     from .spool_reading import Record
+    from .spool_tallies import Tally
     from .spool_writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
@@ -91,6 +92,7 @@ class Spool:
         self.on_gap = on_gap
         self.on_trouble = on_trouble
         self.on_notice = on_notice
+        self.on_write: Callable[[], Any] = _nothing  # before a group is closed: the last moment for a tally
         self.log = Log(folder, size)
         self.log.more = self._more
         self.budget = Budget(writes_per_day, port.ticks_ms()) if writes_per_day else None
@@ -110,8 +112,10 @@ class Spool:
         self._wanted = False  # write what there is as soon as the writer is free
         self._flagged = False
         self._error: OSError | None = None
+        self._short: OSError | None = None  # why the last file could not be made
         self._retry_at = 0
         self._pause_ms = 0
+        self._is_open = False  # it is known what there is
         self._closed = False
 
     @property
@@ -121,17 +125,28 @@ class Spool:
 
     def open(self) -> None:
         """Read what is there; about 0.2 s for 64 MiB on a PC. Never fails: see `trouble` and `recovery`."""
-        recovery = self.recovery
         try:
             self.disk.make_folder(self.folder)
+        except OSError as error:  # there may be one all the same, to be read
+            self._fail(error)
+        self._recover()
+
+    def _recover(self) -> bool:
+        """Find what is there; false when that cannot be known: nothing may be written then."""
+        recovery = Recovery(self.log)
+        try:
             recovery.run(self.disk)
         except OSError as error:
             self._fail(error)
+            return False
+        self.recovery = recovery
+        self._is_open = True
         self._group = Group(recovery.next)
         self.readers.restore(recovery.cursors.values())
         if self.budget is not None and recovery.budget:
             level, wall = recovery.budget
             self.budget.restore(level, port.now_ms() - int(wall))
+        return True
 
     def append(
         self,
@@ -142,11 +157,13 @@ class Spool:
         urgent: bool = False,
         settles: Iterable[int] = (),
         size: int = 0,
+        tallies: Iterable[Tally] = (),
     ) -> int:
         """The id of a new record. kind: 0 to 255; key: whose it is, for the counters.
 
         A payload is bytes, a sequence of bytes that belong together, or a call that returns either: it is called on the
-        loop if the record is really written, and must be so `size`d, roughly.
+        loop if the record is really written, and must be so `size`d, roughly. `tallies`: (kind, key, slot, count)
+        each, durable with this record and not otherwise; see `tally`.
         """
         lane = self.log.lanes.by_key.get((kind, key)) or self.log.lanes.open(kind, key)
         lane.appended += 1
@@ -159,8 +176,8 @@ class Spool:
         group.dones.append(done)
         group.live += 1
         group.size += HEAD + (size or length(payload))
-        if settles:
-            self._settling.settle_by(group, number - group.first, settles, self._flying)
+        if settles or tallies:
+            self._settling.settle_by(group, number - group.first, settles, tallies, self._flying)
         if urgent or group.size >= GROUP:
             self.commit_soon()
         elif self._timer is None or self._lazy:
@@ -181,6 +198,17 @@ class Spool:
             return False
         self.later()
         return True
+
+    def tally(self, kind: int, key: int | str, slot: int, count: int) -> bool:
+        """Add to a number of a lane, which becomes durable with whatever is settled meanwhile; never by itself.
+
+        False when there is no room for another number.
+        """
+        return self.log.lanes.tallies.add(kind, key, slot, count)
+
+    def tallies(self, kind: int, key: int | str) -> dict[int, int]:
+        """The numbers of a lane by slot, as they are now."""
+        return self.log.lanes.tallies.of(kind, key)
 
     def commit_soon(self) -> None:
         """Write what there is at the end of this turn, or when the group before it is durable."""
@@ -236,6 +264,7 @@ class Spool:
         if self._closed:
             return
         self._closed = True
+        self.on_write()
         while self._flying is not None or self._has_work():
             if self._flying is None:
                 self._hand_over()
@@ -277,6 +306,8 @@ class Spool:
         self._end_of_turn()
 
     def _has_work(self) -> bool:
+        if self._closed and self.log.segments and self.log.lanes.tallies.dirty:
+            return True  # no file is made for their sake
         return bool(self._group.live) or self._settling.has_work() or self.room.has_work() or self.readers.has_work()
 
     def _end_of_turn(self) -> None:
@@ -311,6 +342,7 @@ class Spool:
 
     def _hand_over(self) -> None:
         """Give the present group to the writer."""
+        self.on_write()
         group = self._group
         self._wanted = False
         self._disarm()
@@ -319,6 +351,10 @@ class Spool:
             self._refuse(group, self._error)
             self._try_later()
             return
+        if not self._is_open:
+            self._recover()
+            self._refuse(group, self._error or OSError(EAGAIN, "the spool was not open yet", self.folder))
+            return
         self._settling.fly()
         self._flying = group
         self._fly(group)
@@ -326,11 +362,12 @@ class Spool:
     def _fly(self, group: Group, *, again: bool = False) -> None:
         """Send it to the writer; what does not fit into the file stays for the next one."""
         self.room.prepare()
-        plan, taken = compose(self.log, self.room, self.readers, self._settling, group)
+        plan, taken = compose(self.log, self.room, self.readers, self._settling, group, closing=self._closed)
         self._turn_away(group)
         doomed = list(self.log.doomed)
         if not plan.writes and not doomed:
-            self._failed(group, OSError(ENOSPC, "every file of the spool is in use", self.folder))
+            full = OSError(ENOSPC, "every file of the spool is in use", self.folder)
+            self._failed(group, self._short if self._short is not None and self.log.is_short() else full)
             return
         if taken < len(group.lanes):
             rest = group.split(taken)
@@ -359,16 +396,18 @@ class Spool:
                 self.on_trouble("")
             self.log.commit(plan)
             self._flying = None
-            self._settling.landed(group, plan.skipped)
+            self._settling.landed(group, plan.skipped, plan.tallied)
             self.room.landed(plan)
             if not plan.full:
                 self.readers.landed()
             self._call(group)
         else:
-            self.log.give_back(plan, job.broken)
+            self.log.give_back(plan, job.durable if job.broken is None else [*job.durable, job.broken])
             if job.broken is not None:
                 self.broken += 1
                 self.on_notice(f"spool: {job.broken.path}: {job.error.strerror}; nothing more is written there")
+            elif self.log.is_short():
+                self._short = job.error
             if not again and (job.broken is not None or self.log.is_short()):
                 self._fly(group, again=True)
                 return
@@ -448,3 +487,7 @@ class Spool:
         if self.budget is not None:
             more["budget"] = [self.budget.level, port.now_ms()]
         return more
+
+
+def _nothing() -> None:
+    pass

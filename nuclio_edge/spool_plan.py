@@ -6,9 +6,23 @@ cursors, copies of what would be given up otherwise, and what was appended.
 
 from __future__ import annotations
 
+from .core.port import json_bytes
 from .core.record import HEAD, pack_numbers
 from .spool_lanes import Settlement, pack_checkpoint
-from .spool_segment import CHECKPOINT, CONTROL, COPY, CURSOR, DROP, HEADER, NAMED, SETTLE, SETTLES, Segment, make_header
+from .spool_segment import (
+    CHECKPOINT,
+    CONTROL,
+    COPY,
+    CURSOR,
+    DROP,
+    HEADER,
+    NAMED,
+    NAMES,
+    SETTLE,
+    SETTLES,
+    Segment,
+    make_header,
+)
 from .spool_writer import Write
 
 TYPE_CHECKING = False
@@ -36,6 +50,8 @@ class Plan:
         self.skipped: dict[int, int] = {}
         self.copies: list[Place] = []
         self.named: list[Lane] = []
+        self.tallied: dict[int, int] = {}
+        self.upto = 0  # the id after the last record that is in the log, or never will be
         self.drops = 0  # of the room's, that are in it
         self.seen = 0  # of the room's copies, that are in it or were needed no more
         self.oldest = 0
@@ -104,15 +120,26 @@ class Plan:
         self.oldest = max(self.oldest, min([log.first_needed(segment), *filled]))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
-        raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, **log.more())
+        tallies = log.lanes.tallies.rows(self.tallied, self.upto)
+        raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, tallies=tallies, **log.more())
         write.frames.append((CHECKPOINT, CONTROL, 0, 0, raw))  # Lanes sees to it that it fits
         write.size = HEAD + len(raw)
         return write
 
-    def settle(self, settlement: Settlement, skipped: dict[int, int]) -> bool:
-        """Say what is settled, and how many of each lane were never written."""
-        if not self.add(SETTLE, CONTROL, 0, 0, settlement.pack(skipped)):
+    def name(self, lanes: list[Lane]) -> bool:
+        """Say how lanes are called of which the log has no record."""
+        raw = json_bytes([[lane.number, lane.kind, lane.key] for lane in lanes])
+        if lanes and not self.add(NAMES, CONTROL, 0, 0, raw):
             return False
+        self.named += lanes
+        return True
+
+    def settle(self, settlement: Settlement, skipped: dict[int, int], tallies: dict[int, int]) -> bool:
+        """Say what is settled, how many of each lane were never written, and how tallies stand."""
+        stand = [(number, self.upto, count) for number, count in tallies.items()]
+        if not self.add(SETTLE, CONTROL, 0, 0, settlement.pack(skipped, stand)):
+            return False
+        self.tallied.update(tallies)
         self.count_settled(settlement)
         for lane, count in skipped.items():
             self.count(lane, count, count, 0)
@@ -123,6 +150,8 @@ class Plan:
         """The log will say that these are settled."""
         for lane, count in settlement.counts.items():
             self.count(lane, 0, count, 0)
+        for lane, count in settlement.skipped.items():
+            self.count(lane, count, count, 0)
 
     def drop(self, oldest: int, gaps: list[tuple[int, int, int, int]]) -> bool:
         """Say that the log begins at `oldest`, and what is lost: (lane, count, first id, last id).
@@ -150,18 +179,28 @@ class Plan:
         return True
 
 
-def compose(log: Log, room: Room, readers: Readers, settling: Settling, group: Group) -> tuple[Plan, int]:
-    """Place what is to be written: the plan, and how many entries of the group are in it."""
+def compose(
+    log: Log, room: Room, readers: Readers, settling: Settling, group: Group, *, closing: bool
+) -> tuple[Plan, int]:
+    """Place what is to be written: the plan, and how many entries of the group are in it.
+
+    `closing`: there will be no other group with which tallies could ride.
+    """
     plan = Plan(log)
+    plan.upto = group.first
     skipped = dict(settling.skipped)
+    tallies = log.lanes.tallies
+    due = tallies.due()
     settlements = settling.flown
-    if skipped and not settlements and group.live:
+    if (skipped or due) and not settlements and (group.live or closing):
         settlements.append(Settlement())
+    if (settlements or group.settles) and not plan.name(tallies.unnamed()):
+        due = {}
     for taken, settlement in enumerate(settlements):
-        if not plan.settle(settlement, skipped):
+        if not plan.settle(settlement, skipped, due):
             settling.keep(taken)
             break
-        skipped = {}
+        skipped, due = {}, {}
     # A record of this group that settles others in what is given up has to be durable first: it stands for them.
     first = max((oldest for oldest, _ in room.drops), default=0)
     bound = [position for position, one in group.settles.items() if one.owes(first)]

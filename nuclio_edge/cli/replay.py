@@ -93,7 +93,7 @@ def usage(command: str, message: str) -> int:
 
 def _functions(manifest: Manifest, recording: Recording, options: argparse.Namespace) -> dict[str, FunctionSpec]:
     """The functions that are to run, with their new code; ValueError says what is wrong with the command line."""
-    from nuclio_edge.cli.beside import changed
+    from nuclio_edge.manifest.model import changed
     from nuclio_edge.manifest.problems import listed, quote, suggest
 
     recorded = dict.fromkeys(entry.function for entry in recording.entries)

@@ -8,8 +8,9 @@ serves the limits of all connections, and wakes at most once a second.
 from __future__ import annotations
 
 from nuclio_edge.core.port import IN
-from nuclio_edge.sources.http_connection import FOREVER, Connection
+from nuclio_edge.sources.http_connection import Connection
 from nuclio_edge.sources.http_head import Head, Heads
+from nuclio_edge.sources.http_limits import FOREVER
 from nuclio_edge.sources.http_reply import Replies
 
 TYPE_CHECKING = False
@@ -61,9 +62,9 @@ class Server:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     def open(self, listeners: list[Listener]) -> None:
-        """Take connections of these sockets, which listen already and are closed by `deaf`."""
+        """Take connections of these sockets too, which listen already and are closed by `deaf`."""
         self.closing = False
-        self._listeners = listeners
+        self._listeners = [*self._listeners, *listeners]
         for listener in listeners:
             self.loop.add(listener.socket, _acceptor(self, listener))
 
