@@ -444,6 +444,7 @@ class Durable:
     def withdraw(self) -> None:
         """Leave what no worker has claimed to the next start."""
         trigger = self.trigger
+        self.because("stopping")
         box = trigger.box
         for event in take_all(box) if box is not None else ():
             if self.park(event):
