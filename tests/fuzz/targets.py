@@ -106,7 +106,6 @@ def frames(data: bytes) -> None:
     assert _frames([stream]) == _frames([stream[at : at + cut] for at in range(0, len(stream), cut)])
 
 
-<<<<<<< HEAD
 def stored(data: bytes) -> None:
     """What a file may hold in the place of a stored event: an event, or an UnreadableError."""
     try:
@@ -136,9 +135,6 @@ def recording(data: bytes) -> None:
             pass
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, stored, recording)
-=======
 def records(data: bytes) -> None:
     """A segment's bytes: whole records only, and every one that was written where nothing is damaged."""
     if len(data) < 4:
@@ -162,8 +158,7 @@ def records(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, records)
->>>>>>> spool
+    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, stored, recording, records)
 }
 
 
