@@ -17,7 +17,7 @@ from nuclio_edge.core import mqtt_properties as properties
 from nuclio_edge.core import msgpack as packing
 from nuclio_edge.core import record
 from nuclio_edge.core.port import json_dumps
-from nuclio_edge.core.record import HEAD, head, seed_of
+from nuclio_edge.core.record import HEAD, seed_of
 from nuclio_edge.manifest import check
 from nuclio_edge.manifest.problems import render, render_warnings
 
@@ -125,7 +125,7 @@ def recording(data: bytes) -> None:
     raw = ring._HEADER.pack(b"NERC", 1, 0, ring.HEADER + sum(HEAD + len(part) for part in parts), 7, 0)
     header = (raw + crc32(raw).to_bytes(4, "little")).ljust(ring.HEADER, b"\0")
     seed = seed_of(header)
-    data = b"".join(head(seed, at % 4, 0, 0, at, part) + part for at, part in enumerate(parts))
+    data = b"".join(record.frames(seed, [(at % 4, 0, 0, at, part) for at, part in enumerate(parts)]))
     found = ring.parse(header + data)
     for entry in found.entries:
         assert isinstance(entry.function, str)
