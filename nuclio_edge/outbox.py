@@ -14,7 +14,7 @@ from struct import Struct
 from .backlog import OUTBOX, Backlog
 from .core.mqtt_codec import ProtocolError
 from .core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
-from .outcome import Outcome
+from .outcome import MANY, Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ KEY = "idempotency-key"  # the user property by which a receiver knows a message
 READ = 65_536
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
-# Of a message: flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic, properties, body.
-_HEAD = Struct("<BqHII")
+# Version, flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic and properties, which follow.
+_HEAD = Struct("<BBqHI")
 
 
 class Entry:
@@ -44,7 +44,7 @@ class Entry:
         self._message: Message | None = message
         self.expires = expires
         self.outcome: Outcome | None = None
-        self.record: Kept | None = None
+        self.record: int | None = None  # on disk
         self.sent = False
         self.over = False
 
@@ -64,29 +64,14 @@ class Entry:
             return
         self.over = True
         self.forget()
+        backlog = self.keeper.backlog
         if self.record is not None:
-            self.record.one_less()
+            if self.record in backlog.held:
+                backlog.settle(self.record)
         elif self.outcome is None:
             self.keeper.stage.remove(self)
         if self.outcome is not None:
             self.outcome.over()
-
-
-class Kept:
-    """A record on disk, until the last of its messages is with the broker."""
-
-    __slots__ = ("id", "keeper", "left")
-
-    def __init__(self, keeper: Keeper, number: int, left: int) -> None:
-        self.keeper = keeper
-        self.id = number
-        self.left = left
-
-    def one_less(self) -> None:
-        """One of its messages is over."""
-        self.left -= 1
-        if not self.left and self.id in self.keeper.backlog.held:
-            self.keeper.backlog.settle(self.id)
 
 
 class Keeper:
@@ -97,7 +82,7 @@ class Keeper:
         self.publisher = publisher
         self.backlog = backlog
         self.stage = stage
-        self._storing: deque[tuple[Kept, list[Entry], Callable[[Any], Any] | None]] = deque()
+        self._storing: deque[tuple[int, Entry, Callable[[Any], Any] | None, bool]] = deque()
         self._reading = False
         self._unsent = 0  # messages that are to be on disk alone, and are not stored yet
 
@@ -122,20 +107,28 @@ class Keeper:
             entry.end()
         else:
             self._unsent += 1  # what comes next joins it on the disk
+            if outcome is not None:
+                outcome.unsent += len(body)
+                if outcome.unsent > MANY:
+                    outcome.store_early()
 
-    def store(self, entry: Entry) -> None:
-        """Store one message that is not part of an event's outcome; by the stage."""
-        self.store_all([entry], (), None)
+    def store(
+        self,
+        entry: Entry,
+        settles: Iterable[int] = (),
+        then: Callable[[Any], Any] | None = None,
+        *,
+        early: bool = False,
+    ) -> None:
+        """Store a message, with what its record settles; `then(error)` when that is durable or has failed.
 
-    def store_all(self, entries: list[Entry], settles: Iterable[int], then: Callable[[Any], Any] | None) -> None:
-        """Store messages in one record, with what it settles; `then(error)` when that is durable or has failed."""
-        payload = pack([(entry.message, entry.expires) for entry in entries])
+        One that is `early` is no affair of its event any more when it is durable.
+        """
+        payload = pack(entry.message, entry.expires)
         number = self.delivery.spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles)
-        kept = Kept(self, number, len(entries))
         self.backlog.held.add(number)
-        for entry in entries:
-            entry.record = kept
-        self._storing.append((kept, entries, then))
+        entry.record = number
+        self._storing.append((number, entry, then, early))
 
     def refill(self) -> None:
         """Give the client what is on disk alone, oldest first, as far as it has room."""
@@ -145,25 +138,23 @@ class Keeper:
             return
         for record in self.backlog.next(READ):
             try:
-                messages = unpack(record.payload)
+                message, expires = unpack(record.payload)
             except ValueError:
                 self.delivery.damaged(record)
                 self.backlog.take(record.id)
                 self.backlog.settle(record.id)
                 continue
-            if not outbox.takes(len(messages[0][0][1])):
+            if not outbox.takes(len(message[1])):
                 return
             self.backlog.take(record.id)
-            kept = Kept(self, record.id, len(messages))
-            for message, expires in messages:
-                entry = Entry(self, message, expires)
-                entry.record = kept
-                left = self._time_left(message, expires)
-                if left is None:
-                    self.publisher.drop("expired")
-                    entry.end()
-                else:
-                    self._give(entry, left)
+            entry = Entry(self, message, expires)
+            entry.record = record.id
+            left = self._time_left(message, expires)
+            if left is None:
+                self.publisher.drop("expired")
+                entry.end()
+            else:
+                self._give(entry, left)
             if len(outbox.room.sizes) > FEW:
                 return
         self.look()
@@ -196,25 +187,28 @@ class Keeper:
         self.publisher.outbox.send(*message, entry)
 
     def _done(self, error: OSError | None) -> None:
-        kept, entries, then = self._storing.popleft()
-        if error is not None:
-            self.backlog.held.discard(kept.id)
-            for entry in entries:
-                entry.record = None
-                if not entry.sent:
-                    self._unsent -= 1
-                    self.publisher.drop("outbox-full")
-                    entry.end()
-                elif not entry.over:
-                    entry.outcome = None  # that of its event is over, as without a disk
-                    self.stage.refuse(entry, self)
-        else:
-            for entry in entries:
-                entry.forget()
-            if not entries[0].sent:
-                self._unsent -= len(entries)
-                self.backlog.put_back(kept.id)
+        number, entry, then, early = self._storing.popleft()
+        if not entry.sent:
+            self._unsent -= 1
+        if error is None:
+            entry.forget()
+            outcome = entry.outcome
+            if early and outcome is not None:
+                entry.outcome = None
+                outcome.entries.remove(entry)
+                outcome.over()
+            if not entry.sent:
+                self.backlog.put_back(number)
                 self.look()
+        else:
+            self.backlog.held.discard(number)
+            entry.record = None
+            if not entry.sent:
+                self.publisher.drop("outbox-full")
+                entry.end()
+            elif not entry.over:
+                entry.outcome = None  # that of its event is over, as without a disk
+                self.stage.refuse(entry, self)
         if then is not None:
             then(error)
 
@@ -247,37 +241,24 @@ class Keeper:
         return (*message[:4], pairs)
 
 
-def pack(messages: list[tuple[Message, int]]) -> bytes:
-    """Messages, each with when it expires, as one record's payload."""
-    parts = [bytes((_VERSION,))]
-    for (topic, body, qos, retain, pairs), expires in messages:
-        name, props = topic.encode(), pack_properties(pairs)
-        parts.append(_HEAD.pack(qos | retain << 2, expires, len(name), len(props), len(body)))
-        parts += (name, props, body)
-    return b"".join(parts)
+def pack(message: Message, expires: int) -> bytes:
+    """A message and when it expires, as a record's payload."""
+    topic, body, qos, retain, pairs = message
+    name, props = topic.encode(), pack_properties(pairs)
+    head = _HEAD.pack(_VERSION, qos | retain << 2, expires, len(name), len(props))
+    return b"".join((head, name, props, body))
 
 
-def unpack(payload: bytes) -> list[tuple[Message, int]]:
+def unpack(payload: bytes) -> tuple[Message, int]:
     """What `pack` packed; ValueError when it is something else."""
-    if payload[:1] != bytes((_VERSION,)):
-        raise ValueError("messages of another version")
-    found: list[tuple[Message, int]] = []
-    at = 1
-    while at < len(payload):
-        if at + _HEAD.size > len(payload):
-            raise ValueError("a message is cut off")
-        flags, expires, name, props, body = _HEAD.unpack_from(payload, at)
-        at += _HEAD.size
-        end = at + name + props + body
-        if end > len(payload) or flags & 3 == 3 or flags >> 3:
-            raise ValueError("a message is cut off")
-        try:
-            pairs = tuple(unpack_properties(payload[at + name : at + name + props]))
-        except ProtocolError as error:
-            raise ValueError(str(error)) from None
-        topic = payload[at : at + name].decode()
-        found.append(((topic, payload[at + name + props : end], flags & 3, bool(flags & 4), pairs), expires))
-        at = end
-    if not found:
-        raise ValueError("no message")
-    return found
+    if len(payload) < _HEAD.size:
+        raise ValueError("not a message: cut off")
+    version, flags, expires, name, props = _HEAD.unpack_from(payload)
+    at = _HEAD.size + name
+    if version != _VERSION or flags & 3 == 3 or flags >> 3 or at + props > len(payload):
+        raise ValueError("not a message of this version")
+    try:
+        pairs = tuple(unpack_properties(payload[at : at + props]))
+    except ProtocolError as error:
+        raise ValueError(f"not a message: {error}") from None
+    return (payload[_HEAD.size : at].decode(), payload[at + props :], flags & 3, bool(flags & 4), pairs), expires

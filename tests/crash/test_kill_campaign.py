@@ -136,7 +136,9 @@ def test_nothing_is_lost_however_often_the_process_is_killed(
                         path = tmp_path / f"handled-{name}"
                         wait_until(lambda: wanted <= set(counted(path)[0]), lambda: _missing(wanted, path), limit=120)  # noqa: B023 - waited for here
                         mine = f"out/{name} "
-                        wait_until(lambda: wanted <= set(_outputs(heard, mine)), lambda: f"outputs of {mine}", limit=120)  # noqa: B023 - as above
+                        wait_until(
+                            lambda: wanted <= set(_outputs(heard, mine)), lambda: f"outputs of {mine}", limit=120
+                        )  # noqa: B023 - as above
                     assert running.stop() == 0, running.log
                     said = running.wait_for(event="stopped")["with"]
                 assert said["pending"] == 0
