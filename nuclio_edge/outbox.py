@@ -30,7 +30,7 @@ KEY = "idempotency-key"  # the user property by which a receiver knows a message
 READ = 65_536
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
-# Version, flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic and properties, which follow.
+# Version, flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic and of properties.
 _HEAD = Struct("<BBqHI")
 
 

@@ -1,7 +1,7 @@
 """What came of a durable event and is not yet with others: the messages that its handler and outputs sent.
 
-While they are not with the broker the event is not over: a moment after it was concluded they are stored, in one group of
-records, the last of which settles the event. A power cut before that runs the event again, one after that sends the
+While they are not with the broker the event is not over: a moment after it was concluded they are stored, in one group
+of records, the last of which settles the event. A power cut before that runs the event again, one after that sends the
 messages again.
 """
 
@@ -27,7 +27,8 @@ class Outcome:
     """
 
     __slots__ = (
-        "_concluded", "_error", "_response", "_storing", "attempt", "entries", "event", "left", "number", "side", "unsent",
+        "_concluded", "_error", "_response", "_storing", "attempt", "entries", "event", "left", "number", "side",
+        "unsent",
     )  # fmt: skip
 
     def __init__(self, side: Durable, event: Event) -> None:
