@@ -5,7 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 
-from . import capture, environment, running
+from . import capture, environment, running, supervise
 from .bindings.named import Bindings
 from .core import port
 from .core.context import Context
@@ -56,7 +56,7 @@ class Assembly:
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
         self.recorder: Any = None  # where [record] names triggers
         self._versions: dict[str, int] = {}
-        self._begin, self._end = self._begin_inline, self._end_inline  # bound once, for all inline runners
+        self._begin, self._end = self._begin_inline, self._end_inline  # bound once
         self._invoke = self._call_function  # and for all contexts
 
     def make(self, spec: FunctionSpec) -> Function:
@@ -95,6 +95,8 @@ class Assembly:
             begun = self.import_on_thread(todo, lambda over=over: over.append(True))  # type: ignore[misc]  # bound at once
             while not over and not self.processor.stopping and port.ticks_ms() - begun[0] <= IMPORT_PATIENCE_MS:
                 self.loop.turn(LOOK_MS)
+                if port.ticks_ms() - begun[0] >= LOOK_MS:
+                    supervise.starting("importing functions", IMPORT_PATIENCE_MS + LOOK_MS)
             begun.clear()
 
     def import_on_thread(self, todo: deque[Function], done: Callable[[], Any]) -> list[int]:
@@ -146,7 +148,7 @@ class Assembly:
             done()
 
         self.beside.append(function)
-        function.runner = self._make_runner(function)
+        function.runner = self.make_runner(function)
         function.runner.load(told)
 
     def discard(self, function: Function) -> None:
@@ -159,7 +161,7 @@ class Assembly:
         """Give a function its runner, outputs and triggers."""
         spec = function.spec
         if function.runner is None:
-            function.runner = self._make_runner(function)
+            function.runner = self.make_runner(function)
         else:
             self.beside.remove(function)
         function.outputs = tuple(self._make_output(output) for output in spec.outputs)
@@ -198,11 +200,9 @@ class Assembly:
         if function.env is None:
             function.env = _environment(function)
         context.env = function.env
-        makers = self._binding_makers(spec)
+        makers = self.binding_makers(spec)
         if self.recorded(spec):
-            from .witness import heard
-
-            makers = heard(self.recorder, makers)
+            makers = self.recorder.heard(makers)
         context.bindings = Bindings(context, makers)
         return context
 
@@ -284,7 +284,8 @@ class Assembly:
             return source.output(params)  # type: ignore[no-any-return]  # by the contract of sources
         return lambda response, event: source.send(params, response, event)
 
-    def _binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:
+    def binding_makers(self, spec: FunctionSpec) -> dict[str, Callable[[Context], Any]]:
+        """What a function may write to, by name."""
         names = self.processor.sources if spec.bindings is None else spec.bindings
         makers = {
             name: self.processor.sources[name].binding
@@ -300,11 +301,12 @@ class Assembly:
     def _on_demand(self, name: str) -> Callable[[Context], Any]:
         return lambda context: self.processor.source_on_demand(name).binding(context)
 
-    def _make_runner(self, function: Function) -> Any:
+    def make_runner(self, function: Function) -> Any:
+        """What runs a function's handlers, by its isolation."""
         spec = function.spec
         context = function.make_context
         if spec.isolation == "inline":
-            return InlineRunner(function, context, self._begin, self._end)
+            return InlineRunner(function, context, self._begin)
         if spec.isolation == "process":
             from .processes import ProcessRunner
 
@@ -350,10 +352,18 @@ class Assembly:
         if self.recorder is not None:
             self.recorder.close()
 
-    def _begin_inline(self, function: Function) -> None:
-        if self.processor.watchdog is not None:
-            context = function.runner.context
-            self.processor.watchdog.begin(self.row, function.name, None if context is None else context._event)
+    def _begin_inline(self, function: Function, context: Context) -> None:
+        """Give the loop's thread to a function, until another one begins or the turn ends."""
+        if ACTIVE[0] is None:
+            self.loop.at_turn_end(self._end)
+        watchdog = self.processor.watchdog
+        if watchdog is not None:
+            watchdog.begin(self.row, function.name, context._event)
+        who = context._running
+        if who is None or who.space != function.package:
+            self.bind(function, context)
+        else:
+            running.bind(who)
 
     def _end_inline(self) -> None:
         """Give the loop's thread back to the processor, after the inline functions of a turn."""

@@ -189,17 +189,22 @@ class Calls:
             when_full="reject",
             budget=self._processor.budget,
         )
-        queue = getattr(function.runner, "queue", None)
-        if queue is not None:
-            queue.widen(_entries(function))
-        if any(spec.batch for spec in function.trigger_specs):  # its handler takes lists
-            from .batch import attach
-
-            attach(function.runner, made, 1, 0)
-        else:
-            function.runner.attach(made)
-        function.triggers += (made,)
+        attach(function, made)
         return made
+
+
+def attach(function: Function, trigger: Trigger) -> None:
+    """Give a function that runs one more trigger than its manifest has."""
+    queue = getattr(function.runner, "queue", None)
+    if queue is not None:
+        queue.widen(_entries(function))
+    if any(spec.batch for spec in function.trigger_specs):  # its handler takes lists
+        from . import batch
+
+        batch.attach(function.runner, trigger, 1, 0)
+    else:
+        function.runner.attach(trigger)
+    function.triggers += (trigger,)
 
 
 def given_of(name: str, event: Event) -> Given:

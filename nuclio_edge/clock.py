@@ -40,7 +40,9 @@ _APART_MS = 5  # so far may readings of two clocks be apart
 _CLOCK_REALTIME, _ABSTIME_CANCEL_ON_SET = 0, 3
 _TIME_ERROR = 5  # adjtimex(2): not synchronized
 _TIMEX_SIZE = 256  # struct timex has 208 bytes at most
+TIMESYNCD = "/run/systemd/timesync/synchronized"  # there as soon as it has set the clock in this boot
 _NOTHING = (-1, -1, "", "")
+_filtered: list[bool] = []
 
 
 def stamp(event: Event) -> Stamp:
@@ -73,6 +75,12 @@ def age_ms(wall_ms: int, mono_ms: int, boot: str, quality: str) -> int | None:
     when nobody knows: let it live, and count from now.
     """
     return CLOCK.age_ms(wall_ms, mono_ms, boot, quality)
+
+
+def present() -> Stamp:
+    """The stamp of this moment, for what is no event."""
+    now, moment = CLOCK.look()
+    return now + moment.lead, now, CLOCK.boot, moment.quality
 
 
 def keep(event: Event, wall_ms: int, mono_ms: int, boot: str, quality: str) -> None:
@@ -279,8 +287,10 @@ def synchronized() -> bool:
     """Whether the kernel says that something keeps its clock right: NTP, PTP, GPS. adjtimex(2), which needs no rights.
 
     timesyncd, chrony (with `rtcsync`, as Debian has it) and ntpd all tell it; it ceases some 9 hours after the last
-    one did, and when somebody sets the clock by hand.
+    one did, and when somebody sets the clock by hand. Where asking might be deadly only timesyncd's mark is looked at.
     """
+    if _is_filtered():
+        return os.path.exists(TIMESYNCD)
     import ctypes
 
     try:
@@ -288,8 +298,22 @@ def synchronized() -> bool:
     except (OSError, AttributeError):
         state = -1
     if state < 0:  # a sandbox forbids the question
-        return os.path.exists("/run/systemd/timesync/synchronized")
+        return os.path.exists(TIMESYNCD)
     return bool(state != _TIME_ERROR)
+
+
+def _is_filtered() -> bool:
+    """Whether this is a service of systemd with a filter of system calls.
+
+    @system-service has no adjtimex in it, and SystemCallFilter= kills who calls what is not, unless told otherwise.
+    Filters of containers answer with an error.
+    """
+    if not _filtered:
+        try:
+            _filtered.append("INVOCATION_ID" in os.environ and "\nSeccomp:\t2\n" in _read("/proc/self/status"))
+        except OSError:
+            _filtered.append(False)
+    return _filtered[0]
 
 
 def has_battery_clock() -> bool:

@@ -11,6 +11,7 @@ import os
 from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog, pending
 from .dead_letters import pack_dead
 from .durable import replace_file
+from .durable_ledger import DEAD_LETTERED, DurableLedger
 from .durable_trigger import Durable
 from .staging import Stage
 
@@ -43,6 +44,7 @@ class Delivery:
         self.stopping = False
         self.unclean = False  # the last process died
         self.spool: Any = None
+        self.ledger: DurableLedger
         self._table = processor.manifest.spool
         self._state_dir: str = processor.manifest.device.state_dir
         self._stages: dict[Any, Stage] = {}
@@ -69,6 +71,7 @@ class Delivery:
             on_notice=self.logger.warn,
         )
         self.spool.open()
+        self.ledger = DurableLedger(self.spool)
         self._read_marker()
 
     def _read_marker(self) -> None:
@@ -169,6 +172,7 @@ class Delivery:
         backlog = self.backlog(EVENT, key)
         side = Durable(self, trigger, self._stage(trigger.source), backlog, self._ids.setdefault(key, {}))
         self.sides[key] = side
+        self.ledger.take(trigger)
         trigger.admitted += backlog.alone
         if before is not None:
             before.trigger.admitted -= backlog.alone
@@ -246,7 +250,9 @@ class Delivery:
                 self.logger.error_with("a dead letter could not be kept", "event_id", event.id, "error", str(failed))
             side.tell(event, response, error)
 
-        self.spool.append(DEAD, side.trigger.ledger_id, payload, done, settles=(number,) if number else ())
+        key = side.trigger.ledger_id
+        settles = (number,) if number else ()
+        self.spool.append(DEAD, key, payload, done, settles=settles, tallies=self.ledger.own(key, DEAD_LETTERED))
         self.spool.commit_soon()
 
     def bury_record(self, side: Durable, number: int, payload: bytes, reason: str, then: Callable[[], Any]) -> None:
@@ -255,9 +261,20 @@ class Delivery:
 
         raw = pack_raw(side.trigger, payload, reason, self.loop.wall)
         side.backlog.held.discard(number)
-        self.spool.append(DEAD, side.backlog.key, raw, lambda _error: then(), settles=(number,))
+        key = side.backlog.key
+        tallies = self.ledger.own(key, DEAD_LETTERED)
+        self.spool.append(DEAD, key, raw, lambda _error: then(), settles=(number,), tallies=tallies)
         self.spool.commit_soon()
         self.logger.error_with("an event is kept as a dead letter", "trigger", side.backlog.key, "reason", reason)
+
+    def differences(self) -> list[str]:
+        """What does not add up on disk, or between the disk and what is known of it here; a sentence each."""
+        found: list[str] = self.spool.differences()
+        for (kind, key), backlog in self._backlogs.items():
+            here, there = backlog.alone + len(backlog.held), pending(self.spool, kind, key)
+            if here != there:
+                found.append(f"spool: {NAMES[kind]} of {key}: {there} pending on disk, {here} known of")
+        return found
 
     def damaged(self, record: Any) -> None:
         """A record that is whole and makes no sense: of another version, most likely."""
@@ -286,6 +303,7 @@ class Delivery:
         if kind == EVENT and str(key) in self.sides and lost:
             shed = self.sides[str(key)].trigger.shed
             shed["spool-full"] = shed.get("spool-full", 0) + lost
+            self.ledger.write()  # with the very group that says of the gap
         elif kind == OUTBOX and str(key) in self.keepers:
             shed = self.keepers[str(key)].publisher.shed
             shed["outbox-full"] = shed.get("outbox-full", 0) + lost

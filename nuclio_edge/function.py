@@ -34,6 +34,8 @@ LONGEST_WAIT_MS = 300_000
 # must not make the log the load.
 FAILURES_SAID = 5
 
+SHED_SAID_MS = 60_000  # between two words on events that are shed
+
 _LOADING = allocate_lock()  # for the moment in which a function gets its own
 
 
@@ -54,6 +56,7 @@ class Function:
         "_resume",
         "_said",
         "_said_in",
+        "_shed_said",
         "_unsaid",
         "_wait_ms",
         "env",
@@ -103,6 +106,7 @@ class Function:
         self._resume: Any = None
         self._said = 0
         self._said_in = 0
+        self._shed_said = -SHED_SAID_MS
         self._unsaid = 0
         self._failures = 0  # in a row
         self._failing = 0  # since when
@@ -178,6 +182,14 @@ class Function:
         """An event has failed and will be tried again."""
         self._say("failed, will be tried again", event, error, "in_ms", delay_ms)
         self._count_failure()
+
+    def on_shed(self, trigger: Trigger, reason: str) -> None:
+        """An event was shed, as more comes than the function can or may do."""
+        now = self.loop.now
+        if now - self._shed_said >= SHED_SAID_MS:
+            self._shed_said = now
+            so_far = sum(trigger.shed.values())
+            self.logger.warn_with("events are shed", "trigger", trigger.ledger_id, "reason", reason, "so_far", so_far)
 
     def on_late(self, event: Event, ticks: int) -> None:
         """An inline handler took longer than the timeout."""

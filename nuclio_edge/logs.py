@@ -98,7 +98,7 @@ class Log:
             level = record[1]
             for sink in self.sinks:
                 if level >= sink.level:
-                    sink.put(record, self._masked)
+                    sink.put(record, self.masked)
                     wanted = True
             if not wanted:
                 return
@@ -124,7 +124,8 @@ class Log:
         for sink in self.sinks:
             sink.write(self.loop)
 
-    def _masked(self, text: str) -> str:
+    def masked(self, text: str) -> str:
+        """The text with *** in the place of secrets."""
         for secret, stars in self._secrets:
             if secret in text:
                 text = text.replace(secret, stars)

@@ -77,6 +77,7 @@ class Child:
         self.reader = Reader()
         self._outcomes: deque[tuple[Any, Any, BaseException | None, int]] = deque()
         self._out: deque[bytes] = deque()
+        self.unsent = 0  # bytes
         self._writing = False
         self._loop: Loop = runner.loop
         self.spawned = Spawned(
@@ -116,6 +117,7 @@ class Child:
     def write(self, data: bytes) -> None:
         """Queue bytes for the process; `flush` sends them."""
         self._out.append(data)
+        self.unsent += len(data)
 
     def flush(self) -> None:
         """Send what the socket takes; the rest when it takes more."""
@@ -130,6 +132,7 @@ class Child:
             sent = 0
         except OSError:
             return  # it has ended, which we shall hear
+        self.unsent -= sent
         if sent < len(data):
             out.append(data[sent:])
             self._writing = True

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 IDLE_MS = 60_000
 # Starting an interpreter and importing may take this much longer than the function's timeout.
 START_MS = 20_000
+AHEAD = 1 << 18  # bytes that wait for a process to read them, until which it is given more
 PAUSE_MS, LONGEST_PAUSE_MS = 100, 10_000
 CLOSE_S = 0.5
 
@@ -299,7 +300,10 @@ class ProcessRunner:
                 best = child
         if (best is None or best.inflight) and len(self.children) < self.high:
             best = self._spawn() or best
-        return best if best is not None and len(best.inflight) < best.window else None
+        if best is None or len(best.inflight) >= best.window:
+            return None
+        # What it has not read lies here a second time: beyond the event that it handles there is no haste.
+        return best if not best.inflight or best.unsent < AHEAD else None
 
     def _spawn(self) -> Child | None:
         if self._pause is not None or self._closing:

@@ -14,7 +14,7 @@ from .clock import CLOCK
 from .core.inbox import Budget
 from .core.log import Logger
 from .core.loop import Loop
-from .ledger import differences, tally
+from .ledger import Gone, tally
 from .registry import source_class
 from .seat import Seat
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from .admin import Admin
     from .core.event import Event
     from .core.inbox import Trigger
     from .core.response import Response
@@ -47,11 +48,12 @@ OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
 class Host:
     """What a source or binding is given of the processor that it lives in."""
 
-    __slots__ = ("delivery", "device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
+    __slots__ = ("budget", "delivery", "device", "log", "loop", "secret", "state_changed", "state_dir", "stopping")
 
     def __init__(self, processor: Processor, log: Logger, secret: Callable[[str], bytes]) -> None:
         self.loop = processor.loop
         self.log = log
+        self.budget = processor.budget  # for what a source holds before it is an event
         self.device = processor.manifest.device
         self.state_dir: str = processor.manifest.device.state_dir
         self.secret = secret
@@ -88,6 +90,7 @@ class Processor:
         self.retired: list[Function] = []  # replaced or removed, draining
         self.leaving: list[Any] = []  # sources that were replaced or removed, settling
         self.budget = Budget(manifest.device.memory_budget, 0)
+        self.begun_ms = self.loop.wall
         self.ready = False
         self.on_ready: Callable[[Processor], Any] = _nothing
         self.offline = offline  # nothing is opened: `invoke` runs one event through the real path
@@ -101,7 +104,9 @@ class Processor:
         self._last_words_ms = 0
         self._patience = 0
         self._ready_timer: Any = None
-        self.gone: list[Tally] = []  # what was counted by those that are there no more
+        self.gone = Gone()  # what was counted by those that are there no more
+        self.own_sources: list[Any] = []  # that count, and are none of the manifest's
+        self.admin: Admin | None = None
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -145,7 +150,18 @@ class Processor:
                 source.open()
         self._patience = self.loop.now + READY_PATIENCE_MS
         self._opened = True
+        if self._guarded:
+            self.administer()
         self._check_ready()
+
+    def administer(self) -> None:
+        """Let the processor be asked what it does, where the manifest says; anew after that has changed."""
+        from .admin import Admin
+
+        if self.admin is not None:
+            self.admin.close()
+        self.admin = Admin(self)
+        self.admin.open()
 
     def _open_no_more(self) -> None:
         """Told to stop while a module was imported: nothing has begun that would have to come to its end."""
@@ -189,6 +205,8 @@ class Processor:
         left = self._deadline - self.loop.now
         speaking = (not busy or left < self._last_words_ms) and not self._last_words(busy, max(left, 0))
         unsent = [s for s in self.sources.values() if not getattr(s, "sent", _yes)()]
+        if self.admin is not None and not self.admin.answered():
+            unsent.append(self.admin)
         storing = self.delivery is not None and self.delivery.busy()
         if (busy or speaking or unsent or storing) and left > 0:
             self.loop.call_later(5, self._drain)
@@ -228,14 +246,14 @@ class Processor:
                 self._on_loop_error(error, source.close)
         for source in self.leaving:
             source.close()
+        if self.admin is not None:
+            self.admin.close()
         if self.delivery is not None:
             self.delivery.close()
-        total = self.tally()
-        wrong = differences(total)
-        if wrong:
+        for text in self.differences():
             self.exit_code = FAULT
-            for text in wrong:
-                self.logger.error_with("the ledger does not balance: a defect of nuclio-edge", "difference", text)
+            self.logger.error_with("the ledger does not balance: a defect of nuclio-edge", "difference", text)
+        self.gone.take(self.counted_sources(), self.counted_triggers())
         for function in self.all_functions():
             function.close()
         stuck = sum(getattr(function.runner, "lost", 0) for function in self.all_functions())
@@ -246,7 +264,7 @@ class Processor:
         self.functions = {}
         self.retired = []
         self.leaving = []
-        self.gone = [total]
+        self.own_sources = []
         if self.watchdog is not None:
             self.watchdog.close()
         CLOCK.close()
@@ -283,9 +301,23 @@ class Processor:
 
     def tally(self) -> Tally:
         """What was received, handled, failed and shed up to now, over everything that ran in this process."""
-        triggers = [trigger for function in self.all_functions() for trigger in function.triggers]
+        gone = self.gone
+        return tally(
+            [*self.counted_sources(), *gone.sources.values()], [*self.counted_triggers(), *gone.triggers.values()]
+        )
+
+    def differences(self) -> list[str]:
+        """What does not add up at this moment, a sentence each: at sources, at triggers, on disk."""
+        return [*self.tally().wrong, *(self.delivery.differences() if self.delivery is not None else ())]
+
+    def counted_sources(self) -> list[Any]:
+        """The sources that count at present, in order: those of the manifest, those that settle, and our own."""
         calls = self.assembly.made_calls
-        return tally([*self.sources.values(), *self.leaving, *([calls] if calls else [])], triggers, self.gone)
+        return [*self.sources.values(), *self.leaving, *([calls] if calls else []), *self.own_sources]
+
+    def counted_triggers(self) -> list[Trigger]:
+        """The triggers that count at present, of functions that run and of those that drain."""
+        return [trigger for function in self.all_functions() for trigger in function.triggers]
 
     # -- building -----------------------------------------------------------------------------------------------------
 

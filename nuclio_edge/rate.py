@@ -8,7 +8,7 @@ will handle them), and where none waits, or by the other policies, it is turned 
 
 from __future__ import annotations
 
-from .core.overflow import GRACE_MS, thin
+from .core.overflow import GRACE_MS, tell, thin
 from .core.response import Response
 
 TYPE_CHECKING = False
@@ -82,6 +82,7 @@ class Rate:
                     pass  # all that is pending is being worked on
         for old in gone:
             trigger.drop(old, self.reason)
+        tell(trigger, self.reason)
         if not gone:
             trigger.turn_away(event, self.reason)
             return True

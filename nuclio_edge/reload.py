@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from .ledger import tally
 from .processor import origin
 
 TYPE_CHECKING = False
@@ -70,6 +69,9 @@ def _become(
     before, processor.manifest = processor.manifest, manifest
     if before.device != manifest.device:
         lines.append("[device] changed: that needs a restart")
+    if before.admin != manifest.admin and processor.admin is not None:
+        processor.administer()
+        lines.append("[admin] opened again")
     old_sources = processor.sources
     processor.sources = {
         name: processor.make_source(manifest.sources[name]) if name in fresh else old_sources[name] for name in wanted
@@ -154,20 +156,24 @@ def _retire(processor: Processor, function: Function) -> None:
     processor.retired.append(function)
     if processor.delivery is not None:
         processor.delivery.retire(function)
-    processor.loop.call_later(0, lambda: _let_go(processor, function))  # after the turn that still holds its events
+    processor.loop.call_later(0, lambda: let_go(processor, function))  # after the turn that still holds its events
 
 
-def _let_go(processor: Processor, function: Function) -> None:
+def let_go(processor: Processor, function: Function) -> None:
+    """Close a retired function as soon as it has drained; what it counted is kept."""
     if function not in processor.retired:
         return
     drained = function.runner.drain() and not any(trigger.pending for trigger in function.triggers)
     if drained and processor.assembly.farewell(function, function.timeout_ms).over:
         processor.assembly.farewells.pop(function)
         processor.retired.remove(function)
-        processor.gone = [tally((), function.triggers, processor.gone)]
+        processor.gone.take((), function.triggers)
+        if processor.delivery is not None:
+            for trigger in function.triggers:
+                processor.delivery.ledger.leave(trigger)
         function.close()
     else:
-        processor.loop.call_later(LOOK_MS, lambda: _let_go(processor, function))
+        processor.loop.call_later(LOOK_MS, lambda: let_go(processor, function))
 
 
 def _close_when_settled(processor: Processor, source: Any, deadline: int = 0) -> None:
@@ -184,7 +190,7 @@ def _close_when_settled(processor: Processor, source: Any, deadline: int = 0) ->
         source.hand_over(new)  # what is still to be published
     processor.leaving.remove(source)
     source.close()
-    processor.gone = [tally((source,), (), processor.gone)]
+    processor.gone.take((source,))
     _open_when_free(processor, source.name)
 
 

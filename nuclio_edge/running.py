@@ -39,9 +39,8 @@ _bound: ContextVar[Running | None] = ContextVar("nuclio_edge_running", default=N
 _by_space: dict[str, Running] = {}
 
 
-def bind(running: Running | None) -> None:
-    """Make the calling thread or task run for this function, None for nobody, until the next call."""
-    _bound.set(running)
+# bind(running): make the calling thread or task run for this function, None for nobody, until the next call.
+bind = _bound.set
 
 
 def register(running: Running) -> None:

@@ -25,6 +25,7 @@ _NAME = 120
 _EVENT = 192
 _ROW = struct.Struct(f"=q{_NAME}s{_EVENT}s")  # start in ns of perf_counter, 0 when idle; function; event
 _EVENT_AT = 8 + _NAME
+_EVENT_IN_ROW = struct.Struct(f"{_EVENT}s").pack_into  # cuts and fills up with zeros
 _SIZE = _HEAD.size + ROWS * _ROW.size
 
 
@@ -120,10 +121,9 @@ def set_name(row: Any, function: str) -> None:
 def set_event(row: Any, event: Any) -> None:
     """Note with which event it does: its id and its path."""
     try:
-        raw = f"{event.id} {event.path}".encode()[: _EVENT - 1] + b"\0"
+        _EVENT_IN_ROW(row, _EVENT_AT, f"{event.id} {event.path}".encode())
     except Exception:  # noqa: BLE001 - a batch, or what a handler has made of it: no reason not to run it
-        raw = b"\0"
-    row[_EVENT_AT : _EVENT_AT + len(raw)] = raw
+        row[_EVENT_AT] = 0
 
 
 def start_of(row: Any) -> Any:

@@ -8,10 +8,11 @@ The contract, for the loop's thread alone:
 - A group is written when it holds 64 KiB, `flush_ms` after its first record, or at the end of the turn in which
   a record was `urgent` or `commit_soon` was called. One group is on its way to the disk while the next collects.
 - `settle` says that a record is needed no more. One that has not been handed to the writer is then not written at all:
-  its `done(None)` comes as soon as all that was appended before the settle is durable or needs no disk. What comes and
-  goes between two commits never touches the disk.
+  its `done(None)` comes as soon as all that was appended before the settle is durable, needs no disk, or has failed.
+  What comes and goes between two commits never touches the disk.
 - `append(..., settles=ids)` is one record that settles others: both happen or neither does, whenever the power goes.
-  If it fails, by `done(error)`, the others are pending again.
+  If it fails, by `done(error)`, the others are pending again; those that had not been written never were, and are told
+  the same error. The `done` of these comes just before that of the record, not in its own turn.
 - Every record is settled, in a gap (given up to stay within the limits, and said so), or pending: appended = settled +
   gap + pending, for each (kind, key) and in all.
 - A disk that cannot be used is no error here: appends fail by `done(error)`, and `trouble` says why until it works.
@@ -22,7 +23,7 @@ One thread of its own writes; the loop waits for a disk in `open` and `close` al
 
 from __future__ import annotations
 
-from errno import EFBIG, ENOSPC, errorcode
+from errno import EAGAIN, EFBIG, ENOSPC, errorcode
 
 from .core import port
 from .core.record import HEAD
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .spool_group import Done
     from .spool_plan import Plan
     from .spool_reading import Record
+    from .spool_tallies import Tally
     from .spool_writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
@@ -90,6 +92,7 @@ class Spool:
         self.on_gap = on_gap
         self.on_trouble = on_trouble
         self.on_notice = on_notice
+        self.on_write: Callable[[], Any] = _nothing  # before a group is closed: the last moment for a tally
         self.log = Log(folder, size)
         self.log.more = self._more
         self.budget = Budget(writes_per_day, port.ticks_ms()) if writes_per_day else None
@@ -109,23 +112,41 @@ class Spool:
         self._wanted = False  # write what there is as soon as the writer is free
         self._flagged = False
         self._error: OSError | None = None
+        self._short: OSError | None = None  # why the last file could not be made
         self._retry_at = 0
         self._pause_ms = 0
+        self._is_open = False  # it is known what there is
         self._closed = False
+
+    @property
+    def in_hand(self) -> Any:
+        """The group that is on its way to the disk, or None: one that stays the same for long is stuck there."""
+        return self._flying
 
     def open(self) -> None:
         """Read what is there; about 0.2 s for 64 MiB on a PC. Never fails: see `trouble` and `recovery`."""
-        recovery = self.recovery
         try:
             self.disk.make_folder(self.folder)
+        except OSError as error:  # there may be one all the same, to be read
+            self._fail(error)
+        self._recover()
+
+    def _recover(self) -> bool:
+        """Find what is there; false when that cannot be known: nothing may be written then."""
+        recovery = Recovery(self.log)
+        try:
             recovery.run(self.disk)
         except OSError as error:
             self._fail(error)
+            return False
+        self.recovery = recovery
+        self._is_open = True
         self._group = Group(recovery.next)
         self.readers.restore(recovery.cursors.values())
         if self.budget is not None and recovery.budget:
             level, wall = recovery.budget
             self.budget.restore(level, port.now_ms() - int(wall))
+        return True
 
     def append(
         self,
@@ -136,11 +157,13 @@ class Spool:
         urgent: bool = False,
         settles: Iterable[int] = (),
         size: int = 0,
+        tallies: Iterable[Tally] = (),
     ) -> int:
         """The id of a new record. kind: 0 to 255; key: whose it is, for the counters.
 
         A payload is bytes, a sequence of bytes that belong together, or a call that returns either: it is called on the
-        loop if the record is really written, and must be so `size`d, roughly.
+        loop if the record is really written, and must be so `size`d, roughly. `tallies`: (kind, key, slot, count)
+        each, durable with this record and not otherwise; see `tally`.
         """
         lane = self.log.lanes.by_key.get((kind, key)) or self.log.lanes.open(kind, key)
         lane.appended += 1
@@ -153,8 +176,8 @@ class Spool:
         group.dones.append(done)
         group.live += 1
         group.size += HEAD + (size or length(payload))
-        if settles:
-            self._settling.settle_by(group, number - group.first, settles, self._flying)
+        if settles or tallies:
+            self._settling.settle_by(group, number - group.first, settles, tallies, self._flying)
         if urgent or group.size >= GROUP:
             self.commit_soon()
         elif self._timer is None or self._lazy:
@@ -166,7 +189,7 @@ class Spool:
         group = self._group
         position = number - group.first
         if position >= 0:
-            if not self._settling.skip(group, position):
+            if not self._settling.settle_unwritten(group, position):
                 return False
             if not group.live:
                 self._flag()
@@ -175,6 +198,17 @@ class Spool:
             return False
         self.later()
         return True
+
+    def tally(self, kind: int, key: int | str, slot: int, count: int) -> bool:
+        """Add to a number of a lane, which becomes durable with whatever is settled meanwhile; never by itself.
+
+        False when there is no room for another number.
+        """
+        return self.log.lanes.tallies.add(kind, key, slot, count)
+
+    def tallies(self, kind: int, key: int | str) -> dict[int, int]:
+        """The numbers of a lane by slot, as they are now."""
+        return self.log.lanes.tallies.of(kind, key)
 
     def commit_soon(self) -> None:
         """Write what there is at the end of this turn, or when the group before it is durable."""
@@ -230,6 +264,7 @@ class Spool:
         if self._closed:
             return
         self._closed = True
+        self.on_write()
         while self._flying is not None or self._has_work():
             if self._flying is None:
                 self._hand_over()
@@ -271,6 +306,8 @@ class Spool:
         self._end_of_turn()
 
     def _has_work(self) -> bool:
+        if self._closed and self.log.segments and self.log.lanes.tallies.dirty:
+            return True  # no file is made for their sake
         return bool(self._group.live) or self._settling.has_work() or self.room.has_work() or self.readers.has_work()
 
     def _end_of_turn(self) -> None:
@@ -294,18 +331,18 @@ class Spool:
         group = self._group
         if group.lanes and not group.live:
             self._group = Group(group.next)
-            self._call(group.dones, None)
+            self._call(group)
 
-    def _call(self, dones: Iterable[Done | None], error: OSError | None) -> None:
-        for done in dones:
-            if done is not None:
-                try:
-                    done(error)
-                except Exception as wrong:  # noqa: BLE001 - one bad call stays one bad call
-                    self.loop.on_error(wrong, done)
+    def _call(self, group: Group) -> None:
+        for done in group.all_dones():
+            try:
+                done(None)
+            except Exception as wrong:  # noqa: BLE001 - one bad call stays one bad call
+                self.loop.on_error(wrong, done)
 
     def _hand_over(self) -> None:
         """Give the present group to the writer."""
+        self.on_write()
         group = self._group
         self._wanted = False
         self._disarm()
@@ -314,6 +351,10 @@ class Spool:
             self._refuse(group, self._error)
             self._try_later()
             return
+        if not self._is_open:
+            self._recover()
+            self._refuse(group, self._error or OSError(EAGAIN, "the spool was not open yet", self.folder))
+            return
         self._settling.fly()
         self._flying = group
         self._fly(group)
@@ -321,11 +362,12 @@ class Spool:
     def _fly(self, group: Group, *, again: bool = False) -> None:
         """Send it to the writer; what does not fit into the file stays for the next one."""
         self.room.prepare()
-        plan, taken = compose(self.log, self.room, self.readers, self._settling, group)
+        plan, taken = compose(self.log, self.room, self.readers, self._settling, group, closing=self._closed)
         self._turn_away(group)
         doomed = list(self.log.doomed)
         if not plan.writes and not doomed:
-            self._failed(group, OSError(ENOSPC, "every file of the spool is in use", self.folder))
+            full = OSError(ENOSPC, "every file of the spool is in use", self.folder)
+            self._failed(group, self._short if self._short is not None and self.log.is_short() else full)
             return
         if taken < len(group.lanes):
             rest = group.split(taken)
@@ -354,16 +396,18 @@ class Spool:
                 self.on_trouble("")
             self.log.commit(plan)
             self._flying = None
-            self._settling.landed(group, plan.skipped)
+            self._settling.landed(group, plan.skipped, plan.tallied)
             self.room.landed(plan)
             if not plan.full:
                 self.readers.landed()
-            self._call(group.dones, None)
+            self._call(group)
         else:
-            self.log.give_back(plan, job.broken)
+            self.log.give_back(plan, job.durable if job.broken is None else [*job.durable, job.broken])
             if job.broken is not None:
                 self.broken += 1
                 self.on_notice(f"spool: {job.broken.path}: {job.error.strerror}; nothing more is written there")
+            elif self.log.is_short():
+                self._short = job.error
             if not again and (job.broken is not None or self.log.is_short()):
                 self._fly(group, again=True)
                 return
@@ -398,7 +442,7 @@ class Spool:
         for position in range(len(group.lanes)):
             if group.payloads[position] is not None:
                 self._never(group, position, error)
-        self._call(group.dones, None)
+        self._call(group)
 
     def _turn_away(self, group: Group) -> None:
         """Records that are too large for any segment: the others of the group go on."""
@@ -408,7 +452,7 @@ class Spool:
         group.oversize = []
 
     def _never(self, group: Group, position: int, error: OSError) -> None:
-        """Undo an append; its `done` is called with the others of the group."""
+        """Undo an append; its `done` is called in its turn."""
         reason = errorcode.get(error.errno or 0, "error")
         self.refused[reason] = self.refused.get(reason, 0) + 1
         lane = group.lanes[position]
@@ -425,6 +469,9 @@ class Spool:
         done = group.dones[position]
         if done is not None:
             group.dones[position] = lambda _: done(error)
+        if position in group.companions:
+            told = group.companions.pop(position)
+            group.companions[position] = [lambda _, one=one: one(error) for one in told]  # type: ignore[misc]
 
     def groups(self) -> tuple[Group | None, Group]:
         """What is in memory, in order: what is on its way to the disk, and what was appended since."""
@@ -440,3 +487,7 @@ class Spool:
         if self.budget is not None:
             more["budget"] = [self.budget.level, port.now_ms()]
         return more
+
+
+def _nothing() -> None:
+    pass

@@ -6,7 +6,7 @@ from .core.record import HEAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from .spool_lanes import Lane, Settlement
@@ -21,7 +21,19 @@ class Group:
     others, `size` their bytes. `late` and `oversize` are of a group that is being written.
     """
 
-    __slots__ = ("dones", "first", "lanes", "late", "live", "oversize", "payloads", "settles", "size")
+    __slots__ = (
+        "companions",
+        "dones",
+        "early",
+        "first",
+        "lanes",
+        "late",
+        "live",
+        "oversize",
+        "payloads",
+        "settles",
+        "size",
+    )
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -29,6 +41,10 @@ class Group:
         self.payloads: list[Any] = []
         self.dones: list[Done | None] = []
         self.settles: dict[int, Settlement] = {}  # by position: what is settled together with it
+        self.companions: dict[
+            int, list[Done]
+        ] = {}  # by position: of what came to be settled together with it, unwritten
+        self.early: list[Done] = []  # of what was settled, unwritten, in the group before
         self.late: dict[int, Settlement] = {}  # by position: what settled it while it was on its way to the disk
         self.oversize: list[tuple[int, int]] = []  # position and size
         self.live = 0
@@ -60,6 +76,14 @@ class Group:
         rest.dones, self.dones = self.dones[taken:], self.dones[:taken]
         for position in [position for position in self.settles if position >= taken]:
             rest.settles[position - taken] = self.settles.pop(position)
+        for position in [position for position in self.companions if position >= taken]:
+            rest.companions[position - taken] = self.companions.pop(position)
+        # What was appended before these were settled may be in the rest.
+        for position, payload in enumerate(self.payloads):
+            done = self.dones[position]
+            if payload is None and done is not None:
+                rest.early.append(done)
+                self.dones[position] = None
         for payload in rest.payloads:
             if payload is not None:
                 rest.live += 1
@@ -76,8 +100,22 @@ class Group:
         self.dones += later.dones
         for position, one in later.settles.items():
             self.settles[position + shift] = one
+        for position, those in later.companions.items():
+            self.companions[position + shift] = those
         self.live += later.live
         self.size += later.size
+
+    def all_dones(self) -> Iterator[Done]:
+        """What is to be called when it is durable, in order."""
+        if not self.early and not self.companions:
+            yield from filter(None, self.dones)
+            return
+        yield from self.early
+        for position, done in enumerate(self.dones):
+            if position in self.companions:
+                yield from self.companions[position]
+            if done is not None:
+                yield done
 
 
 def length(payload: Any) -> int:

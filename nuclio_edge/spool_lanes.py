@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .core.port import json_bytes, json_loads
 from .core.record import pack_numbers, unpack_numbers
+from .spool_tallies import Tallies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ class Lane:
 class Settlement:
     """Ids that are settled, as ranges, with how many that are in each lane. It is stored whole or not at all."""
 
-    __slots__ = ("counts", "owed", "ranges")
+    __slots__ = ("counts", "owed", "ranges", "skipped", "tallies")
 
-    def __init__(self) -> None:
+    def __init__(self, tallies: list[tuple[int, int]] | None = None) -> None:
+        self.skipped: dict[int, int] = {}  # lane number -> records that were settled by this and never written
+        self.tallies = tallies or []  # what is counted by the record that it stands in: number, how many more
         self.owed: list[tuple[Segment, int, int]] = []  # position and lane of each, of which the log still says nothing
         self.ranges: list[list[int]] = []  # [first, count]
         self.counts: dict[int, int] = {}  # lane number -> ids
@@ -69,6 +72,19 @@ class Settlement:
         segment.void(position)
         segment.owed += 1
 
+    def take(self, other: Settlement) -> None:
+        """What another one was to settle is settled by this one."""
+        self.ranges += other.ranges
+        self.owed += other.owed
+        self.tallies += other.tallies
+        for mine, its in ((self.counts, other.counts), (self.skipped, other.skipped)):
+            for lane, count in its.items():
+                mine[lane] = mine.get(lane, 0) + count
+
+    def owes(self, oldest: int) -> bool:
+        """Whether it settles a record in a segment before this sequence."""
+        return any(segment.sequence < oldest for segment, _, _ in self.owed)
+
     def is_logged(self) -> None:
         """The log says so."""
         for segment, _, _ in self.owed:
@@ -84,8 +100,11 @@ class Settlement:
         lanes, self.owed = [lane for _, _, lane in self.owed], []
         return lanes
 
-    def pack(self, skipped: dict[int, int]) -> bytes:
-        """As bytes, with how many each lane had appended and settled without a trace on disk."""
+    def pack(self, skipped: dict[int, int], tallies: Iterable[tuple[int, int, int]] = ()) -> bytes:
+        """As bytes, with how many each lane had appended and settled without a trace on disk.
+
+        `tallies`: number, the id after the last record whose own count is in it, count.
+        """
         numbers = []
         last = 0
         merged: list[list[int]] = []
@@ -98,8 +117,12 @@ class Settlement:
         for first, count in merged:
             numbers += (first - last, count)
             last = first
-        for lane in self.counts.keys() | skipped.keys():
-            numbers += (lane, self.counts.get(lane, 0), skipped.get(lane, 0))
+        for lane in self.counts.keys() | self.skipped.keys() | skipped.keys():
+            numbers += (lane, self.counts.get(lane, 0), self.skipped.get(lane, 0) + skipped.get(lane, 0))
+        for tally in tallies:
+            numbers += tally
+        for number, count in self.tallies:
+            numbers += (number, 0, count)  # what this record adds
         return pack_numbers(numbers)
 
 
@@ -126,6 +149,7 @@ class Lanes:
         self._next = 1
         self._most = most
         self._size = 0
+        self.tallies = Tallies(self)
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self.by_number.values())
@@ -150,12 +174,20 @@ class Lanes:
         self._size += _row_size(key)
         return lane
 
+    def grow(self, size: int) -> bool:
+        """Whether a checkpoint has room for so many bytes more, which are taken then."""
+        if size > 0 and self._size + size > self._most:
+            return False
+        self._size += size
+        return True
+
     def _retire(self) -> None:
         """Forget one that has nothing pending: of a function that is gone, most likely."""
         for lane in self.by_number.values():
             if not lane.pending:
                 del self.by_number[lane.number], self.by_key[lane.kind, lane.key]
                 self._size -= _row_size(lane.key)
+                self.tallies.forget(lane.number)
                 return
         raise OverflowError(f"the spool has records of {len(self.by_number)} kinds and keys, and room for no other")
 

@@ -6,15 +6,31 @@ cursors, copies of what would be given up otherwise, and what was appended.
 
 from __future__ import annotations
 
+from .core.port import json_bytes
 from .core.record import HEAD, pack_numbers
+from .spool_group import as_bytes
 from .spool_lanes import Settlement, pack_checkpoint
-from .spool_segment import CHECKPOINT, CONTROL, COPY, CURSOR, DROP, HEADER, NAMED, SETTLE, SETTLES, Segment, make_header
+from .spool_segment import (
+    CHECKPOINT,
+    CONTROL,
+    COPY,
+    CURSOR,
+    DROP,
+    HEADER,
+    NAMED,
+    NAMES,
+    SETTLE,
+    SETTLES,
+    Segment,
+    make_header,
+)
 from .spool_writer import Write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .spool_cursor import Readers
     from .spool_group import Group
+    from .spool_lanes import Lane
     from .spool_log import Log
     from .spool_reading import Place
     from .spool_room import Room
@@ -34,11 +50,16 @@ class Plan:
         self.counts: dict[int, list[int]] = {}
         self.skipped: dict[int, int] = {}
         self.copies: list[Place] = []
-        self.drops = 0
+        self.named: list[Lane] = []
+        self.tallied: dict[int, int] = {}
+        self.upto = 0  # the id after the last record that is in the log, or never will be
+        self.drops = 0  # of the room's, that are in it
+        self.seen = 0  # of the room's copies, that are in it or were needed no more
         self.oldest = 0
         self.full = False
         self._write: Write | None = None
         self._limit = 0
+        self._far = 0
         self._last = log.segments[-1] if log.segments else None
         active = log.active()
         if active is not None:
@@ -78,10 +99,31 @@ class Plan:
                 write.lanes.append(lane)
         return True
 
+    def add_plain(self, kind: int, lane: int, number: int, payload: bytes) -> bool:
+        """`add` of a record without flags, of which there are many."""
+        write = self._write
+        if write is None or not write.numbers:
+            return self.add(kind, 0, lane, number, payload)
+        size = HEAD + len(payload)
+        at = write.at + write.size
+        if at + size > self._limit or number > self._far:
+            return self.add(kind, 0, lane, number, payload)
+        write.frames.append((kind, 0, lane, number, payload))
+        write.size += size
+        write.numbers.append(number)
+        write.ats.append(at)
+        write.lanes.append(lane)
+        return True
+
     def _is_far(self, write: Write, number: int, flags: int) -> bool:
         """Whether the index of the segment cannot hold the id: billions came and went without being written."""
+        if flags & (CONTROL | COPY):
+            return False
         base = write.segment.base
-        return base >= 0 and not flags & (CONTROL | COPY) and number - base > 0xFFFFFFFF
+        if base < 0:
+            base = write.numbers[0] - 1 if write.numbers else number - 1
+        self._far = base + 0xFFFFFFFF
+        return number > self._far
 
     def _turn_over(self) -> Write | None:
         log = self.log
@@ -91,7 +133,7 @@ class Plan:
             return None
         path, create = file
         log.sequence += 1
-        segment = Segment(path, make_header(log.sequence, log.segment_size))
+        segment = Segment(path, make_header(log.sequence, log.segment_size, log.random(4)))
         segment.filled = 0
         # Segments that this plan has put records into are needed, too: the log does not know of those yet.
         filled = [write.segment.sequence for write in self.writes if write.numbers or write.copies]
@@ -101,15 +143,26 @@ class Plan:
         self.oldest = max(self.oldest, min([log.first_needed(segment), *filled]))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
-        raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, **log.more())
+        tallies = log.lanes.tallies.rows(self.tallied, self.upto)
+        raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, tallies=tallies, **log.more())
         write.frames.append((CHECKPOINT, CONTROL, 0, 0, raw))  # Lanes sees to it that it fits
         write.size = HEAD + len(raw)
         return write
 
-    def settle(self, settlement: Settlement, skipped: dict[int, int]) -> bool:
-        """Say what is settled, and how many of each lane were never written."""
-        if not self.add(SETTLE, CONTROL, 0, 0, settlement.pack(skipped)):
+    def name(self, lanes: list[Lane]) -> bool:
+        """Say how lanes are called of which the log has no record."""
+        raw = json_bytes([[lane.number, lane.kind, lane.key] for lane in lanes])
+        if lanes and not self.add(NAMES, CONTROL, 0, 0, raw):
             return False
+        self.named += lanes
+        return True
+
+    def settle(self, settlement: Settlement, skipped: dict[int, int], tallies: dict[int, int]) -> bool:
+        """Say what is settled, how many of each lane were never written, and how tallies stand."""
+        stand = [(number, self.upto, count) for number, count in tallies.items()]
+        if not self.add(SETTLE, CONTROL, 0, 0, settlement.pack(skipped, stand)):
+            return False
+        self.tallied.update(tallies)
         self.count_settled(settlement)
         for lane, count in skipped.items():
             self.count(lane, count, count, 0)
@@ -120,6 +173,8 @@ class Plan:
         """The log will say that these are settled."""
         for lane, count in settlement.counts.items():
             self.count(lane, 0, count, 0)
+        for lane, count in settlement.skipped.items():
+            self.count(lane, count, count, 0)
 
     def drop(self, oldest: int, gaps: list[tuple[int, int, int, int]]) -> bool:
         """Say that the log begins at `oldest`, and what is lost: (lane, count, first id, last id).
@@ -147,63 +202,112 @@ class Plan:
         return True
 
 
-def compose(log: Log, room: Room, readers: Readers, settling: Settling, group: Group) -> tuple[Plan, int]:
-    """Place what is to be written: the plan, and how many entries of the group are in it."""
+def compose(
+    log: Log, room: Room, readers: Readers, settling: Settling, group: Group, *, closing: bool
+) -> tuple[Plan, int]:
+    """Place what is to be written: the plan, and how many entries of the group are in it.
+
+    `closing`: there will be no other group with which tallies could ride.
+    """
     plan = Plan(log)
+    plan.upto = group.first
     skipped = dict(settling.skipped)
+    tallies = log.lanes.tallies
+    due = tallies.due()
     settlements = settling.flown
-    if skipped and not settlements and group.live:
+    if (skipped or due) and not settlements and (group.live or closing):
         settlements.append(Settlement())
+    if (settlements or group.settles) and not plan.name(tallies.unnamed()):
+        due = {}
     for taken, settlement in enumerate(settlements):
-        if not plan.settle(settlement, skipped):
+        if not plan.settle(settlement, skipped, due):
             settling.keep(taken)
             break
-        skipped = {}
+        skipped, due = {}, {}
+    # A record of this group that settles others in what is given up has to be durable first: it stands for them.
+    first = max((oldest for oldest, _ in room.drops), default=0)
+    bound = [position for position, one in group.settles.items() if one.owes(first)]
+    if not bound and not _give_up(plan, room):
+        return plan, 0
+    taken = _add_rest(plan, room, readers, group)
+    if bound and max(bound) < taken:
+        _give_up(plan, room)
+    return plan, taken
+
+
+def _give_up(plan: Plan, room: Room) -> bool:
+    """Place what says where the log begins."""
     for oldest, gaps in room.drops:
         if not plan.drop(oldest, gaps):
-            return plan, 0
+            return False
         plan.drops += 1
+    return True
+
+
+def _add_rest(plan: Plan, room: Room, readers: Readers, group: Group) -> int:
+    """Place readers, copies and the records of the group; how many entries of it there was room for."""
     if plan.full:
-        return plan, 0
+        return 0
     for raw in readers.tell():
         if not plan.add(CURSOR, CONTROL, 0, 0, raw):
-            return plan, 0
+            return 0
     for place in room.copies:
         if place.is_live() and place.payload is not None:
-            kind = log.lanes.by_number[place.lane].kind
+            kind = plan.log.lanes.by_number[place.lane].kind
             if not plan.add(kind, COPY, place.lane, place.number, place.payload):
-                return plan, 0
+                return 0
             plan.copies.append(place)
-    return plan, _appended(plan, group)
+        plan.seen += 1
+    return _appended(plan, group)
 
 
 def _appended(plan: Plan, group: Group) -> int:
     """Place the records of the group; how many entries there was room for."""
-    named = set()
-    settles = group.settles
+    settles, payloads = group.settles, group.payloads
     first = group.first
     largest = plan.log.largest()
-    for position, lane in enumerate(group.lanes):
-        payload = group.payload(position)
+    counts: dict[int, int] = {}
+    taken = 0
+    for taken, lane in enumerate(group.lanes):
+        payload = payloads[taken]
         if payload is None:
             continue
+        if type(payload) is not bytes:
+            payload = payloads[taken] = as_bytes(payload)
         if len(payload) > largest:
-            group.oversize.append((position, len(payload)))
+            group.oversize.append((taken, len(payload)))
             continue
-        flags = 0
-        if position in settles:
-            flags = SETTLES
-            raw = settles[position].pack({})
-            payload = b"".join((len(raw).to_bytes(4, "little"), raw, payload))
-        if not lane.named and lane not in named:
-            flags |= NAMED
-            raw = lane.name()
-            payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
-        if not plan.add(lane.kind, flags, lane.number, first + position, payload):
-            return position
-        plan.count(lane.number, 1, 0, 0)
-        if flags:
-            named.add(lane)
-            if flags & SETTLES:
-                plan.count_settled(settles[position])
-    return len(group.lanes)
+        number = lane.number
+        if lane.named and taken not in settles:
+            if not plan.add_plain(lane.kind, number, first + taken, payload):
+                break
+        elif not _add_special(plan, group, taken, payload):
+            break
+        counts[number] = counts.get(number, 0) + 1
+    else:
+        taken = len(group.lanes)
+    for number, count in counts.items():
+        plan.count(number, count, 0, 0)
+    return taken
+
+
+def _add_special(plan: Plan, group: Group, position: int, payload: bytes) -> bool:
+    """Place a record that names its lane, or settles others."""
+    lane = group.lanes[position]
+    settlement = group.settles.get(position)
+    flags = 0
+    if settlement is not None:
+        flags = SETTLES
+        raw = settlement.pack({})
+        payload = b"".join((len(raw).to_bytes(4, "little"), raw, payload))
+    if not lane.named:  # in each of the group, as each may be the only one that is whole after a power cut
+        flags |= NAMED
+        raw = lane.name()
+        payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
+    if not plan.add(lane.kind, flags, lane.number, group.first + position, payload):
+        return False
+    if flags & NAMED:
+        plan.named.append(lane)
+    if settlement is not None:
+        plan.count_settled(settlement)
+    return True

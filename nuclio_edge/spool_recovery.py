@@ -16,7 +16,7 @@ from collections import Counter
 from .core import port
 from .core.port import json_loads
 from .core.record import unpack_numbers
-from .spool_lanes import unpack_checkpoint, unpack_settlement
+from .spool_lanes import Lanes, unpack_checkpoint, unpack_settlement
 from .spool_segment import (
     CHECKPOINT,
     CONTROL,
@@ -25,6 +25,7 @@ from .spool_segment import (
     DROP,
     HEADER,
     NAMED,
+    NAMES,
     SETTLE,
     SETTLES,
     Segment,
@@ -32,6 +33,7 @@ from .spool_segment import (
     read_header,
     scan,
 )
+from .spool_tallies import is_tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from .disk import Disk
     from .spool_log import Log
 
+_PAGE = 4096
 _PLAUSIBLE = 1_704_067_200_000  # 2024: a clock that says less has not been set
 
 
@@ -57,6 +60,8 @@ class Found:
         self.settled: list[tuple[int, int, int]] = []  # lane, settled, skipped
         self.gaps: list[tuple[int, int, int, int]] = []  # lane, count, first, last
         self.cursors: list[dict[str, Any]] = []
+        self.tallies: list[tuple[int, int, int]] = []  # number, the id after the last that is in it, count
+        self.added_tallies: dict[tuple[int, int], int] = {}  # record, number -> what it adds
         self.copied: list[int] = []  # lanes of copies, which are not counted again
         self.added: Counter[int] = Counter()  # records by lane, without copies
 
@@ -68,7 +73,7 @@ class Found:
                 if flags & NAMED:
                     self.names[lane] = (kind, _key(name))
                 if flags & SETTLES:
-                    self._settle(settlement)
+                    self._settle(settlement, number)
                 if flags & COPY:
                     self.copied.append(lane)
             elif kind == CHECKPOINT:
@@ -77,28 +82,36 @@ class Found:
                 for row in self.checkpoint["lanes"]:
                     self.names[row[0]] = (row[1], row[2])
             elif kind == SETTLE:
-                self._settle(raw)
+                self._settle(raw, 0)
             elif kind == DROP:
                 numbers = unpack_numbers(raw)
                 self.oldest = max(self.oldest, numbers[0])
                 self.gaps += zip(numbers[1::4], numbers[2::4], numbers[3::4], numbers[4::4], strict=True)
             elif kind == CURSOR:
                 self.cursors.append(json_loads(raw))
+            elif kind == NAMES:
+                for named, its_kind, key in json_loads(raw):
+                    self.names[named] = (its_kind, key)
         except (ValueError, TypeError, LookupError):  # its crc is right: a later version's, or a defect's
             self.damaged += 1
 
-    def _settle(self, raw: bytes) -> None:
+    def _settle(self, raw: bytes, record: int) -> None:
         ranges, counts = unpack_settlement(raw)
         self.ranges += ranges
-        self.settled += counts
+        self.settled += [one for one in counts if not is_tally(one[0])]
+        for number, upto, count in counts:
+            if is_tally(number) and upto:
+                self.tallies.append((number, upto, count))
+            elif is_tally(number):
+                self.added_tallies[record, number] = count
 
 
 class Recovery:
     """The result: `log` is filled, the rest is what to tell.
 
-    `damaged`: gaps between whole records; `torn`: records begun, not finished; `lost`: how often segments are missing
-    between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be read,
-    and why.
+    `damaged`: gaps between whole records; `torn`: records begun and not finished; `lost`: how often segments are
+    missing between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files parts of which
+    could not be read, and why.
     """
 
     def __init__(self, log: Log) -> None:
@@ -110,26 +123,31 @@ class Recovery:
         self.budget: list[float] = []  # what was left of it, and the wall time then
 
     def run(self, disk: Disk) -> None:
-        """Read everything; OSError only when the folder itself cannot be read."""
+        """Read everything. OSError, with nothing changed, when it cannot be known what there is: it may heal.
+
+        What a file has lost is no such error: pages that cannot be read count as damaged.
+        """
         log = self.log
         headers: list[tuple[int, Segment]] = []
         blank: list[str] = []
+        sizes: dict[str, int] = {}
         for name in disk.names(log.folder):
-            if not name.endswith(".seg"):
-                continue
-            path = os.path.join(log.folder, name)
-            log.sizes[name] = log.segment_size
-            try:
-                segment = self._header(disk, path)
-            except OSError as error:
-                self.unreadable.append(f"{path}: {error.strerror}")
-                continue
-            if segment is None:
-                blank.append(path)
-            else:
-                headers.append((segment.sequence, segment))
+            if name.endswith(".seg"):
+                path = os.path.join(log.folder, name)
+                descriptor = disk.open(path)
+                try:
+                    sizes[name] = disk.size(descriptor)
+                    segment = self._header(disk, path, descriptor, sizes[name])
+                finally:
+                    disk.close(descriptor)
+                if segment is None:
+                    blank.append(path)
+                else:
+                    headers.append((segment.sequence, segment))
         headers.sort(key=lambda pair: pair[0])
         found = self._scan(disk, [segment for _, segment in headers])
+        log.sizes = sizes
+        log.lanes = Lanes(log.rows_size)
         kept = {id(one.segment) for one in found}
         for _, segment in headers:
             if id(segment) not in kept:
@@ -144,20 +162,30 @@ class Recovery:
         log.sequence = headers[-1][0] if headers else 0
         self._merge(found)
 
-    def _header(self, disk: Disk, path: str) -> Segment | None:
-        descriptor = disk.open(path)
+    def _header(self, disk: Disk, path: str, descriptor: int, size: int) -> Segment | None:
+        best = None
+        for at in (0, size - HEADER):
+            raw = read_header(self._read(disk, path, descriptor, HEADER, at)) if at >= 0 else None
+            if raw is not None:
+                one = Segment(path, raw)
+                if best is None or one.sequence > best.sequence:
+                    best = one
+        return best
+
+    def _read(self, disk: Disk, path: str, descriptor: int, size: int, at: int) -> bytes:
+        """Bytes of a file, zeros for pages that cannot be read."""
         try:
-            size = self.log.sizes[os.path.basename(path)] = disk.size(descriptor)
-            best = None
-            for at in (0, size - HEADER):
-                raw = read_header(disk.read(descriptor, HEADER, at)) if at >= 0 else None
-                if raw is not None:
-                    one = Segment(path, raw)
-                    if best is None or one.sequence > best.sequence:
-                        best = one
-            return best
-        finally:
-            disk.close(descriptor)
+            return disk.read(descriptor, size, at)
+        except OSError as error:
+            self.unreadable.append(f"{path}: {error.strerror}")
+        parts = []
+        for start in range(at, at + size, _PAGE):
+            wanted = min(_PAGE, at + size - start)
+            try:
+                parts.append(disk.read(descriptor, wanted, start))
+            except OSError:
+                parts.append(bytes(wanted))
+        return b"".join(parts)
 
     def _scan(self, disk: Disk, segments: list[Segment]) -> list[Found]:
         """Scan from the newest to the oldest that is needed; in the order of the log."""
@@ -167,15 +195,11 @@ class Recovery:
             if segment.sequence < oldest:
                 break
             one = Found(segment)
+            descriptor = disk.open(segment.path)
             try:
-                descriptor = disk.open(segment.path)
-                try:
-                    data = disk.read(descriptor, segment.size, 0)
-                finally:
-                    disk.close(descriptor)
-            except OSError as error:
-                self.unreadable.append(f"{segment.path}: {error.strerror}")
-                continue
+                data = self._read(disk, segment.path, descriptor, segment.size, 0)
+            finally:
+                disk.close(descriptor)
             reader = scan(segment, data, one.special)
             one.damaged += reader.damaged
             one.torn = reader.torn
@@ -210,6 +234,7 @@ class Recovery:
                     self.cursors[cursor["name"]] = cursor
         self._order(found)
         self._count(found)
+        self._tally(found)
         self._settle(sorted(pair for one in found for pair in one.ranges))
         self._balance()
         # An id that is mentioned anywhere must not be given again: it would be settled at once.
@@ -258,6 +283,21 @@ class Recovery:
                 if number in by_number:
                     by_number[number].gap_first, by_number[number].gap_last = first, last
                 self._add(number, 0, 0, count)
+
+    def _tally(self, found: list[Found]) -> None:
+        """Take over the tallies: of each number the newest, and what records behind that add; each record once."""
+        newest: dict[int, tuple[int, int]] = {}
+        added: dict[tuple[int, int], int] = {}
+        for one in found:
+            rows = one.checkpoint.get("tallies", ()) if one.checkpoint is not None else ()
+            for number, upto, count in [*zip(rows[::3], rows[1::3], rows[2::3], strict=False), *one.tallies]:
+                newest[number] = max((upto, count), newest.get(number, (0, 0)))
+            added.update(one.added_tallies)
+        whole = {number: count for number, (_, count) in newest.items()}
+        for (record, number), count in added.items():
+            if record >= newest.get(number, (0, 0))[0]:
+                whole[number] = whole.get(number, 0) + count
+        self.log.lanes.tallies.restore(whole)
 
     def _add(self, number: int, appended: int, settled: int, gap: int) -> None:
         lane = self.log.lanes.by_number.get(number)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _BATCH = 64 << 10  # bytes that are copied with one group
 _MANY = 4  # segments from which on it is worth while to copy
+_FEW = 256  # live records that are weighed one by one
 
 
 class Room:
@@ -32,6 +33,7 @@ class Room:
         self._log = spool.log
         self._max_age_ms = max_age_ms
         self._fetching = False
+        self._weighed: tuple[Segment | None, int, int] = (None, 0, 0)
         self.drops: list[tuple[int, list[tuple[int, int, int, int]]]] = []  # until the log says so
         self.copies: list[Place] = []
         self.copied = 0
@@ -67,7 +69,16 @@ class Room:
         if active is None or active.room - active.end < log.segment_size // 2:
             return False
         share = 8 if log.may_grow(2) else 4
-        return first.live * share <= len(first.ids) and (pressed or len(log.segments) >= _MANY)
+        return self._weight(first) * share <= first.size and (pressed or len(log.segments) >= _MANY)
+
+    def _weight(self, first: Segment) -> int:
+        """About how many bytes are live in the first segment."""
+        if first.live > _FEW:
+            return first.size * first.live // len(first.ids)
+        if self._weighed[:2] != (first, first.live):
+            weight = sum(first.length(position) for position, lane in enumerate(first.lanes) if lane)
+            self._weighed = (first, first.live, weight)
+        return self._weighed[2]
 
     def _copy(self, first: Segment) -> None:
         """Have the live records of the first segment read, to be written again with the next group."""
@@ -132,4 +143,4 @@ class Room:
             else:  # settled, or given up, while it was copied
                 self._log.forget_stray(place.number)
         self.copied += len(plan.copies)
-        self.copies = self.copies[len(plan.copies) :] if plan.full else []
+        del self.copies[: plan.seen]

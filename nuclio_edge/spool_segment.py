@@ -7,7 +7,6 @@ so a recycled file begins with a new header and all that it held before is void.
 
 from __future__ import annotations
 
-import os
 from array import array
 from binascii import crc32
 from bisect import bisect_left
@@ -31,7 +30,7 @@ CONTROL = 1  # the spool's own; its kind is one of those below
 COPY = 2  # was appended before, in a segment that is given up
 NAMED = 4  # the payload begins with the key of its lane: u16 length, JSON
 SETTLES = 8  # then with a settlement: u32 length, bytes
-CHECKPOINT, SETTLE, DROP, CURSOR = range(1, 5)
+CHECKPOINT, SETTLE, DROP, CURSOR, NAMES = range(1, 6)
 
 
 class Segment:
@@ -51,7 +50,7 @@ class Segment:
         _, _, _, self.sequence, _, self.size, self.wall = _HEADER.unpack_from(header)
         self.path = path
         self.header = header
-        self.seed = seed_of(header)
+        self.seed = seed_of(header[: _HEADER.size])  # without its crc: of both together it is always the same
         self.base = -1  # the first own record's id, less 1; -1: none yet
         self.ids = array("I")
         self.at = array("I")
@@ -126,10 +125,9 @@ class Segment:
             self.live -= 1
 
 
-def make_header(sequence: int, size: int) -> bytes:
-    """The header of a new life of a file."""
-    salt = int.from_bytes(os.urandom(4), "little")
-    raw = _HEADER.pack(_MAGIC, _VERSION, 0, sequence, salt, size, max(0, port.now_ms()))
+def make_header(sequence: int, size: int, salt: bytes) -> bytes:
+    """The header of a new life of a file; salt: four random bytes."""
+    raw = _HEADER.pack(_MAGIC, _VERSION, 0, sequence, int.from_bytes(salt, "little"), size, max(0, port.now_ms()))
     raw += crc32(raw).to_bytes(4, "little")
     return raw + bytes(HEADER - len(raw))
 
@@ -151,13 +149,23 @@ def scan(segment: Segment, data: bytes, special: Callable[[int, int, int, int, i
     Returns the reader, which has counted the damage.
     """
     reader = Reader(data, HEADER, min(segment.room, len(data)), segment.seed)
+    base = -1
+    add_id, add_at, add_lane = segment.ids.append, segment.at.append, segment.lanes.append
     for at, kind, flags, lane, number, start, stop in reader:
         if flags:
             special(kind, flags, lane, number, at, data[start:stop])
-            if flags & CONTROL:
-                continue
-        segment.enter(number, at, lane, copy=bool(flags & COPY))
+            if not flags & CONTROL:
+                segment.enter(number, at, lane, copy=bool(flags & COPY))
+                base = segment.base
+        elif base < 0:
+            segment.enter(number, at, lane)
+            base = segment.base
+        else:  # `enter` spelled out: half a microsecond less, and there may be 250,000
+            add_id(number - base)
+            add_at(at)
+            add_lane(lane)
     segment.end = reader.end
+    segment.live = len(segment.ids)
     return reader
 
 

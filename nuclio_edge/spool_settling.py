@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from .spool_group import Group
     from .spool_log import Log
+    from .spool_tallies import Tally
 
 _RANGES = 4096  # of a settlement; more begin another
 
@@ -33,11 +34,14 @@ class Settling:
         """Whether the log has to be told of any."""
         return any(one.ranges for one in self.waiting)
 
-    def skip(self, group: Group, position: int) -> bool:
-        """Settle what has not been handed to the writer: it is never written."""
+    def skip(self, group: Group, position: int, by: Settlement | None = None) -> Settlement | None:
+        """Settle what has not been handed to the writer: it is never written; a record says so (`by`), or the group.
+
+        None when it was not pending, else what was to be settled together with it, which may be nothing.
+        """
         payloads = group.payloads
         if position >= len(payloads) or payloads[position] is None:
-            return False
+            return None
         payload, payloads[position] = payloads[position], None
         group.size = max(0, group.size - HEAD - length(payload))
         group.live -= 1
@@ -45,9 +49,19 @@ class Settling:
         lane = group.lanes[position]
         lane.settled += 1
         lane.pending -= 1
-        self.skipped[lane.number] = self.skipped.get(lane.number, 0) + 1
-        if position in group.settles:
-            self.waiting.append(group.settles.pop(position))
+        skipped = self.skipped if by is None else by.skipped
+        skipped[lane.number] = skipped.get(lane.number, 0) + 1
+        return group.settles.pop(position, None) or Settlement()
+
+    def settle_unwritten(self, group: Group, position: int) -> bool:
+        """Settle a record of the present group; false when it is not pending."""
+        settlement = self.skip(group, position)
+        if settlement is None:
+            return False
+        self._log.lanes.tallies.free(settlement.tallies)
+        settlement.tallies = []
+        if settlement.ranges or settlement.skipped:
+            self.waiting.append(settlement)
         return True
 
     def settle(self, number: int, flying: Group | None) -> bool:
@@ -57,16 +71,35 @@ class Settling:
             waiting.append(Settlement())
         return self._into(waiting[-1], number, flying)
 
-    def settle_by(self, group: Group, position: int, numbers: Iterable[int], flying: Group | None) -> None:
-        """Settle others together with the record at a position of the present group."""
-        settlement = Settlement()
+    def settle_by(
+        self, group: Group, position: int, numbers: Iterable[int], tallies: Iterable[Tally], flying: Group | None
+    ) -> None:
+        """Settle others, and count, together with the record at a position of the present group."""
+        settlement = Settlement(self._log.lanes.tallies.bind(tallies))
         for number in numbers:
             if number >= group.first:
-                self.skip(group, number - group.first)
+                self._instead(group, number - group.first, position, settlement, flying)
             else:
                 self._into(settlement, number, flying)
-        if settlement.ranges:
+        if settlement.ranges or settlement.skipped or settlement.tallies:
             group.settles[position] = settlement
+
+    def _instead(self, group: Group, old: int, new: int, settlement: Settlement, flying: Group | None) -> None:
+        """A record that was not written yet, and all that it was to settle, is settled by another one of its group."""
+        its = self.skip(group, old, settlement) if old != new else None
+        if its is None:
+            return
+        settlement.take(its)
+        if flying is not None:
+            for position, one in flying.late.items():
+                if one is its:
+                    flying.late[position] = settlement
+        companions = group.companions.setdefault(new, [])
+        companions += group.companions.pop(old, [])
+        done = group.dones[old]
+        if done is not None:
+            companions.append(done)
+            group.dones[old] = None
 
     def _into(self, settlement: Settlement, number: int, flying: Group | None) -> bool:
         if flying is not None and flying.has(number):
@@ -95,8 +128,10 @@ class Settling:
         self.waiting[:0] = self.flown[taken:]
         del self.flown[taken:]
 
-    def landed(self, group: Group, skipped: dict[int, int]) -> None:
+    def landed(self, group: Group, skipped: dict[int, int], tallied: dict[int, int]) -> None:
         """The group is durable, and with it all that flew with it."""
+        bound = [one for settlement in group.settles.values() for one in settlement.tallies]
+        self._log.lanes.tallies.landed(tallied, bound)
         for settlement in (*self.flown, *group.settles.values()):
             settlement.is_logged()
         self.flown = []
@@ -118,6 +153,9 @@ class Settling:
 
     def undo(self, settlement: Settlement) -> None:
         """The record that settled these could not be stored: they are pending again."""
+        self._log.lanes.tallies.undo(settlement.tallies)
+        for number, count in settlement.skipped.items():
+            self.skipped[number] = self.skipped.get(number, 0) + count
         for number in settlement.undo():
             lane = self._log.lanes.by_number[number]
             lane.settled -= 1

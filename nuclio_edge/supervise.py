@@ -107,14 +107,30 @@ def ready(status: str) -> bool:
     return notify(f"READY=1\nSTATUS={status}")
 
 
-def stopping() -> bool:
-    """Say that the stop has begun."""
-    return notify("STOPPING=1\nSTATUS=stopping")
+def starting(what: str, limit_ms: int) -> bool:
+    """Say that the start goes on with something that may take so long, whatever TimeoutStartSec= says."""
+    return notify(f"EXTEND_TIMEOUT_USEC={limit_ms * 1000}\nSTATUS={what}")
+
+
+def stopping(limit_ms: int) -> bool:
+    """Say that the stop has begun, and how long it may take, whatever TimeoutStopSec= says."""
+    return notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={limit_ms * 1000}\nSTATUS=stopping")
 
 
 def reloading() -> bool:
     """Say that a reload has begun; `ready` ends it. systemd wants to know when (Type=notify-reload)."""
     return notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def watchdog_ms() -> int:
+    """How often systemd wants to hear from this very process (sd_watchdog_enabled(3)); 0 when it does not."""
+    pid = os.environ.get("WATCHDOG_PID")
+    if pid is not None and pid != str(os.getpid()):
+        return 0  # meant for a parent that hands its environment on
+    try:
+        return max(int(os.environ.get("WATCHDOG_USEC", "0")) // 1000, 0)
+    except ValueError:
+        return 0
 
 
 class StateLock:

@@ -32,6 +32,7 @@ _REPORT_SIZE = 16_384
 GRACE_MS = 5_000
 # Put off so many times in the limit: only a loop that stands still for the rest of it is taken for frozen.
 _LOOKS = 4
+_AGAIN_NS = 1_000_000
 _CPU_S = 1.0  # of processor time between two notes of who is using it
 _exit = os._exit
 _guarding: list[Watchdog | None] = []  # the one that leaves traces; empty as long as there never was one
@@ -53,6 +54,9 @@ class Watchdog:
         self._busy: Any = _never
         self._timer: Any = None
         self._touched = False
+        self._noted = ""  # which function, and
+        self._again = 0  # from when on another event is noted
+        self._since: Any = [0]  # where since when, in the row of the loop's own thread
         for path in (slots_path(state_dir), os.path.join(state_dir, "running"), ""):
             try:
                 self.slots = Slots(path)
@@ -152,18 +156,29 @@ class Watchdog:
             self._arm(self._limit())
 
     def begin(self, row: Any, function: str, event: Any) -> None:
-        """A function begins to run on the loop's own thread, with an event, or None to be initialised."""
+        """A function begins to run on the loop's own thread, with an event, or None to be initialised.
+
+        The event is noted once in a millisecond: it is 1 us, and a stream has many turns in one.
+        """
         if row is not None:
-            set_name(row, function)
-            if event is not None:
+            now = time.perf_counter_ns()
+            if self._noted != function:  # else it stands there
+                self._noted = function
+                self._again = 0
+                set_name(row, function)
+                self._since = start_of(row)
+            if event is not None and now >= self._again:
+                self._again = now + _AGAIN_NS
                 set_event(row, event)
-            start_of(row)[0] = time.perf_counter_ns()
-        self.touch()
+            self._since[0] = now
+        self._touched = True
+        if self._timer is None:
+            self._put_off()
 
     def end(self, row: Any) -> None:
         """The loop's thread is the processor's again."""
         if row is not None:
-            start_of(row)[0] = 0
+            self._since[0] = 0
 
     def close(self) -> None:
         """Watch no more; the empty report goes. Idempotent."""

@@ -81,6 +81,9 @@ class Witness:
         self.wrapped = trigger.submit
         # A source that is not the trigger's own, but stands for it, hears of every event already.
         self._hears = trigger.source is not self.origin
+        durable = getattr(self.real, "durable_side", None)
+        if durable is not None:
+            durable._numbered = False  # it gives events their ids, unless that is done before
         trigger.source = self
         trigger.submit = self.submit
 
@@ -125,9 +128,8 @@ class Witness:
     def _ended(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         recorder = self.recorder
         seen = recorder.open.pop(event.id, None)
-        if seen is None:  # it comes from the disk, from an earlier process perhaps
-            seen = Seen(pack(event), event.timestamp_ms)
-            seen.queued = 0
+        if seen is None:
+            seen = from_disk(event)
         recorder.came(self.trigger, seen)
         if seen.kept:
             recorder.ended(seen, self._outcome(seen, event, response, error))
@@ -155,7 +157,7 @@ class Witness:
             body = response.body
             if isinstance(body, bytes) and body.startswith(_SHED) and status >= 500 and not seen.began:
                 outcome["shed"] = body[len(_SHED) :].decode("utf-8", "replace")
-            elif isinstance(body, (bytes, str)):
+            elif isinstance(body, (bytes, str)) and not hasattr(event._reply, "parts"):
                 outcome["body"] = kept(body)
                 outcome["content_type"] = response.content_type
                 if response.headers:
@@ -169,11 +171,20 @@ class Witness:
         return outcome
 
 
+def from_disk(event: Event) -> Seen:
+    """An event of which it is not known when it came to its inbox."""
+    seen = Seen(pack(event, repeated=bool(getattr(event, "duplicate", False))), event.timestamp_ms)
+    seen.queued = 0
+    return seen
+
+
 def watched(recorder: Recorder, handler: Any) -> Any:
     """A handler whose calls are told to the recorder."""
     clock = port.clock
 
     def call(context: Context, event: Any) -> Any:
+        for one in event if isinstance(event, list) else (event,):
+            recorder.seen(one)
         began = clock()
         try:
             result = handler(context, event)
@@ -194,24 +205,14 @@ def watched(recorder: Recorder, handler: Any) -> Any:
     return call
 
 
-def heard(recorder: Recorder, makers: dict[str, Any]) -> dict[str, Any]:
-    """The makers of bindings, of which the recorder hears what is asked of them."""
-    return {
-        name: lambda context, name=name, make=make: Heard(make(context), name, context, recorder)
-        for name, make in makers.items()
-    }
-
-
 class Heard:
-    """A binding whose calls are noted, with what they returned."""
+    """A binding whose calls are noted, with what they returned; else it is as the real one. Made by `stand_in`."""
 
     __slots__ = ("_context", "_name", "_real", "_recorder")
 
     def __init__(self, real: Any, name: str, context: Context, recorder: Recorder) -> None:
-        self._real = real
-        self._name = name
-        self._context = context
-        self._recorder = recorder
+        for slot, value in (("_real", real), ("_name", name), ("_context", context), ("_recorder", recorder)):
+            object.__setattr__(self, slot, value)
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
@@ -221,9 +222,33 @@ class Heard:
         def call(*arguments: Any, **named: Any) -> Any:
             result = real(*arguments, **named)
             event = self._context._event
-            seen = self._recorder.open.get(event.id) if event is not None else None
+            seen = self._recorder.seen(event) if event is not None else None
             if seen is not None:
                 seen.note(self._name, name, arguments, named, result)
             return result
 
         return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._real, name, value)
+
+
+_PYTHONS_OWN = {*dir(object), *dir(Heard), "__annotations__", "__orig_bases__", "__parameters__", "__class_getitem__"}
+_kinds: dict[tuple[type, type], type] = {}
+
+
+def stand_in(kind: type, real: Any, *about: Any) -> Any:
+    """A `kind(real, …)` that also has the special methods of the real object: with, [], in, iteration and the like."""
+    made = _kinds.get((kind, type(real)))
+    if made is None:
+        special = {
+            name: _special(name)
+            for name in dir(type(real))
+            if name.startswith("__") and name.endswith("__") and name not in _PYTHONS_OWN
+        }
+        made = _kinds[kind, type(real)] = type(kind.__name__, (kind,), {"__slots__": (), **special})
+    return made(real, *about)
+
+
+def _special(name: str) -> Any:
+    return lambda self, *arguments: self.__getattr__(name)(*arguments)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROGRAM = (sys.executable, "-m", "nuclio_edge")
 # What would change colours, or where state is kept, does not come from whoever runs the tests.
-_FORGOTTEN = ("NO_COLOR", "FORCE_COLOR", "NOTIFY_SOCKET", "STATE_DIRECTORY", "XDG_STATE_HOME")
+_FORGOTTEN = ("NO_COLOR", "FORCE_COLOR", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "XDG_STATE_HOME")
 
 
 def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -21,7 +21,10 @@ INTERRUPTED = 130  # what a shell expects of a program that ended by Ctrl-C
 COMMANDS = {
     "run": "run a processor until it is told to stop",
     "check": "read a manifest and say everything that is wrong with it",
-    "invoke": "run one event through a function, without opening any source",
+    "invoke": "run one event through a function, and show what it would send",
+    "ledger": "show what came in and what became of it, and whether that adds up",
+    "replay": "run recorded events through the functions again, and print what changed",
+    "explain": "tell what became of an event: which trigger took it, how long it waited, what came of it",
     "dead-letters": "list, show, send again or drop the events that have failed for good",
     "events": "print the events of every source, before there is a function",
     "new": "make a folder with a manifest and a function that runs",
@@ -37,7 +40,8 @@ _EXAMPLES = """examples:
   nuclio-edge invoke thermostat -b '{"temperature": 19.5}'
 
 `nuclio-edge COMMAND --help` tells a command's options. A manifest is ./edge.toml unless another one is named.
-exit codes: 0 ok, 1 fault, 2 usage or manifest, 3 the function answered 400 or more, 5 events undrained, 75 restart"""
+exit codes: 0 ok, 1 fault, 2 usage or manifest, 3 the function answered 400 or more,
+            4 no processor runs, 5 events undrained, 75 restart"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,18 +11,17 @@ import shutil
 import tempfile
 
 from nuclio_edge.cli.run import hide_secrets
+from nuclio_edge.manifest.model import changed
 from nuclio_edge.manifest.schema import values
 from nuclio_edge.processor import Processor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, TypeVar
+    from typing import Any
 
     from nuclio_edge.logs import Log
-    from nuclio_edge.manifest.model import FunctionSpec, Manifest, SourceSpec, Spec
-
-    S = TypeVar("S", bound=Spec)
+    from nuclio_edge.manifest.model import FunctionSpec, Manifest, SourceSpec
 
 # What a client that only looks, or sends once, has in the place of the manifest's.
 _GUEST = {"clean_start": True, "session_expiry": 0, "will": None, "birth": None}
@@ -56,11 +55,6 @@ class Beside(Processor):
         self.close()
         self.loop.close()
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def changed(spec: S, **contents: Any) -> S:
-    """The same object of a manifest with other contents."""
-    return type(spec)(**{**{key: getattr(spec, key) for key in spec.__slots__}, **contents})
 
 
 def _guest(spec: SourceSpec, suffix: str) -> SourceSpec:

@@ -1,6 +1,8 @@
-"""`invoke`: one event through a function by the real path (trigger, inbox, worker, settle), with no source opened.
+"""`invoke`: one event through a function by the real path (trigger, inbox, worker, settle).
 
-What its outputs and bindings would send is shown; with --send it is sent, by clients that are guests at their brokers.
+Where a processor of the manifest runs, it goes through that one; else through one of its own, with no source opened.
+What outputs and bindings would send is shown; with --send it is sent: by the processor that runs, else by clients that
+are guests at their brokers.
 """
 
 from __future__ import annotations
@@ -8,20 +10,15 @@ from __future__ import annotations
 import os
 import sys
 
-from nuclio_edge.cli import PROGRAM, USAGE
-from nuclio_edge.cli.once import Call, Once, text_of
+from nuclio_edge.cli import ABSENT, ANSWERED, FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import Parser
-from nuclio_edge.cli.terminal import Painter, body_text, printable
-from nuclio_edge.core.response import JSON
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
-    from typing import Any
 
-    from nuclio_edge.core.response import Response
-    from nuclio_edge.manifest.model import FunctionSpec, Manifest, TriggerSpec
+    from nuclio_edge.invocation import Wanted
+    from nuclio_edge.manifest.model import FunctionSpec, Manifest
 
 LEVELS = ("none", "debug", "info", "warn", "error")
 
@@ -31,7 +28,8 @@ def parser() -> Parser:
     made = Parser(
         "invoke",
         "Run one event through a function of the manifest and print its answer, its logs, and what its outputs and\n"
-        "bindings would send. No source is opened. Ends with 3 when the answer's status is 400 or more.",
+        "bindings would send. Where a processor runs it goes through that one, by a worker of its own unless --send;\n"
+        "else no source is opened. Ends with 3 when the answer's status is 400 or more.",
         "thermostat -b '{\"temperature\": 19.5}'",
         "thermostat edge.toml --topic tele/office/SENSOR -b @reading.json",
         "thermostat -b - < reading.json",
@@ -55,6 +53,12 @@ def parser() -> Parser:
         help="the trigger that brings the event: name, source or number; default: the first",
     )
     add("--send", action="store_true", help="send what outputs and bindings send, instead of showing it")
+    add(
+        "--socket",
+        metavar="PATH",
+        help="of the processor that runs and has to do it; default: that of the manifest, if any",
+    )
+    add("--beside", action="store_true", help="in a process of its own, also where a processor runs")
     made.json("one JSON object: function, trigger, status, headers, content_type, body, sent, elapsed_ms")
     return made
 
@@ -62,21 +66,77 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run the event and print what came of it; 3 when it was answered with 400 or more."""
     options = parser().parse_args(arguments)
+    from nuclio_edge.cli.ask import AbsentError, socket_of
     from nuclio_edge.errors import ManifestError
-    from nuclio_edge.manifest import load
 
     try:
-        manifest = load(options.manifest)
-        spec = _function(manifest, options.function)
-        call = _call(options, spec)
+        wanted, limit_ms = _wanted(options), _limit(options)
+        if not options.beside:
+            try:
+                return _through(options, wanted, limit_ms, options.socket or socket_of(options.manifest))
+            except AbsentError as error:
+                if options.socket:
+                    print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
+                    return ABSENT
+        return _alone(options, wanted, limit_ms)
     except ManifestError as error:
         print(error, file=sys.stderr)
         return USAGE
     except UsageError as error:
         print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
         return USAGE
-    from nuclio_edge.logs import Console, Log
+    except ConnectionError as error:
+        print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
+        return FAULT
 
+
+def _through(options: argparse.Namespace, wanted: Wanted, limit_ms: int, socket: str) -> int:
+    """Have the processor that runs do it; AbsentError when none does."""
+    from urllib.parse import quote, urlencode
+
+    from nuclio_edge.cli.ask import ask
+    from nuclio_edge.cli.outcome import of_processor
+
+    asked = {"whole": "yes", "send": "yes" if options.send else "no", "timeout": f"{limit_ms}ms"}
+    asked["logs"] = "error" if options.log_level == "none" else options.log_level
+    asked.update({key: getattr(wanted, key) for key in ("trigger", "topic", "path", "method") if getattr(wanted, key)})
+    fields = {**wanted.headers, **({"Content-Type": wanted.content_type} if wanted.content_type else {})}
+    target = f"/invoke/{quote(options.function, safe='')}?{urlencode(asked)}"
+    try:
+        answer = ask(socket, "POST", target, wanted.body, fields, limit_ms / 1000 + 10)
+    except ValueError as error:  # a header that HTTP does not take
+        raise UsageError(f"--headers: {error}") from None
+    if answer.status != 200:
+        said = answer.error()
+        if answer.status == 408:
+            print(f"{PROGRAM} invoke: {said}", file=sys.stderr)
+            return ANSWERED
+        if answer.status in (400, 404):
+            raise UsageError(said)
+        raise ConnectionError(said)
+    outcome = of_processor(answer.body)
+    if options.log_level != "none":
+        outcome.print_logs(sys.stderr)
+    outcome.show(sys.stdout, as_json=options.json)
+    return ANSWERED if outcome.status >= 400 else OK
+
+
+def _alone(options: argparse.Namespace, wanted: Wanted, limit_ms: int) -> int:
+    """Do it in a process of its own."""
+    from nuclio_edge.cli.once import Call, Once
+    from nuclio_edge.cli.outcome import of_call
+    from nuclio_edge.invocation import choose
+    from nuclio_edge.logs import Console, Log
+    from nuclio_edge.manifest import load
+
+    manifest = load(options.manifest)
+    spec = _function(manifest, options.function)
+    try:
+        trigger = choose(spec, wanted)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    level = "error" if options.log_level == "none" else options.log_level
+    call = Call(spec, trigger, wanted, level=level, limit_ms=limit_ms, send=options.send)
     log = Log() if options.log_level == "none" else Log(Console(options.log_level))
     processor = Once(manifest, log, call)
     try:
@@ -84,7 +144,7 @@ def main(arguments: list[str]) -> int:
     finally:
         processor.dismiss()
     if call.response is not None:
-        (_print_json if options.json else _print)(call, sys.stdout)
+        of_call(call).show(sys.stdout, as_json=options.json)
         sys.stdout.flush()
     threading = sys.modules.get("threading")
     if threading is not None and threading.active_count() > 1:
@@ -96,24 +156,27 @@ class UsageError(ValueError):
     """What is wrong with the command line."""
 
 
-def _call(options: argparse.Namespace, spec: FunctionSpec) -> Call:
+def _wanted(options: argparse.Namespace) -> Wanted:
+    from nuclio_edge.invocation import Wanted
+
+    return Wanted(
+        _body(options.body),
+        headers=_headers(options.headers),
+        content_type=options.content_type,
+        method=options.method,
+        path=options.path,
+        topic=options.topic,
+        trigger=options.trigger,
+    )
+
+
+def _limit(options: argparse.Namespace) -> int:
     from nuclio_edge.manifest.units import duration_ms
 
     limit = duration_ms(options.timeout)
     if not limit:
         raise UsageError(f'--timeout {options.timeout}: write e.g. "30s"')
-    return Call(
-        spec,
-        _trigger(spec, options),
-        body=_body(options.body),
-        headers=_headers(options.headers),
-        content_type=options.content_type,
-        method=options.method,
-        address=options.topic or options.path,
-        level="error" if options.log_level == "none" else options.log_level,
-        limit_ms=limit,
-        send=options.send,
-    )
+    return limit
 
 
 def _function(manifest: Manifest, name: str) -> FunctionSpec:
@@ -125,39 +188,6 @@ def _function(manifest: Manifest, name: str) -> FunctionSpec:
         f"there are: {listed(manifest.functions)}" if manifest.functions else "there is none"
     )
     raise UsageError(f"{manifest.path} has no function named {quote(name)}; {hint}")
-
-
-def _trigger(spec: FunctionSpec, options: argparse.Namespace) -> TriggerSpec:
-    from nuclio_edge.cli.addresses import clock_trigger, matches
-    from nuclio_edge.manifest.problems import listed, quote
-    from nuclio_edge.sources.mqtt_params import topic_fault
-
-    triggers = list(spec.triggers)
-    if options.trigger is not None:
-        wanted = options.trigger
-        for key in ("name", "source", "index"):
-            found = [trigger for trigger in triggers if str(getattr(trigger, key)) == wanted]
-            if found:
-                triggers = found
-                break
-        else:
-            there = listed([f"{t.index} ({t.name})" for t in triggers]) or "none"
-            raise UsageError(f"{spec.name} has no trigger {quote(wanted)}; there are: {there}")
-    if options.topic is not None:
-        wrong = topic_fault(options.topic)
-        if wrong:
-            raise UsageError(wrong)
-        triggers = [t for t in triggers if t.kind == "mqtt"]
-        found = [t for t in triggers if matches(t.address.topic, options.topic)]
-        if not found:
-            filters = listed([quote(t.address.topic) for t in triggers])
-            there = f"; its filters: {filters}" if filters else ""
-            raise UsageError(f"no trigger of {spec.name} takes {quote(options.topic)}{there}")
-        triggers = found
-    trigger = triggers[0] if triggers else clock_trigger()
-    if options.path is not None and trigger.kind == "mqtt" and (wrong := topic_fault(options.path)):
-        raise UsageError(wrong)
-    return trigger
 
 
 def _body(given: str) -> bytes:
@@ -182,61 +212,3 @@ def _headers(given: str) -> dict[str, str]:
             raise UsageError(f"--headers {pair!r}: write name=value[,name=value]")
         headers[name.strip()] = value
     return headers
-
-
-def _print(call: Call, out: Any) -> None:
-    paint = Painter(out)
-    response, event = call.response, call.event
-    assert response is not None and event is not None  # noqa: S101, PT018 - it was answered
-    title: Callable[[str], str] = lambda text: paint("bold", f"> {text}")  # noqa: E731 - a word for a call
-    status = response.status_code
-    print(title("Event:"), f"{event.trigger.kind} {event.trigger.name}, {printable(event.path or '')}", file=out)
-    took = f"{call.elapsed_ns / 1e6:.1f} ms"
-    print(title("Response status:"), paint("red" if status >= 400 else "green", str(status)), f"({took})", file=out)
-    print(title("Response headers:"), file=out)
-    for name, value in {"Content-Type": response.content_type, **response.headers}.items():
-        print(f"{name} = {printable(str(value))}", file=out)
-    print(title("Response body:"), file=out)
-    print(_pretty(response), file=out)
-    if call.sent:
-        print(title("Sent:" if call.send else "Would send:"), file=out)
-        for sent in call.sent:
-            print(sent.line() + (paint("dim", "  # output") if sent.output else ""), file=out)
-
-
-def _print_json(call: Call, out: Any) -> None:
-    from nuclio_edge.core.port import json_dumps
-
-    response = call.response
-    assert response is not None  # noqa: S101 - it was answered
-    said = {
-        "function": call.spec.name,
-        "trigger": call.trigger.ledger_id,
-        "status": response.status_code,
-        "content_type": response.content_type,
-        "headers": response.headers,
-        "body": text_of(_bytes(response)),
-        "really_sent": call.send,
-        "sent": [sent.as_dict() for sent in call.sent],
-        "elapsed_ms": round(call.elapsed_ns / 1e6, 3),
-    }
-    print(json_dumps(said), file=out)
-
-
-def _bytes(response: Response) -> bytes:
-    body = response.body
-    if isinstance(body, (bytes, str)):
-        return body if isinstance(body, bytes) else body.encode()
-    return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in body or ())
-
-
-def _pretty(response: Response) -> str:
-    body = _bytes(response)
-    if response.content_type == JSON:
-        import json
-
-        try:
-            return json.dumps(json.loads(body), indent=4, ensure_ascii=False)
-        except ValueError:
-            pass
-    return body_text(body, keep="\n\t")

@@ -5,13 +5,15 @@ Nothing is opened unless the call says `send`; what goes through outputs and bin
 
 from __future__ import annotations
 
-import inspect
 import sys
 import time
 
 from nuclio_edge.cli import ANSWERED, FAULT, OK, PROGRAM
-from nuclio_edge.cli.beside import Beside, changed
+from nuclio_edge.cli.beside import Beside
 from nuclio_edge.core.response import Response
+from nuclio_edge.invocation import make_event
+from nuclio_edge.manifest.model import changed
+from nuclio_edge.trial import Noted, note_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from nuclio_edge.core.context import Context
     from nuclio_edge.core.event import Event
     from nuclio_edge.core.inbox import Trigger
+    from nuclio_edge.invocation import Wanted
     from nuclio_edge.logs import Log
     from nuclio_edge.manifest.model import FunctionSpec, Manifest, OutputSpec, SourceSpec, TriggerSpec
+    from nuclio_edge.trial import Sent
 
 # Kinds whose bindings only queue while the source is closed: the call itself may be made, so that a topic or a payload
 # that the real one would refuse is refused here as well.
@@ -35,12 +39,8 @@ class Call:
         self,
         spec: FunctionSpec,
         trigger: TriggerSpec,
+        wanted: Wanted,
         *,
-        body: bytes = b"",
-        headers: dict[str, str] | None = None,
-        content_type: str | None = None,
-        method: str | None = None,
-        address: str | None = None,
         level: str = "info",
         limit_ms: int = 60_000,
         send: bool = False,
@@ -48,11 +48,7 @@ class Call:
         # One attempt: who tries a function out wants to see the first failure, not to wait for the third.
         self.trigger = changed(trigger, retry=changed(trigger.retry, attempts=1), batch=None)
         self.spec = changed(spec, triggers=(self.trigger,), disabled=False)
-        self.body = body
-        self.headers = headers or {}
-        self.content_type = content_type
-        self.method = method
-        self.address = address  # topic or path
+        self.wanted = wanted
         self.level = level
         self.limit_ms = limit_ms
         self.send = send
@@ -60,31 +56,6 @@ class Call:
         self.response: Response | None = None
         self.sent: list[Sent] = []
         self.elapsed_ns = 0
-
-
-class Sent:
-    """One thing that was, or would be, sent: `broker.publish("t", "ON")`, or an output."""
-
-    def __init__(self, binding: str, call: str, arguments: dict[str, Any], *, output: bool = False) -> None:
-        self.binding = binding
-        self.call = call
-        self.arguments = arguments
-        self.output = output
-
-    def line(self) -> str:
-        """As it would stand in a handler."""
-        shown = ", ".join(
-            _shown(value) if at < 2 else f"{key}={_shown(value)}"
-            for at, (key, value) in enumerate(self.arguments.items())
-        )
-        return f"{self.binding}.{self.call}({shown})"
-
-    def as_dict(self) -> dict[str, Any]:
-        """For --json."""
-        arguments = {
-            key: text_of(value) if isinstance(value, bytes) else value for key, value in self.arguments.items()
-        }
-        return {"to": self.binding, "call": self.call, "arguments": arguments, "output": self.output}
 
 
 class StandIn:
@@ -138,37 +109,9 @@ class StandIn:
         self.real.close()
 
     def _binding(self, context: Context) -> Any:
-        return Noted(self.real.binding(context), self, context, self._once.call)
-
-
-class Noted:
-    """A binding whose calls are noted; they are made only with --send, and where nothing can come of it."""
-
-    def __init__(self, real: Any, source: StandIn, context: Context, call: Call) -> None:
-        self._real = real
-        self._source = source
-        self._context = context
-        self._call = call
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self._real, name)
-        if not callable(real):
-            return real
-
-        def noted(*arguments: Any, **named: Any) -> Any:
-            self._context.check()
-            bound = inspect.signature(real).bind(*arguments, **named)
-            given: dict[str, Any] = {}
-            for key, value in bound.arguments.items():
-                kind = bound.signature.parameters[key].kind
-                given.update(value if kind is inspect.Parameter.VAR_KEYWORD else {key: value})
-            result = None
-            if self._call.send or self._source.kind in _QUEUEING:
-                result = real(*arguments, **named)
-            self._call.sent.append(Sent(self._source.name, name, given))
-            return result
-
-        return noted
+        call = self._once.call
+        really = call.send or self.kind in _QUEUEING
+        return Noted(self.real.binding(context), self.name, context, call.sent, really=really)
 
 
 class Once(Beside):
@@ -218,7 +161,7 @@ class Once(Beside):
             return
         function = self.functions[self.call.spec.name]
         trigger = function.triggers[0]
-        self.call.event = event = make_event(self.call, trigger)
+        self.call.event = event = make_event(self.call.wanted, trigger, self.call)
         trigger.source.received += 1
         trigger.source.routed += 1
         self._since = time.perf_counter_ns()
@@ -234,75 +177,6 @@ class Once(Beside):
             self.answered(Response(body=b"no answer within --timeout", status_code=408))
 
     def _output(self, output: OutputSpec, response: Response, event: Event) -> None:
-        given = {key: value for key in output.params.__slots__ if (value := getattr(output.params, key)) is not None}
-        first = next(iter(given), None)
-        ordered = (
-            {first: given.pop(first), "payload": response.body} if first is not None else {"payload": response.body}
-        )
-        self.call.sent.append(
-            Sent(output.to, "publish" if "topic" in ordered else "send", {**ordered, **given}, output=True)
-        )
+        self.call.sent.append(note_output(output, response))
         if self.call.send:
             self.sources[output.to].send(output.params, response, event)
-
-
-def make_event(call: Call, trigger: Trigger) -> Event:
-    """The event as the trigger's source would have made it."""
-    from nuclio_edge.core.event import Event
-    from nuclio_edge.core.port import now_ms
-
-    event: Event
-    spec: Any = trigger.spec
-    if trigger.kind == "mqtt":
-        from nuclio_edge.cli.addresses import a_topic
-        from nuclio_edge.core.mqtt_properties import CONTENT_TYPE, USER_PROPERTY, pack_properties
-        from nuclio_edge.sources.mqtt_event import mqtt_event
-
-        pairs: list[tuple[int, Any]] = [(CONTENT_TYPE, call.content_type)] if call.content_type else []
-        pairs += [(USER_PROPERTY, header) for header in call.headers.items()]
-        topic = call.address or a_topic(spec.address.topic)
-        first = spec.address.qos << 1
-        event = mqtt_event(trigger, 0, first, topic.encode(), pack_properties(pairs), call.body, now_ms())
-    elif trigger.kind == "http":
-        from nuclio_edge.sources.http_event import HttpEvent, make_head
-
-        path = call.address or spec.address.path.replace("*", "x")
-        method = call.method or next(iter(spec.address.method), "POST" if call.body else "GET")
-        more = {"Content-Type": call.content_type} if call.content_type else {}
-        head = make_head(method, path, {**more, **call.headers})
-        event = HttpEvent(trigger, None, head, call.body, ("invoke", "http", ""), now_ms())
-    else:
-        event = Event.__new__(Event)
-        if trigger.kind == "timer":
-            from nuclio_edge.sources.timer import TimerEvent
-
-            event = TimerEvent(trigger, now_ms())
-        elif trigger.kind == "gpio":
-            from nuclio_edge.sources.gpio_event import made
-
-            event = made(trigger, call.body, now_ms())
-        event._trigger = trigger
-        if call.body or trigger.kind not in ("timer", "gpio"):
-            event.raw_body = call.body
-        if call.address or getattr(spec.address, "path", None):
-            event.path = call.address or spec.address.path
-        if call.content_type or spec.content_type:
-            event.content_type = call.content_type or spec.content_type
-        if call.headers:
-            event.headers = dict(call.headers)
-    event._token = call
-    if call.method:
-        event.method = call.method
-    return event
-
-
-def text_of(body: bytes) -> str:
-    """Bytes in JSON: their text, or Latin-1 escapes of what is none, as Python shows them."""
-    try:
-        return body.decode()
-    except UnicodeDecodeError:
-        return repr(body)
-
-
-def _shown(value: Any) -> str:
-    return repr(value.decode()) if isinstance(value, bytes) and value.isascii() else repr(value)

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
     from nuclio_edge.cli.parser import Parser
     from nuclio_edge.cli.watch import Watch
+    from nuclio_edge.heartbeat import Heart
     from nuclio_edge.logs import Log
     from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
 
 # Characters that a line of a secret has at least to be hidden by itself: "}" or "key:" stand in many an innocent text.
 SECRET_LINE = 12
+STOP_MARGIN_MS = 5_000  # after the drain: sources and threads are closed
 
 
 def parser() -> Parser:
@@ -101,6 +103,7 @@ class Run:
         self.path = path
         self.text = sys.stderr is not None and sys.stderr.isatty()
         self.watch: Watch | None = None
+        self.heart: Heart | None = None
         self._reloading = False
         self._again: set[str] | None = None
 
@@ -132,6 +135,8 @@ class Run:
         finally:
             if self.watch is not None:
                 self.watch.close()
+            if self.heart is not None:
+                self.heart.close()
             signals.close()
             self._sum_up(code)
             processor.log.close()
@@ -142,7 +147,7 @@ class Run:
         """End in good order."""
         from nuclio_edge import supervise
 
-        supervise.stopping()
+        supervise.stopping(self.processor.manifest.device.stop_timeout_ms + STOP_MARGIN_MS)
         self.processor.stop()
 
     def _stand_still(self) -> None:
@@ -215,6 +220,31 @@ class Run:
         line, counts = self._counts()
         self._tell("ready", f"ready: {line}", counts)
         supervise.ready(line)
+        interval = supervise.watchdog_ms()
+        if interval:
+            self._begin_to_beat(interval)
+
+    def _begin_to_beat(self, interval_ms: int) -> None:
+        from nuclio_edge.heartbeat import DISK_MS, Heart
+        from nuclio_edge.watchdog import limit_ms
+
+        processor = self.processor
+        longest = limit_ms(processor.manifest.functions.values())
+        if interval_ms <= longest:
+            processor.logger.warn_with(
+                "WatchdogSec is shorter than a handler may hold this process up: systemd may end it for no fault",
+                "watchdog_ms",
+                interval_ms,
+                "needed_ms",
+                longest,
+            )
+        self.heart = Heart(processor, interval_ms, lambda: self._counts()[0])
+        self.heart.watch("the spool's writer", self._on_its_way_to_disk, DISK_MS)
+
+    def _on_its_way_to_disk(self) -> Any:
+        """The group that the spool's writer has in hand, None without one."""
+        delivery = self.processor.delivery
+        return None if delivery is None else delivery.spool.in_hand
 
     def _counts(self) -> tuple[str, dict[str, int]]:
         processor = self.processor

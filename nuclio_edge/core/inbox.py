@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from .event import Event
     from .loop import Loop
 
-# A queued small event costs about this much beside its bytes: itself 200, the headers of two bytes objects
-# (measured on CPython 3.10 to 3.13).
-EVENT_COST = const(280)
+# A queued small event costs about this much beside its body: itself 200, the headers of two bytes objects, a topic of
+# some 50 characters (measured on CPython 3.10 to 3.13).
+EVENT_COST = const(320)
 
 
 class Budget:
@@ -93,7 +93,9 @@ class Trigger:
         self.held = 0  # bytes
         self.busy = 0  # clock ticks in the handler; see port.clock
         self.buckets: "list[int]" = []  # calls by the number of bits of their ticks; 64 of them after the first call
-        self._grace = -1  # until when a full inbox makes its source wait, 0 before that; -1: it is not full
+        self._grace = (
+            -1
+        )  # until when a full inbox makes its source wait, 0 before that; less: it is not full, see overflow
         self._waiting: "tuple[Callable[[], Any], ...]" = ()
 
     def enter(self, event: "Event") -> int:

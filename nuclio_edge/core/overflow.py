@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 # How long a full inbox makes its source wait before it sheds: workers that are merely not scheduled yet (one read can
 # bring 3,000 events, more than an inbox holds) get their turn, a slow handler costs its source this once.
 GRACE_MS = 5
+# A source that waits holds up the other functions, too. So that happens once in so long, but where it is of use: a
+# large inbox that half empties meanwhile was full of what a burst had brought.
+SELDOM_MS = const(1000)
+LARGE = const(512)
 LOOK_MS = const(10)  # how often a source is told to ask again that waits for memory which others hold
 
 
@@ -25,7 +29,7 @@ def make_room(trigger: "Trigger", event: "Event") -> int:
     if policy in ("drop-oldest", "thin"):
         now = port.ticks_ms()
         if trigger._grace <= 0:
-            trigger._grace = now + GRACE_MS
+            trigger._grace = now + GRACE_MS if now + trigger._grace >= SELDOM_MS else now
         if now < trigger._grace:
             return 0
         if policy == "thin":
@@ -34,12 +38,21 @@ def make_room(trigger: "Trigger", event: "Event") -> int:
         try:
             while trigger.pending >= trigger.size or _short(trigger, len(event.raw_body)):
                 trigger.drop(trigger.box.popleft(), policy)
+            tell(trigger, policy)
         except IndexError:
             pass  # all that is pending is being worked on
         else:
             return 1
     trigger.turn_away(event, policy)
+    tell(trigger, policy)
     return -1
+
+
+def tell(trigger: "Trigger", reason: str) -> None:
+    """Have the function say, now and then, that events are shed."""
+    said = getattr(trigger.function, "on_shed", None)
+    if said is not None:
+        said(trigger, reason)
 
 
 def _short(trigger: "Trigger", size: int) -> bool:
@@ -68,7 +81,9 @@ def relieve(trigger: "Trigger") -> None:
     """Half of the inbox is free: tell who waits, if there is memory, too, for more than the next event."""
     budget = trigger.budget
     if budget is None or not _short(trigger, budget.limit >> 3):
-        trigger._grace = -1
+        now = port.ticks_ms()
+        was_of_use = trigger.size >= LARGE and now < trigger._grace
+        trigger._grace = -1 if was_of_use or not trigger._grace else -now
         trigger._room()
 
 

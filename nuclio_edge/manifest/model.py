@@ -10,10 +10,17 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any
+    from typing import Any, TypeVar
 
     from nuclio_edge.manifest.problems import KeyPath, Problem
     from nuclio_edge.manifest.schema import Values
+
+    S = TypeVar("S", bound="Spec")
+
+
+def changed(spec: S, **contents: Any) -> S:
+    """The same object of a manifest with other contents."""
+    return type(spec)(**{**{key: getattr(spec, key) for key in spec.__slots__}, **contents})
 
 
 class Spec:

@@ -62,6 +62,22 @@ def check(path: str, *, root: str = "/") -> tuple[Manifest | None, list[Problem]
     return manifest, problems
 
 
+def admin_socket(path: str) -> str:
+    """Return where the processor of the manifest at `path` is asked; ManifestError when that cannot be told.
+
+    Only [device] and [admin] are read: who asks may lack the secrets that the rest needs, or be in the middle of
+    writing it.
+    """
+    text, raw, problem = read(path)
+    if raw is None:
+        raise ManifestError([problem] if problem is not None else [], path)
+    report = Report(text)
+    device, admin = _Reading(path, raw, report, "/").place()
+    if report.errors:
+        raise ManifestError(report.problems(), path)
+    return str(admin.socket or os.path.join(device.state_dir, "admin.sock"))
+
+
 class _Reading:
     """One pass over one manifest."""
 
@@ -86,6 +102,7 @@ class _Reading:
         sources = Sources(self.convert, self.raw)
         functions = self._functions(sources)
         whole.not_yet(self.raw, self.report)
+        whole.check_admin(tables["admin"], self.report)
         if "record" in self.raw:
             from nuclio_edge.manifest.record import check_record
 
@@ -107,6 +124,10 @@ class _Reading:
             warnings=(),
             **tables,
         )
+
+    def place(self) -> tuple[Device, Any]:
+        """Return [device] and [admin] alone."""
+        return self._device(), self._table("admin")
 
     def _root(self) -> None:
         for key in self.raw:

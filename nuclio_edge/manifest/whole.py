@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Tables whose names are checked and which nothing reads yet.
 _LATER = {
-    "admin": "the admin interface comes with a later version",
     "sync": "the sync agent comes with a later version",
 }
 _LATER_SINKS = ("file", "stream", "http")
@@ -58,6 +57,25 @@ def read_sinks(raw: Any, converter: Converter) -> tuple[Values, ...]:
             if kind in _LATER_SINKS:
                 report.warning(path, "W502", f"has no effect: {kind} sinks come with a later version")
     return tuple(sinks)
+
+
+def check_admin(admin: Values, report: Report) -> None:
+    """admin.listen is an address; one that others can reach is said."""
+    if admin is BAD or admin.listen in (None, BAD):
+        return
+    from nuclio_edge.sources.http_listen import parse
+
+    path = ("admin", "listen")
+    try:
+        address = parse(admin.listen)
+    except ValueError as error:
+        report.error(path, "E304", str(error))
+        return
+    if address.path:
+        report.error(path, "E304", "a unix socket is socket = …", 'listen is address:port, e.g. "127.0.0.1:8090"')
+    elif not (address.host.startswith("127.") or address.host == "::1"):
+        message = "whoever reaches this address reads metrics, ledger and functions; nothing asks who they are"
+        report.warning(path, "W507", message, f'"127.0.0.1:{address.port}" is this device alone')
 
 
 def check_hint(sync: Values | None, sources: Sources, report: Report) -> None:

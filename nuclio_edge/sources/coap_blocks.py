@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from nuclio_edge.core.inbox import Budget
     from nuclio_edge.core.loop import Loop
     from nuclio_edge.sources.coap_peer import Peer
     from nuclio_edge.sources.coap_plan import Plan
@@ -48,9 +49,13 @@ class Blocks:
     A new beginning replaces what was there; where there is no room the oldest goes, counted in `dropped`.
     """
 
-    def __init__(self, loop: Loop, max_body: int) -> None:
+    def __init__(self, loop: Loop, max_body: int, budget: Budget | None = None) -> None:
         self._loop = loop
         self._max_body = max_body
+        self._most = 4 * max(max_body, 1 << 20)
+        self._budget = budget  # the memory that they share with all inboxes
+        if budget is not None:
+            self._most = max(min(self._most, budget.limit // 4), max_body)
         self._uploads: dict[tuple[Any, ...], Upload] = {}
         self._renderings: dict[tuple[Any, ...], Rendering] = {}
         self._timer: Any = None
@@ -82,7 +87,7 @@ class Blocks:
             self._forget(key)
             return None, self._too_large()
         upload.body += part
-        self.held += len(part)
+        self._hold(len(part))
         upload.until = self._loop.now + LIFETIME_MS
         if more:
             self._watch()
@@ -95,13 +100,11 @@ class Blocks:
         """Keep a reply whose further blocks will be asked for."""
         key = (peer.address, plan.code, plan.asked)
         self._drop(key)
-        while self._renderings and (
-            len(self._renderings) >= RENDERINGS or self.held + len(body) > 4 * max(self._max_body, 1 << 20)
-        ):
+        while self._renderings and (len(self._renderings) >= RENDERINGS or self.held + len(body) > self._most):
             self._drop(next(iter(self._renderings)))
             self.dropped += 1
         self._renderings[key] = Rendering(code, options, body, self._loop.now + LIFETIME_MS)
-        self.held += len(body)
+        self._hold(len(body))
         self._watch()
 
     def find(self, peer: Peer, plan: Plan) -> Rendering | None:
@@ -116,28 +119,33 @@ class Blocks:
         self.unfinished += len(self._uploads)
         self._uploads.clear()
         self._renderings.clear()
-        self.held = 0
+        self._hold(-self.held)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _hold(self, size: int) -> None:
+        self.held += size
+        if self._budget is not None:
+            self._budget.used += size
 
     def _too_large(self) -> tuple[int, str]:
         return formats.TOO_LARGE, f"{self._max_body} bytes are taken at most"
 
     def _make_room(self) -> None:
-        while self._uploads and (len(self._uploads) >= UPLOADS or self.held > 4 * max(self._max_body, 1 << 20)):
+        while self._uploads and (len(self._uploads) >= UPLOADS or self.held > self._most):
             self._forget(next(iter(self._uploads)))
             self.unfinished += 1
 
     def _forget(self, key: tuple[Any, ...]) -> None:
         upload = self._uploads.pop(key, None)
         if upload is not None:
-            self.held -= len(upload.body)
+            self._hold(-len(upload.body))
 
     def _drop(self, key: tuple[Any, ...]) -> None:
         gone = self._renderings.pop(key, None)
         if gone is not None:
-            self.held -= len(gone.body)
+            self._hold(-len(gone.body))
 
     def _watch(self) -> None:
         if self._timer is None:

@@ -71,8 +71,8 @@ class HttpSource:
         server.on_trouble = lambda what, why: host.log.warn_with(what, "reason", why)
         for key in ("max_body", "max_connections", "header_timeout", "body_timeout", "idle_timeout", "write_timeout"):
             setattr(server, key, getattr(params, key))
-        # Half of what inboxes may hold: bodies on their way in are not counted there yet.
-        server.max_held = max(params.max_body, getattr(host.device, "memory_budget", 48 << 20) // 2)
+        budget = server.budget = getattr(host, "budget", None)
+        server.max_held = max(params.max_body, (48 << 20 if budget is None else budget.limit) // 2)
 
     # -- the contract -------------------------------------------------------------------------------------------------
 
@@ -132,23 +132,22 @@ class HttpSource:
             if exchange.plain and event._reply is None:
                 exchange.answer(200)
                 return
-        elif self._replies.second == self._loop.wall // 1000:
-            # Only what is usual is known there: no Retry-After, no CloudEvent.
-            start = self._replies.known.get((response.status_code, response.content_type))
-            if (
-                start is not None
-                and exchange.plain
-                and not response.headers
-                and event._reply is None
-                and type(response.body) is bytes
-            ):
+        elif (
+            exchange.plain
+            and not response.headers
+            and event._reply is None
+            and type(response.body) is bytes
+            and self._replies.second == self._loop.wall // 1000
+        ):
+            body = response.body
+            kind = (response.status_code, response.content_type, len(body))
+            head = self._replies.known.get(kind) or self._replies.likely(*kind)
+            if head is not None:
                 connection = exchange.connection
                 if connection is not None and not exchange.ended:
                     exchange.ended = True
-                    body = response.body
-                    data = b"%b%d\r\n\r\n%b" % (start, len(body), body)
-                    if not connection.alone(data):
-                        exchange.waiting = data
+                    if not connection.alone(head + body):
+                        exchange.waiting = head + body
                         connection.advance(exchange)
                 return
         from nuclio_edge.sources.http_settle import settle
@@ -199,7 +198,17 @@ class HttpSource:
             if trigger is None:
                 return
         connection = exchange.connection
-        event = HttpEvent(trigger, exchange, head.raw, exchange.body, connection.origin, self._loop.wall)  # type: ignore[union-attr]  # it has just come from there
+        event: HttpEvent = HttpEvent()  # `http_event`, spelled out
+        event._trigger = trigger
+        event._token = exchange
+        event._reply = None
+        event._head = head.raw
+        event.path = head.path
+        if not head.cloud:
+            event._cloud = None
+        event.raw_body = exchange.body
+        event._origin = connection.origin  # type: ignore[union-attr]  # it has just come from there
+        event.timestamp_ms = self._loop.wall
         if head.notes:
             from nuclio_edge.sources.http_settle import Note
 
@@ -298,11 +307,11 @@ class HttpSource:
     def _load_certificate(self) -> None:
         from functools import partial
 
-        from nuclio_edge.sources.http_tls import TlsConnection, context
+        from nuclio_edge.sources.http_tls import Certificate, TlsConnection
 
         params = self.params
-        made = context(params.cert, params.key, params.client_ca)
-        self.server.make = partial(TlsConnection, made=made)
+        certificate = Certificate(params.cert, params.key, params.client_ca, self.host.log)
+        self.server.make = partial(TlsConnection, certificate=certificate)
 
     def _complain(self, where: str, error: OSError) -> None:
         if not self._said:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nuclio_edge.core.event import Event
-from nuclio_edge.sources.http_head import headers
+from nuclio_edge.sources.http_head import headers, may_be_cloud
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,16 +31,23 @@ class HttpEvent(Event):
         _head: bytes
         _origin: tuple[str, str, str]
 
-    def __init__(
-        self, trigger: Trigger | None, token: Any, head: bytes, body: bytes, origin: tuple[str, str, str], wall: int
-    ) -> None:
-        self._trigger = trigger
-        self._token = token
-        self._reply = None
-        self._head = head
-        self.raw_body = body
-        self._origin = origin
-        self.timestamp_ms = wall
+    # Made empty, without a call of Python code (150 ns against 300), and filled by `http_event` or the source.
+    __init__ = object.__init__
+
+
+def http_event(
+    trigger: Trigger | None, token: Any, head: bytes, body: bytes, origin: tuple[str, str, str], wall: int
+) -> HttpEvent:
+    """The event of a request that came at `wall`; the source's inner loop spells it out."""
+    event: HttpEvent = HttpEvent()
+    event._trigger = trigger
+    event._token = token
+    event._reply = None
+    event._head = head
+    event.raw_body = body
+    event._origin = origin
+    event.timestamp_ms = wall
+    return event
 
 
 def make_head(method: str, target: str, headers: dict[str, str]) -> bytes:
@@ -89,8 +96,7 @@ def _headers(event: HttpEvent) -> dict[str, Any]:
 
 
 def _cloud(event: HttpEvent) -> dict[str, Any] | None:
-    low = event._head.lower()
-    if b"\r\nce-specversion:" not in low and b"application/cloudevents" not in low:
+    if not may_be_cloud(event._head.lower()):
         return None
     from nuclio_edge.sources.http_cloudevents import read
 
@@ -229,4 +235,4 @@ def from_parts(trigger: Trigger | None, _first: int, head: bytes, origin: bytes,
     from nuclio_edge.core import msgpack
 
     address, scheme, identity = msgpack.unpack(origin)
-    return HttpEvent(trigger, None, head, body, (address, scheme, identity), wall)
+    return http_event(trigger, None, head, body, (address, scheme, identity), wall)

@@ -25,16 +25,19 @@ class Exchange:
 
     __slots__ = ("_parts", "body", "closes", "connection", "ended", "head", "note", "on_room", "plain", "waiting")
 
-    def __init__(self, connection: Connection, head: Head, body: bytes) -> None:
-        self.connection: Connection | None = connection  # None once it is gone
-        self.head = head
-        self.body = body
-        self.closes = not head.keep_alive
-        self.plain = head.plain  # nothing keeps the answer from being of the usual kind
-        self.waiting = b""  # what may not go out yet, since an earlier answer has not
-        self.ended = False
-        self.note: Any = None
-        self.on_room: Callable[[], Any] | None = None  # of an answer in parts: called when there is room for more
+    if TYPE_CHECKING:
+        body: bytes
+        closes: bool
+        connection: Connection | None  # None once it is gone
+        ended: bool
+        head: Head
+        note: Any
+        on_room: Callable[[], Any] | None  # of an answer in parts: called when there is room for more
+        plain: bool  # nothing keeps the answer from being of the usual kind
+        waiting: bytes  # what may not go out yet, since an earlier answer has not
+
+    # Made empty, without a call of Python code (150 ns against 300), and filled by `exchange_of` or the connection.
+    __init__ = object.__init__
 
     def answer(
         self, status: int, content_type: str | None = None, body: bytes = b"", headers: Mapping[str, str] | None = None
@@ -57,8 +60,8 @@ class Exchange:
             else:
                 data = b"%bContent-Length: %d\r\n\r\n" % (start, len(body))
         else:
-            start = replies.known.get((status, content_type)) or replies.usual(status, content_type)
-            data = b"%b%d\r\n\r\n" % (start, len(body))
+            kind = (status, content_type, len(body))
+            data = replies.known.get(kind) or replies.usual(*kind)
         if head.method != "HEAD":
             data += body
         self.ended = True
@@ -114,3 +117,17 @@ class Exchange:
         if self.closes:
             return b"Connection: close\r\n"
         return b"" if self.head.minor else b"Connection: keep-alive\r\n"
+
+
+def exchange_of(connection: Connection, head: Head, body: bytes) -> Exchange:
+    """The exchange of a request that is whole; the connection's inner loop spells it out."""
+    made: Exchange = Exchange()
+    made.connection = connection
+    made.head = head
+    made.body = body
+    made.closes = not head.keep_alive
+    made.plain = head.plain
+    made.waiting = b""
+    made.ended = False
+    made.note = made.on_room = None
+    return made

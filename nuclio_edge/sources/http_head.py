@@ -61,6 +61,7 @@ class Head:
     """One head, shared by all requests that begin with the same bytes; only `route` and `notes` of it change."""
 
     __slots__ = (
+        "cloud",
         "expects",
         "keep_alive",
         "length",
@@ -88,6 +89,7 @@ class Head:
         self.plain = method != "HEAD"  # 1.1, kept alive, and not HEAD: the answer can be of the usual kind
         self.expects = False  # 100-continue
         self.logs = False  # has an X-Nuclio-Log-Level
+        self.cloud = False  # may be a CloudEvent's
         self.route: Any = None  # where it goes, kept by whoever routes it
         self.notes = False  # … who also says whether the answer needs more than status, type and body
 
@@ -149,6 +151,7 @@ class Heads:
         low = block.lower()
         head = Head(raw, method, target, 1)
         head.logs = b"\r\nx-nuclio-log-level:" in low
+        head.cloud = may_be_cloud(low)
         if (
             version == b"1.1"
             and target[:1] == b"/"
@@ -196,6 +199,11 @@ class Heads:
         if (said[0], said[1]) != (head.method.encode(), target) or _comparable(said[2]) != _comparable(fields):
             raise Refusal(400, "the head is ambiguous")
         return head
+
+
+def may_be_cloud(low: bytes) -> bool:
+    """Whether a request whose head is this, in lower case, may be a CloudEvent."""
+    return b"\r\nce-specversion:" in low or b"application/cloudevents" in low
 
 
 def _comparable(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -252,6 +260,6 @@ def _other_form(head: Head, target: bytes) -> Head:
     else:
         raise Refusal(400, "the target is no path")
     made = Head(head.raw, head.method, path, head.minor)
-    for name in ("length", "keep_alive", "plain", "expects", "logs"):
+    for name in ("length", "keep_alive", "plain", "expects", "logs", "cloud"):
         setattr(made, name, getattr(head, name))
     return made

@@ -40,32 +40,47 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 class Replies:
     """The beginnings of response heads, up to where the length follows; valid within one second of the wall clock."""
 
-    __slots__ = ("_date", "known", "second")
+    __slots__ = ("_date", "_starts", "known", "second")
 
     def __init__(self) -> None:
         self.second = -1
         self._date = b""
-        # (status, content type) -> bytes up to "Content-Length: "; for the connection's inner loop
-        self.known: dict[tuple[int, str | None], bytes] = {}
+        # (status, content type, length) -> a whole head; for the source's inner loop
+        self.known: dict[tuple[int, str | None, int], bytes] = {}
+        self._starts: dict[tuple[int, str | None], bytes] = {}  # up to the length
 
     def renew(self, wall_ms: int) -> None:
         """Another second has begun."""
         self.second = wall_ms // 1000
         self._date = _date(self.second) if wall_ms > _NO_CLOCK else b""
         self.known.clear()
+        self._starts.clear()
 
-    def usual(self, status: int, content_type: str | None) -> bytes:
-        """The beginning of a response that has no other header; ValueError when the content type cannot be sent.
+    def usual(self, status: int, content_type: str | None, length: int) -> bytes:
+        """The head of a response that has no other header; ValueError when the content type cannot be sent."""
+        made = self.likely(status, content_type, length)
+        if made is not None:
+            return made
+        start = self.first(status) + _content_type(content_type) + b"Content-Length: "
+        if status != 503 and not (content_type or "").startswith("application/cloudevents"):
+            if len(self._starts) >= _REMEMBERED:
+                self._starts.clear()
+            self._starts[status, content_type] = start
+        return b"%b%d\r\n\r\n" % (start, length)
 
-        What is remembered may be sent without another look: a 503 wants Retry-After, a CloudEvent its attributes.
+    def likely(self, status: int, content_type: str | None, length: int) -> bytes | None:
+        """The head, if one of its kind was sent in this second and needs no other header.
+
+        Never of a 503, which wants Retry-After, nor of a CloudEvent, which has its attributes.
         """
-        made = self.known.get((status, content_type))
+        made = self.known.get((status, content_type, length))
         if made is None:
-            made = self.first(status) + _content_type(content_type) + b"Content-Length: "
-            if status != 503 and not (content_type or "").startswith("application/cloudevents"):
+            start = self._starts.get((status, content_type))
+            if start is not None:
+                made = b"%b%d\r\n\r\n" % (start, length)
                 if len(self.known) >= _REMEMBERED:
                     self.known.clear()
-                self.known[status, content_type] = made
+                self.known[status, content_type, length] = made
         return made
 
     def first(self, status: int) -> bytes:

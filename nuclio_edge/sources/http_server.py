@@ -8,8 +8,9 @@ serves the limits of all connections, and wakes at most once a second.
 from __future__ import annotations
 
 from nuclio_edge.core.port import IN
-from nuclio_edge.sources.http_connection import FOREVER, Connection
+from nuclio_edge.sources.http_connection import Connection
 from nuclio_edge.sources.http_head import Head, Heads
+from nuclio_edge.sources.http_limits import FOREVER
 from nuclio_edge.sources.http_reply import Replies
 
 TYPE_CHECKING = False
@@ -43,6 +44,7 @@ class Server:
         self.counters: dict[str, int] = {}
         self.max_body = 4 << 20
         self.max_held = 24 << 20  # bytes of all bodies on their way in
+        self.budget: Any = None  # the memory that they share with all inboxes
         self.max_connections = 512
         self.header_timeout = 10_000
         self.body_timeout = 20_000
@@ -60,9 +62,9 @@ class Server:
     # -- opening and closing ------------------------------------------------------------------------------------------
 
     def open(self, listeners: list[Listener]) -> None:
-        """Take connections of these sockets, which listen already and are closed by `deaf`."""
+        """Take connections of these sockets too, which listen already and are closed by `deaf`."""
         self.closing = False
-        self._listeners = listeners
+        self._listeners = [*self._listeners, *listeners]
         for listener in listeners:
             self.loop.add(listener.socket, _acceptor(self, listener))
 
@@ -95,8 +97,16 @@ class Server:
     # -- what connections ask for -------------------------------------------------------------------------------------
 
     def hold(self, size: int) -> bool:
-        """Count bytes of bodies that are not whole yet; whether there is room for them."""
+        """Count bytes of bodies that are not whole yet; whether there is room for them.
+
+        Whatever else takes the memory, there is room for one body of the largest size.
+        """
         self._held += size
+        budget = self.budget
+        if budget is not None:
+            budget.used += size
+            if budget.used > budget.limit and self._held > self.max_body:
+                return False
         return self._held <= self.max_held
 
     def count(self, what: str) -> None:

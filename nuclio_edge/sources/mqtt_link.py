@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
 from nuclio_edge.core.mqtt_compose import disconnect
-from nuclio_edge.core.port import IN, OUT
+from nuclio_edge.core.port import IN, OUT, TICKS_PER_MS, clock
 from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, SILENT
 
 TYPE_CHECKING = False
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
             """A packet was malformed."""
 
 
-BUDGET = 512  # packets a turn, about a millisecond: other sources wait no longer
+BUDGET = 512  # packets a turn, about a millisecond: other sources wait no longer …
+FIRST = 16  # … and where inline handlers take longer, fewer: by what so many have taken …
+TURN_TICKS = 2 * TICKS_PER_MS  # … for this long
 LARGEST_READ = 262_144
 _SMALLEST_READ = 16_384
 PONG_MS = 20_000  # an answer to a ping takes no longer, or the connection is dead; the keepalive, if that is shorter
@@ -113,8 +115,13 @@ class Link:
         sink = self.sink
         reader = self.reader
         before = reader.told
+        begun = clock()
         try:
-            more = reader.drain(BUDGET, sink.on_publish, sink.on_packet, sink.on_oversize)
+            more = reader.drain(FIRST, sink.on_publish, sink.on_packet, sink.on_oversize)
+            if more and not self.closed and not self.paused:
+                left = min(TURN_TICKS * FIRST // (clock() - begun + 1), BUDGET) - FIRST
+                if left > 0:
+                    more = reader.drain(left, sink.on_publish, sink.on_packet, sink.on_oversize)
         except ProtocolError as error:
             sink.on_broken(error)
             return

@@ -267,13 +267,16 @@ class SensorSource:
             self.unrouted += 1
 
     def _room(self) -> None:
+        full: list[Any] = []  # none of them holds up the others
         for key, event in list(self._kept.items()):
             trigger: Any = event._trigger
+            if trigger in full:
+                continue
             if trigger.submit(event):
                 del self._kept[key]
             else:
+                full.append(trigger)
                 trigger.on_room(self._room)
-                return
 
     def _hangs(self, path: str) -> None:
         self._reject("blocked")

@@ -27,8 +27,10 @@ FIGURES = {
     "footprint": "start, memory, idle wake-ups",
     "thousand": "1,000 functions with 1,000 filters",
     "serial": "a serial line at 921,600 baud on a pty",
+    "overload": "ten times too much: fair drain, the ledger, memory",
     "gpio": "edge in -> handler -> output, fast edges, memory; in a virtual machine",
     "micropython": "the core on MicroPython",
+    "spool": "the spool: durable enqueue, bytes, recovery, a week offline, power cuts",
 }
 
 

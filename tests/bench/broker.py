@@ -219,6 +219,15 @@ class Broker:
                 pass
         return {"cpu": (cpu_ns(pid) - cpu) / count / 1e3, "wall": (time.perf_counter_ns() - began) / count / 1e3}
 
+    def offer(self, packets: Packets, limit: int, wait: float = 0.05) -> int:
+        """Send at most `limit` bytes, as many as are taken within `wait` seconds; how many that were."""
+        assert self._sock is not None
+        if not select.select([], [self._sock], [], wait)[1]:
+            return 0
+        size = self._sock.send(packets.next(limit), socket.MSG_DONTWAIT)
+        packets.sent(size)
+        return size
+
     def flood_until_acknowledged(self, pid: int, packets: Packets, count: int) -> dict[str, float]:
         """Send `count` events at QoS 0 and the last of them once more at QoS 1; until that is acknowledged."""
         assert self._sock is not None

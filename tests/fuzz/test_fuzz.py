@@ -14,7 +14,16 @@ from tests.fuzz.targets import TARGETS
 DATA = Path(__file__).parents[1] / "data"
 KEPT = DATA / "fuzz"
 # A few seconds each; what a longer run finds is kept in tests/data/fuzz.
-RUNS = {"manifest": 4_000, "mqtt": 4_000, "msgpack": 20_000, "decode": 60_000, "frames": 20_000, "stored": 20_000}
+RUNS = {
+    "manifest": 4_000,
+    "mqtt": 4_000,
+    "msgpack": 20_000,
+    "decode": 60_000,
+    "frames": 20_000,
+    "stored": 20_000,
+    "recording": 10_000,
+    "records": 10_000,
+}
 SEEDS = {"manifest": [DATA / "good", DATA / "invalid"], "stored": [DATA / "stored"]}
 BROKE = sorted(path for path in KEPT.glob("*/*") if path.is_file())
 

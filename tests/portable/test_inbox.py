@@ -324,3 +324,33 @@ def test_the_common_budget_refuses_beyond_the_floor_of_an_inbox():
         trigger.leave(1, len(trigger.box.popleft().raw_body), None)
     assert budget.used == 0
     loop.close()
+
+
+def test_a_small_inbox_that_fills_again_and_again_makes_its_source_wait_no_more_than_once_in_a_while():
+    loop, _, trigger = _queued("drop-oldest", 1)
+    waits = 0
+    for number in range(20):
+        assert trigger.submit(Made(trigger, b"%d" % number, number))
+        while trigger.submit(Made(trigger, b"newer", 0)) is False:
+            waits += 1
+            trigger._grace = 1  # it is over
+        trigger.leave(1, len(trigger.box.popleft().raw_body), None)
+        trigger.handled += 1
+    assert waits <= 1
+    assert _balanced(trigger)
+    loop.close()
+
+
+def test_a_large_inbox_that_a_burst_fills_makes_its_source_wait_each_time_that_it_has_half_emptied_meanwhile():
+    loop, _, trigger = _queued("drop-oldest", 512)
+    waits = 0
+    for _ in range(3):
+        while trigger.submit(Made(trigger, b"", None)):
+            pass
+        waits += 1
+        trigger._grace += 1_000_000  # it is not over, however slow this machine is
+        while trigger.pending > 256:
+            trigger.leave(1, len(trigger.box.popleft().raw_body), None)
+            trigger.handled += 1
+    assert waits == 3 and not trigger.shed
+    loop.close()

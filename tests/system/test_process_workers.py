@@ -511,3 +511,28 @@ def test_an_event_of_mqtt_and_of_the_clock_is_the_same_on_the_other_side(tmp_pat
         it.until(lambda: len(sent) == 2)
         assert sent[0] == f'["application/json",{{"a":1}},"{mosquitto.url}",{{}},"mqtt"]'
         assert sent[1].startswith('["text/csv",')
+
+
+def test_large_events_wait_in_the_inbox_and_not_a_second_time_on_their_way_to_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+    import os, time
+    def handler(context, event):
+        while event.raw_body[:4] == b"wait" and not os.path.exists(os.environ["GO"]):
+            time.sleep(0.002)
+    """
+    monkeypatch.setenv("GO", str(tmp_path / "go"))
+    with rig(tmp_path, code) as it:
+        child = it.processor.functions["f"].runner.children
+        for _ in range(3):  # it has shown that it is short: now it is given several at a time
+            it.ask("/f")
+        settled = Settled()
+        for number in range(15):
+            it.deliver("/f", b"wait" * 200_000 if number == 0 else bytes(800_000), settled)
+        it.until(lambda: it.trigger("f").admitted == 18 and child[0].inflight)
+        it.turn_for(30)
+        assert len(child[0].inflight) <= 3 and child[0].unsent <= 2_000_000
+        (tmp_path / "go").touch()
+        it.until(lambda: len(settled.outcomes) == 15, "all outcomes")
+        assert child[0].unsent == 0

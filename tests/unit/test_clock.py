@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import sys
 from _thread import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -263,3 +264,20 @@ def test_an_event_is_put_at_its_moment_however_often_the_clock_is_set_before_it_
                 waiting.append((event(), time.ticks, 0))
             elif what == "stamp":
                 assert [clock.stamp(made)[1] for made, _, _ in waiting] == [moment for _, moment, _ in waiting]
+
+
+@pytest.mark.parametrize("invocation", [None, "0123"])
+def test_the_kernel_is_not_asked_where_the_question_kills(
+    invocation: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(clock, "_filtered", [])
+    monkeypatch.setattr(clock, "TIMESYNCD", str(tmp_path / "synchronized"))
+    monkeypatch.setattr(clock, "_read", lambda _path: "Name:\tpython\nSeccomp:\t2\nSeccomp_filters:\t3\n")
+    monkeypatch.delenv("INVOCATION_ID", raising=False)
+    if invocation is not None:
+        monkeypatch.setenv("INVOCATION_ID", invocation)
+        monkeypatch.setitem(sys.modules, "ctypes", None)  # importing it would fail
+        assert not clock.synchronized()
+        (tmp_path / "synchronized").touch()
+        assert clock.synchronized()
+    assert clock._is_filtered() == (invocation is not None)

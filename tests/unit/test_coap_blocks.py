@@ -201,3 +201,16 @@ def test_replies_that_are_kept_are_bounded(peer: CoapPeer, monkeypatch: pytest.M
     assert len(peer.source.blocks._renderings) == 4
     assert peer.source.counts()["replies_dropped"] == 2
     assert peer.source.blocks.held == 4 * 3000
+
+
+def test_bodies_in_blocks_take_memory_of_the_common_budget(tmp_path: Path) -> None:
+    manifest = MANIFEST + 'max_body = "8KiB"\n' + function("f", "/f")
+    with Rig(tmp_path, manifest, f=MIRRORS) as rig, CoapPeer(rig) as peer:
+        budget = rig.processor.budget
+        size = pack_block(0, True, 1024)
+        peer.ask(POST, "f", bytes(1024), options=[(coap.BLOCK1, size)])
+        assert budget.used == 1024
+        peer.ask(GET, "f")
+        assert budget.used == 1024 + 3000  # the reply is kept for who asks on
+        rig.processor.sources["lan"].close()
+        assert budget.used == 0

@@ -147,7 +147,7 @@ def test_a_stop_leaves_what_is_queued_to_the_next_start_and_is_clean(start: Any,
         rig.turn_for(50)
         module(rig)["gate"].set()
     assert processor.exit_code == 0
-    done = len(processor.gone) and processor.gone[0].handled
+    done = sum(row.handled for row in processor.gone.triggers.values())
     assert done < 20
     assert processor.gone[0].pending == 20 - done
     assert not processor.gone[0].wrong

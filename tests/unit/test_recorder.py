@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from nuclio_edge import recorder as recorder_module
 from nuclio_edge.manifest import check
 from nuclio_edge.recording import read
+from nuclio_edge.sources.memory import MemoryEvent
+from nuclio_edge.witness import WITNESSED
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:
@@ -100,7 +103,7 @@ def test_events_are_kept_byte_for_byte_with_what_came_of_them(tmp_path: Path, is
     assert "body" not in outcomes[0]
     assert outcomes[2]["error"].endswith("ValueError: out of order") and "recorder" not in outcomes[2]["error"]
     assert outcomes[3]["headers"] == {"X-A": "b"}
-    assert outcomes[4]["body"]["size"] == 5000 and len(outcomes[4]["body"]["digest"]) == 16
+    assert outcomes[4]["body"]["size"] == 5000 and len(outcomes[4]["body"]["~digest"]) == 16
     sent = outcomes[5]["sent"]
     if isolation != ISOLATIONS[2]:
         assert [note[:2] for note in sent] == [["mem", "publish"], ["mem", ""]]
@@ -256,7 +259,7 @@ def test_a_disk_that_hangs_holds_up_neither_events_nor_the_stop(
     go = threading.Event()
     monkeypatch.setattr(recorder_module, "FLUSH_MS", 10)
     monkeypatch.setattr(recorder_module, "CLOSE_S", 0.05)
-    monkeypatch.setattr(recorder_module, "MOST_WAITING", 2000)
+    monkeypatch.setattr(recorder_module, "MOST_WAITING", 10_000)
     original = os.pwrite
     monkeypatch.setattr("nuclio_edge.disk.os.pwrite", lambda *a: (go.wait(30), original(*a))[1])
     try:
@@ -269,6 +272,25 @@ def test_a_disk_that_hangs_holds_up_neither_events_nor_the_stop(
         go.set()
     while recorder._writing.locked():
         pass
+
+
+def test_of_a_flood_the_last_events_are_kept_whole_and_it_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "MOST_WAITING", 20_000)
+    with Rig(tmp_path, manifest(more=ISOLATIONS[1]), f=HANDLER) as rig:
+        settled = Settled()
+        for number in range(200):
+            rig.deliver("/f", b"%d" % number, settled)
+        rig.until(lambda: len(settled.outcomes) == 200)
+        recorder = rig.processor.assembly.recorder
+        assert recorder.recorded + recorder.dropped == 200 and recorder.dropped > 100
+        rig.until(lambda: recorder._timer is None and not recorder._writing.locked())
+        assert rig.records.text().count("more events come than are recorded") == 1
+    entries = recorded(tmp_path)
+    assert [int(entry.event.body) for entry in entries] == list(range(200 - len(entries), 200))
+    assert len(entries) == recorder.recorded
+    assert all(entry.outcome["status"] == 200 for entry in entries)
 
 
 def test_a_reload_begins_and_ends_recording(tmp_path: Path) -> None:
@@ -313,3 +335,123 @@ def test_a_pattern_that_matches_nothing_is_a_problem(tmp_path: Path, pattern: st
     said = problem.as_dict("edge.toml")
     assert (said["code"], said["key"]) == ("E301", "record.triggers[0]")
     assert f"{said['message']}; {said['hint']}".startswith(told)
+
+
+def test_an_event_that_was_not_seen_to_come_is_recorded_with_what_its_handler_does(tmp_path: Path) -> None:
+    """As one that a durable trigger reads back from the disk: it goes to the function behind the recorder's back."""
+    with Rig(tmp_path, manifest(), f=HANDLER) as rig:
+        trigger = rig.trigger("f")
+        mine: Any = trigger.source
+        event = MemoryEvent(trigger, None, "/f", b"send", {})
+        event._token = WITNESSED
+        mine.wrapped(event)
+        rig.until(lambda: trigger.handled == 1)
+        assert rig.processor.assembly.recorder.open == {}
+    (entry,) = recorded(tmp_path)
+    assert [note[1] for note in entry.outcome["sent"]] == ["publish", ""]
+    assert entry.outcome["worker"] == "0" and "waited_us" not in entry.outcome
+
+
+def test_what_is_waited_for_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "MOST_OPEN", 3)
+    with Rig(tmp_path, manifest(), f=waiting(tmp_path)) as rig:
+        settled = Settled()
+        for number in range(10):
+            rig.deliver("/f", b"%d" % number, settled)
+        recorder = rig.processor.assembly.recorder
+        rig.until(lambda: recorder.recorded == 10)
+        assert len(recorder.open) == 3
+        (tmp_path / "go").touch()
+        rig.until(lambda: len(settled.outcomes) == 10)
+    # Those that were forgotten are there a second time, with their outcome.
+    assert sum(entry.outcome is not None for entry in recorded(tmp_path)) == 10
+
+
+def test_an_event_that_is_too_large_is_kept_without_its_body(tmp_path: Path) -> None:
+    with Rig(tmp_path, manifest(), f=HANDLER) as rig:
+        rig.ask("/f", b"x" * 9000)
+        rig.ask("/f", b"x" * 6000)
+        rig.ask("/f", b"17", headers={"a": "y" * 9000})  # not even what stands before its body can be kept
+        assert rig.processor.assembly.recorder.dropped == 1
+    large, fits = recorded(tmp_path)
+    assert large.trimmed and large.event.body == b"" and large.outcome["status"] == 200
+    assert not fits.trimmed and fits.event.size == 6000
+
+
+def test_an_event_that_finds_no_room_is_as_it_was_and_recorded_when_it_does(tmp_path: Path) -> None:
+    trigger = 'inbox = { size = 1, when_full = "block" }'
+    with Rig(tmp_path, manifest(trigger=trigger), f=waiting(tmp_path)) as rig:
+        there, recorder = rig.trigger("f"), rig.processor.assembly.recorder
+        first, second = (MemoryEvent(there, None, "/f", body, {}) for body in (b"1", b"2"))
+        assert there.submit(first)
+        rig.until(lambda: not there.submit(second))
+        assert second._token is None and list(recorder.open) == [first.id]
+        (tmp_path / "go").touch()
+        rig.until(lambda: there.submit(second))
+        rig.until(lambda: there.handled == 2)
+        assert first._token is None and "defect" not in rig.records.text()
+        assert rig.balanced()
+    assert [entry.event.body for entry in recorded(tmp_path)] == [b"1", b"2"]
+
+
+class Store:
+    """A binding with everything that Python objects may have."""
+
+    colour = "red"
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {"a": 1}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.values["closed"] = True
+
+    def everything(self) -> dict[str, Any]:
+        return self.values
+
+
+def test_a_binding_that_is_heard_is_as_it_was(tmp_path: Path) -> None:
+    store = Store()
+    context = SimpleNamespace(_event=None)
+    with Rig(tmp_path, manifest(), f=HANDLER) as rig:
+        recorder = rig.processor.assembly.recorder
+        heard = recorder.heard({"store": lambda context: store})["store"](context)
+        trigger = rig.trigger("f")
+        context._event = event = MemoryEvent(trigger, None, "/f", b"", {})
+        heard["b"] = [2]
+        with heard as inner:
+            assert inner is store
+        assert heard["b"] == [2] and "b" in heard and "c" not in heard and len(heard) == 3
+        assert list(heard) == ["a", "b", "closed"] and heard.colour == "red"
+        heard.colour = "blue"
+        assert store.colour == "blue"
+        everything = heard.everything()
+        everything["later"] = 1  # what is changed afterwards was not there yet
+        assert everything is store.values
+        with pytest.raises(KeyError):
+            heard["nothing"]
+        with pytest.raises(AttributeError):
+            heard.nothing  # noqa: B018 - it is not there
+        notes = recorder.open.pop(event.id).sent
+    calls = [note[1] for note in notes]
+    assert calls == ["__setitem__", "__enter__", "__exit__", "__getitem__", "__contains__", "__contains__", "__len__",
+                     "__iter__", "__len__", "everything"]  # fmt: skip
+    assert notes[0][2] == ["b", [2]] and notes[3][4] == [2] and "~repr" in notes[1][4]
+    assert notes[-1][4] == {"a": 1, "b": [2], "closed": True}

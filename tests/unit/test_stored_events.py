@@ -20,7 +20,7 @@ from nuclio_edge.core.event_sdk import EventSource
 from nuclio_edge.core.mqtt_properties import USER_PROPERTY, pack_properties
 from nuclio_edge.sources.coap_event import CoapEvent
 from nuclio_edge.sources.gpio_event import GpioEvent
-from nuclio_edge.sources.http_event import HttpEvent
+from nuclio_edge.sources.http_event import http_event
 from nuclio_edge.sources.memory import MemoryEvent
 from nuclio_edge.sources.mqtt_event import mqtt_event
 from nuclio_edge.sources.sensor import SensorEvent
@@ -129,7 +129,7 @@ def test_an_http_event_comes_back(
     trigger = trigger_of("http", kind)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     head = f"POST {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
-    law(HttpEvent(trigger, object(), head, body, (who[0], "https", who[1]), wall), trigger)
+    law(http_event(trigger, object(), head, body, (who[0], "https", who[1]), wall), trigger)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_cloud_event_keeps_the_id_that_its_sender_gave_it(id_: str) -> None:
         f"POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nce-specversion: 1.0\r\nce-id: {id_}\r\n"
         "ce-source: urn:a\r\nce-type: b\r\nce-time: 2026-01-02T03:04:05Z\r\n\r\n"
     ).encode()
-    event = HttpEvent(trigger, None, head, b'{"t": 1}', ("", "http", ""), 5)
+    event = http_event(trigger, None, head, b'{"t": 1}', ("", "http", ""), 5)
     law(event, trigger)
     assert event.id == id_
 
