@@ -396,6 +396,9 @@ class Spool:
                 self.on_trouble("")
             self.log.commit(plan)
             self._flying = None
+            if self.log.doomed:
+                doomed = list(self.log.doomed)
+                self.submit(Job(lambda hand, job: hand.remove(job, doomed), lambda job: self.log.removed(job.removed)))
             self._settling.landed(group, plan.skipped, plan.tallied)
             self.room.landed(plan)
             if not plan.full:
