@@ -61,13 +61,13 @@ AGAIN_MS, SELDOM_MS = 1000, 60_000  # between two attempts to use a disk that fa
 class Spool:
     """See the module's contract. `open` before anything else.
 
-    `size`: bytes on disk at most; `max_age_ms`: records that are older may be given up, 0: never; `writes_per_day`:
-    bytes that the disk may have to take in 24 hours, 0: any. `on_gap(kind, key, count, first id, last id)` is called
-    when records are given up, `on_trouble(text)` when the disk cannot be used, with "" when it works again,
-    `on_notice(text)` with what somebody should know once.
+    `size`: bytes on disk at most; `max_age_ms`: older records may be given up, 0: never; `writes_per_day`: bytes that the
+    disk may have to take in 24 hours, 0: any. `on_gap(kind, key, count, first id, last id)` is called when records are
+    given up, `on_trouble(text)` when the disk cannot be used, with "" when it works again, `on_notice(text)` with what
+    somebody should know once.
 
     Counters: `written` bytes, `commits`, `refused` appends by reason,
-    `broken` files that were given up, `damaged` records that could not be read; those of `budget` and `recovery`.
+    `broken` files, `damaged` records that could not be read; those of `budget` and `recovery`.
     """
 
     def __init__(
@@ -161,9 +161,9 @@ class Spool:
     ) -> int:
         """The id of a new record. kind: 0 to 255; key: whose it is, for the counters.
 
-        A payload is bytes, a sequence of bytes that belong together, or a call that returns either: it is called on the
-        loop if the record is really written, and must be so `size`d, roughly. `tallies`: (kind, key, slot, count)
-        each, durable with this record and not otherwise; see `tally`.
+        A payload is bytes, a sequence of bytes that belong together, or a call that returns either: on the loop, if the
+        record is really written, and then of about `size` bytes. `tallies`: (kind, key, slot, count) each, durable with
+        this record and not otherwise; see `tally`.
         """
         lane = self.log.lanes.by_key.get((kind, key)) or self.log.lanes.open(kind, key)
         lane.appended += 1
@@ -192,7 +192,7 @@ class Spool:
             if not self._settling.settle_unwritten(group, position):
                 return False
             if not group.live:
-                self._flag()
+                self._at_turn_end()
             return True
         if not self._settling.settle(number, self._flying):
             return False
@@ -213,7 +213,7 @@ class Spool:
     def commit_soon(self) -> None:
         """Write what there is at the end of this turn, or when the group before it is durable."""
         self._wanted = True
-        self._flag()
+        self._at_turn_end()
 
     def read(self, number: int) -> Record | None:
         """A pending record by its id; OSError when the disk cannot be read."""
@@ -247,22 +247,14 @@ class Spool:
 
     def totals(self) -> dict[str, int]:
         """The counters of all lanes together."""
-        names = ("appended", "settled", "gap", "pending")
-        return {name: sum(getattr(lane, name) for lane in self.log.lanes) for name in names}
+        return self.log.lanes.totals()
 
     def differences(self) -> list[str]:
         """The lanes for which the equation does not hold, one sentence each: a defect."""
-        return [
-            f"spool: kind {lane.kind}, {lane.key}: appended {lane.appended}, settled {lane.settled}, gap {lane.gap}, "
-            f"pending {lane.pending}"
-            for lane in self.log.lanes
-            if lane.difference()
-        ]
+        return self.log.lanes.differences()
 
     def close(self) -> None:
         """Write what there is, wait for it, end the thread. Idempotent."""
-        if self._closed:
-            return
         self._closed = True
         self.on_write()
         while self._flying is not None or self._has_work():
@@ -277,7 +269,7 @@ class Spool:
 
     # ---- groups
 
-    def _flag(self) -> None:
+    def _at_turn_end(self) -> None:
         if not self._flagged:
             self._flagged = True
             self.loop.at_turn_end(self._end_of_turn)
@@ -331,14 +323,7 @@ class Spool:
         group = self._group
         if group.lanes and not group.live:
             self._group = Group(group.next)
-            self._call(group)
-
-    def _call(self, group: Group) -> None:
-        for done in group.all_dones():
-            try:
-                done(None)
-            except Exception as wrong:  # noqa: BLE001 - one bad call stays one bad call
-                self.loop.on_error(wrong, done)
+            group.tell(self.loop.on_error)
 
     def _hand_over(self) -> None:
         """Give the present group to the writer."""
@@ -403,7 +388,7 @@ class Spool:
             self.room.landed(plan)
             if not plan.full:
                 self.readers.landed()
-            self._call(group)
+            group.tell(self.loop.on_error)
         else:
             self.log.give_back(plan, job.durable if job.broken is None else [*job.durable, job.broken])
             if job.broken is not None:
@@ -445,7 +430,7 @@ class Spool:
         for position in range(len(group.lanes)):
             if group.payloads[position] is not None:
                 self._never(group, position, error)
-        self._call(group)
+        group.tell(self.loop.on_error)
 
     def _turn_away(self, group: Group) -> None:
         """Records that are too large for any segment: the others of the group go on."""
