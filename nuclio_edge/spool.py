@@ -23,7 +23,7 @@ One thread of its own writes; the loop waits for a disk in `open` and `close` al
 
 from __future__ import annotations
 
-from errno import EAGAIN, EFBIG, ENOSPC, errorcode
+from errno import EAGAIN, EFBIG, ENOBUFS, ENOSPC, errorcode
 
 from .core import port
 from .core.record import HEAD
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from .spool_writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
-FULL = 1 << 20  # bytes at which appends are refused because the disk does not keep up
+FULL = 4 << 20  # bytes at which appends are refused because the disk does not keep up
 LAZY = 5  # a group that holds nothing but settlements waits so many times as long: losing one costs a repetition
 AGAIN_MS, SELDOM_MS = 1000, 60_000  # between two attempts to use a disk that failed; doubled each time
 
@@ -61,13 +61,11 @@ AGAIN_MS, SELDOM_MS = 1000, 60_000  # between two attempts to use a disk that fa
 class Spool:
     """See the module's contract. `open` before anything else.
 
-    `size`: bytes on disk at most; `max_age_ms`: older records may be given up, 0: never; `writes_per_day`: bytes that the
-    disk may have to take in 24 hours, 0: any. `on_gap(kind, key, count, first id, last id)` is called when records are
-    given up, `on_trouble(text)` when the disk cannot be used, with "" when it works again, `on_notice(text)` with what
-    somebody should know once.
-
-    Counters: `written` bytes, `commits`, `refused` appends by reason,
-    `broken` files, `damaged` records that could not be read; those of `budget` and `recovery`.
+    `size`: bytes on disk at most; `max_age_ms`: older records may be given up, 0: never; `writes_per_day`: bytes that
+    the disk may have to take in 24 hours, 0: any. `on_gap(kind, key, count, first id, last id)` is called when records
+    are given up, `on_trouble(text)` when the disk cannot be used, with "" when it works again, `on_notice(text)` with
+    what somebody should know once. Counters: `written` bytes, `commits`, `refused` appends by reason, `broken` files,
+    `damaged` records that could not be read; those of `budget` and `recovery`.
     """
 
     def __init__(
@@ -179,6 +177,9 @@ class Spool:
         if settles or tallies:
             self._settling.settle_by(group, number - group.first, settles, tallies, self._flying)
         if urgent or group.size >= GROUP:
+            if group.size >= FULL and group.live > 1:
+                group.live -= 1
+                self._never(group, number - group.first, OSError(ENOBUFS, "the disk does not keep up", self.folder))
             self.commit_soon()
         elif self._timer is None or self._lazy:
             self._arm(self.flush_ms)
@@ -453,6 +454,7 @@ class Spool:
             lane.pending -= 1
         if position in group.settles:
             self._settling.undo(group.settles.pop(position))
+        group.size -= HEAD + length(group.payloads[position])
         group.payloads[position] = None
         done = group.dones[position]
         if done is not None:
