@@ -23,7 +23,7 @@ One thread of its own writes; the loop waits for a disk in `open` and `close` al
 
 from __future__ import annotations
 
-from errno import EAGAIN, EFBIG, ENOBUFS, ENOSPC, errorcode
+from errno import EAGAIN, ENOBUFS, ENOSPC
 
 from .core import port
 from .core.record import HEAD
@@ -35,6 +35,7 @@ from .spool_log import Log
 from .spool_plan import compose
 from .spool_reading import Reading
 from .spool_recovery import Recovery
+from .spool_refusal import Refusal
 from .spool_room import Room
 from .spool_settling import Settling
 from .spool_writer import Job, Writer
@@ -97,10 +98,11 @@ class Spool:
         self.recovery = Recovery(self.log)
         self.room = Room(self, max_age_ms)
         self._settling = Settling(self.log)
+        self._refusal = Refusal(self, self._settling)
+        self.refused = self._refusal.counts
         self.readers = Readers(self)
         self.trouble = ""
         self.written = self.commits = self.broken = self.damaged = 0
-        self.refused: dict[str, int] = {}
         self._writer = writer or Writer(loop, self.disk)
         self._reading = Reading(self)
         self._group = Group(1)
@@ -179,7 +181,8 @@ class Spool:
         if urgent or group.size >= GROUP:
             if group.size >= FULL and group.live > 1:
                 group.live -= 1
-                self._never(group, number - group.first, OSError(ENOBUFS, "the disk does not keep up", self.folder))
+                error = OSError(ENOBUFS, "the disk does not keep up", self.folder)
+                self._refusal.of(group, number - group.first, error)
             self.commit_soon()
         elif self._timer is None or self._lazy:
             self._arm(self.flush_ms)
@@ -256,6 +259,8 @@ class Spool:
 
     def close(self) -> None:
         """Write what there is, wait for it, end the thread. Idempotent."""
+        if self._closed:
+            return
         self._closed = True
         self.on_write()
         while self._flying is not None or self._has_work():
@@ -334,12 +339,12 @@ class Spool:
         self._disarm()
         self._group = Group(group.next)
         if self._error is not None and port.ticks_ms() < self._retry_at:
-            self._refuse(group, self._error)
+            self._refusal.of_all(group, self._error)
             self._try_later()
             return
         if not self._is_open:
             self._recover()
-            self._refuse(group, self._error or OSError(EAGAIN, "the spool was not open yet", self.folder))
+            self._refusal.of_all(group, self._error or OSError(EAGAIN, "the spool was not open yet", self.folder))
             return
         self._settling.fly()
         self._flying = group
@@ -349,7 +354,7 @@ class Spool:
         """Send it to the writer; what does not fit into the file stays for the next one."""
         self.room.prepare()
         plan, taken = compose(self.log, self.room, self.readers, self._settling, group, closing=self._closed)
-        self._turn_away(group)
+        self._refusal.of_oversize(group)
         doomed = list(self.log.doomed)
         if not plan.writes and not doomed:
             full = OSError(ENOSPC, "every file of the spool is in use", self.folder)
@@ -409,7 +414,7 @@ class Spool:
         self._settling.failed()
         self.readers.failed()
         self._fail(error)
-        self._refuse(group, error)
+        self._refusal.of_all(group, error)
         self._try_later()
 
     def _try_later(self) -> None:
@@ -426,43 +431,6 @@ class Spool:
         if not said:
             self.on_trouble(self.trouble)
 
-    def _refuse(self, group: Group, error: OSError) -> None:
-        """What was appended could not be stored, and never was."""
-        for position in range(len(group.lanes)):
-            if group.payloads[position] is not None:
-                self._never(group, position, error)
-        group.tell(self.loop.on_error)
-
-    def _turn_away(self, group: Group) -> None:
-        """Records that are too large for any segment: the others of the group go on."""
-        for position, size in group.oversize:
-            most = self.log.largest()
-            self._never(group, position, OSError(EFBIG, f"{size} bytes, and a record of this spool has {most} at most"))
-        group.oversize = []
-
-    def _never(self, group: Group, position: int, error: OSError) -> None:
-        """Undo an append; its `done` is called in its turn."""
-        reason = errorcode.get(error.errno or 0, "error")
-        self.refused[reason] = self.refused.get(reason, 0) + 1
-        lane = group.lanes[position]
-        lane.appended -= 1
-        lane.refused += 1
-        if position in group.late:
-            lane.settled -= 1
-            group.late.pop(position).counts[lane.number] -= 1
-        else:
-            lane.pending -= 1
-        if position in group.settles:
-            self._settling.undo(group.settles.pop(position))
-        group.size -= HEAD + length(group.payloads[position])
-        group.payloads[position] = None
-        done = group.dones[position]
-        if done is not None:
-            group.dones[position] = lambda _: done(error)
-        if position in group.companions:
-            told = group.companions.pop(position)
-            group.companions[position] = [lambda _, one=one: one(error) for one in told]  # type: ignore[misc]
-
     def groups(self) -> tuple[Group | None, Group]:
         """What is in memory, in order: what is on its way to the disk, and what was appended since."""
         return self._flying, self._group
@@ -473,10 +441,8 @@ class Spool:
 
     def _more(self) -> dict[str, Any]:
         """What a checkpoint says beside the lanes."""
-        more: dict[str, Any] = {"next": self._group.next, "readers": self.readers.rows()}
-        if self.budget is not None:
-            more["budget"] = [self.budget.level, port.now_ms()]
-        return more
+        budget = [self.budget.level, port.now_ms()] if self.budget is not None else []
+        return {"next": self._group.next, "readers": self.readers.rows(), "budget": budget}
 
 
 def _nothing() -> None:
