@@ -70,13 +70,28 @@ class Takes:
         return taken
 
 
-def test_a_client_that_reads_slowly_has_the_whole_time_again_with_each_step() -> None:
+def connected() -> tuple[Connection, Takes, Any]:
+    """A connection with its socket and loop; it is 1000 ms."""
     loop = SimpleNamespace(now=1000, modify=lambda *_: None)
     server: Any = SimpleNamespace(
         loop=loop, respond=print, heads=Heads(), max_body=1, hold=len, watch=lambda _: None, **vars(SERVER)
     )
     sock = Takes()
-    connection = Connection(server, sock, "x")
+    return Connection(server, sock, "x"), sock, loop
+
+
+def test_for_the_time_in_which_it_was_not_read_the_client_is_not_to_blame() -> None:
+    connection, _, loop = connected()
+    connection.stalled = True
+    connection._want()
+    loop.now = 9000
+    connection.stalled = False
+    connection._want()
+    assert connection.deadline() == 9000 + SERVER.header_timeout
+
+
+def test_a_client_that_reads_slowly_has_the_whole_time_again_with_each_step() -> None:
+    connection, sock, loop = connected()
     connection.sending = b"x" * 100
     connection._flush()
     assert connection.deadline() == 2000
