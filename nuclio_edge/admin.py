@@ -56,7 +56,7 @@ class Admin:
                 self._complain(name, error)
         missing = "socket" not in self._sockets or (self._wanted is not None and "listen" not in self._sockets)
         if missing:
-            pause = self._pause // 2 + up_to(self._pause // 2)
+            pause = self._pause // 2 + up_to(self._pause - self._pause // 2)
             self._retry = self.processor.loop.call_later(pause, self.open)
             self._pause = min(self._pause * 2, LONGEST_PAUSE_MS)
 
