@@ -25,14 +25,16 @@ LONGEST = 65_536  # bytes of a report
 class End:
     """The end of a process that did not end by itself.
 
-    `what` says it in words. `culprit` is the function that is taken for the cause, or None, `why` how that is known,
-    `event` what it had begun with: that one was running, or one that came within a millisecond of it.
+    `what` says it in words; `proven`: whether it came from within, None when the device went down. `culprit` is the
+    function that is taken for the cause, or None, `why` how that is known, `event` what it had begun with: that one was
+    running, or one that came within a millisecond of it.
     """
 
-    __slots__ = ("culprit", "event", "kind", "report", "running", "what", "why")
+    __slots__ = ("culprit", "event", "kind", "proven", "report", "running", "what", "why")
 
     def __init__(self, kind: str, what: str, report: str, running: list[tuple[str, str]]) -> None:
         self.kind = kind
+        self.proven = None if kind == POWER else kind != KILLED
         self.what = what
         self.report = report
         self.running = running
