@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from struct import Struct
 
+from . import clock
 from .backlog import OUTBOX, Backlog
 from .core.mqtt_codec import ProtocolError
 from .core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from .clock import Stamp
     from .core.event import Event
     from .delivery import Delivery
 
@@ -30,19 +32,20 @@ KEY = "idempotency-key"  # the user property by which a receiver knows a message
 READ = 65_536
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
-# Version, flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic and of properties.
-_HEAD = Struct("<BBqHI")
+# Version, flags (qos, retain << 2, whether it expires << 3), bytes of topic and of properties.
+_HEAD = Struct("<BBHI")
+_BORN = Struct("<qqIB")  # of one that expires, what its time counts from: the stamp, its quality as a number
 
 
 class Entry:
     """One message on its way. `sent`: the client has it; `over`: the broker has it, or it was given up."""
 
-    __slots__ = ("_message", "expires", "keeper", "outcome", "over", "record", "sent")
+    __slots__ = ("_message", "born", "keeper", "outcome", "over", "record", "sent")
 
-    def __init__(self, keeper: Keeper, message: Message, expires: int) -> None:
+    def __init__(self, keeper: Keeper, message: Message, born: Stamp | None) -> None:
         self.keeper = keeper
         self._message: Message | None = message
-        self.expires = expires
+        self.born = born  # of one that expires: since when it lives
         self.outcome: Outcome | None = None
         self.record: int | None = None  # on disk
         self.sent = False
@@ -93,7 +96,8 @@ class Keeper:
         if outcome is not None:
             pairs = (*pairs, (USER_PROPERTY, (KEY, outcome.next_key())))
             message = (topic, body, qos, retain, pairs)
-        entry = Entry(self, message, self._expiry(pairs))
+        expires = any(number == MESSAGE_EXPIRY for number, _ in pairs)
+        entry = Entry(self, message, clock.present() if expires else None)
         if outcome is not None:
             entry.outcome = outcome
             outcome.add(entry)
@@ -124,7 +128,7 @@ class Keeper:
 
         One that is `early` is no affair of its event any more when it is durable.
         """
-        payload = pack(entry.message, entry.expires)
+        payload = pack(entry.message, entry.born)
         number = self.delivery.spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles)
         self.backlog.held.add(number)
         entry.record = number
@@ -138,7 +142,7 @@ class Keeper:
             return
         for record in self.backlog.next(READ):
             try:
-                message, expires = unpack(record.payload)
+                message, born = unpack(record.payload)
             except ValueError:
                 self.delivery.damaged(record)
                 self.backlog.take(record.id)
@@ -147,9 +151,9 @@ class Keeper:
             if not outbox.takes(len(message[1])):
                 return
             self.backlog.take(record.id)
-            entry = Entry(self, message, expires)
+            entry = Entry(self, message, born)
             entry.record = record.id
-            left = self._time_left(message, expires)
+            left = time_left(message, born)
             if left is None:
                 self.publisher.drop("expired")
                 entry.end()
@@ -225,40 +229,48 @@ class Keeper:
             found = outcomes[event] = Outcome(side, event)
         return found
 
-    def _expiry(self, pairs: tuple[tuple[int, Any], ...]) -> int:
-        for number, value in pairs:
-            if number == MESSAGE_EXPIRY:
-                return int(self.delivery.loop.wall + value * 1000)
-        return 0
 
-    def _time_left(self, message: Message, expires: int) -> Message | None:
-        if not expires:
-            return message
-        left = expires - self.delivery.loop.wall
-        if left <= 0:
-            return None
-        pairs = tuple((n, -(-left // 1000) if n == MESSAGE_EXPIRY else value) for n, value in message[4])
-        return (*message[:4], pairs)
+def time_left(message: Message, born: Stamp | None) -> Message | None:
+    """A message with what is left of its time (MQTT 5, 3.3.2.3.3), None when that is over; whoever set the clock.
+
+    Of one that a boot without a clock has left, nobody knows how long it has waited: it has its whole time again.
+    """
+    if born is None:
+        return message
+    age = clock.age_ms(*born) or 0
+    pairs = tuple((n, -((age - v * 1000) // 1000) if n == MESSAGE_EXPIRY else v) for n, v in message[4])
+    over = any(number == MESSAGE_EXPIRY and value <= 0 for number, value in pairs)
+    return None if over else (*message[:4], pairs)
 
 
-def pack(message: Message, expires: int) -> bytes:
-    """A message and when it expires, as a record's payload."""
+def pack(message: Message, born: Stamp | None) -> bytes:
+    """A message, and since when it lives if it expires, as a record's payload."""
     topic, body, qos, retain, pairs = message
     name, props = topic.encode(), pack_properties(pairs)
-    head = _HEAD.pack(_VERSION, qos | retain << 2, expires, len(name), len(props))
+    head = _HEAD.pack(_VERSION, qos | retain << 2 | (born is not None) << 3, len(name), len(props))
+    if born is not None:
+        wall, mono, boot, quality = born
+        head += _BORN.pack(wall, mono, int(boot, 16), clock.QUALITIES.index(quality))
     return b"".join((head, name, props, body))
 
 
-def unpack(payload: bytes) -> tuple[Message, int]:
+def unpack(payload: bytes) -> tuple[Message, Stamp | None]:
     """What `pack` packed; ValueError when it is something else."""
     if len(payload) < _HEAD.size:
         raise ValueError("not a message: cut off")
-    version, flags, expires, name, props = _HEAD.unpack_from(payload)
-    at = _HEAD.size + name
-    if version != _VERSION or flags & 3 == 3 or flags >> 3 or at + props > len(payload):
+    version, flags, name, props = _HEAD.unpack_from(payload)
+    start = _HEAD.size + (_BORN.size if flags & 8 else 0)
+    at = start + name
+    if version != _VERSION or flags & 3 == 3 or flags >> 4 or at + props > len(payload):
         raise ValueError("not a message of this version")
+    born = None
+    if flags & 8:
+        wall, mono, boot, quality = _BORN.unpack_from(payload, _HEAD.size)
+        if quality >= len(clock.QUALITIES):
+            raise ValueError("a quality of the clock that there is not")
+        born = wall, mono, f"{boot:08x}", clock.QUALITIES[quality]
     try:
         pairs = tuple(unpack_properties(payload[at : at + props]))
     except ProtocolError as error:
         raise ValueError(f"not a message: {error}") from None
-    return (payload[_HEAD.size : at].decode(), payload[at + props :], flags & 3, bool(flags & 4), pairs), expires
+    return (payload[start:at].decode(), payload[at + props :], flags & 3, bool(flags & 4), pairs), born
