@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import outbox
 from nuclio_edge.sources import mqtt_publish, mqtt_room
 from tests.mosquitto import Mosquitto, program
 from tests.rig import MEMORY, Rig
@@ -176,18 +175,3 @@ def test_another_table_of_the_source_takes_the_outbox_over(tmp_path: Path, broke
         with Heard(tmp_path, broker) as heard:
             rig.until(lambda: len(set(heard.lines)) == 300)
             assert list(dict.fromkeys(heard.lines)) == [f"{number:05d}" for number in range(300)]
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [b"", b"\x01", b"\x02" + bytes(40), b"\x01\x03" + bytes(14), b"\x01\x01" + bytes(8) + b"\xff\xff" + bytes(4)],
-)
-def test_a_record_that_is_no_message_is_refused(broken: bytes) -> None:
-    with pytest.raises(ValueError, match="message"):
-        outbox.unpack(broken)
-
-
-@pytest.mark.parametrize("expires", [0, 1 << 40])
-def test_a_message_comes_back_as_it_was_stored(expires: int) -> None:
-    message = ("a/\u00e4", b"body", 2, True, ((38, ("k", "v")), (2, 60)))
-    assert outbox.unpack(outbox.pack(message, expires)) == (message, expires)
