@@ -29,8 +29,8 @@ class Outcome:
     """
 
     __slots__ = (
-        "_concluded", "_error", "_response", "_slot", "_storing", "attempt", "entries", "event", "left", "number", "side",
-        "unsent",
+        "_concluded", "_error", "_response", "_slot", "_storing", "attempt", "entries", "event", "left", "number",
+        "side", "unsent",
     )  # fmt: skip
 
     def __init__(self, side: Durable, event: Event) -> None:
