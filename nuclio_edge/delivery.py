@@ -42,6 +42,7 @@ class Delivery:
         self.publishers: tuple[Any, ...] = ()
         self.outcomes: dict[Event, Any] = {}
         self.stopping = False
+        self._unsaid: dict[tuple[int, str], int] = {}  # what was lost since that was last said
         self.unclean = False  # the last process died
         self.spool: Any = None
         self.ledger: DurableLedger
@@ -308,8 +309,23 @@ class Delivery:
             shed = self.keepers[str(key)].publisher.shed
             shed["outbox-full"] = shed.get("outbox-full", 0) + lost
         if lost:
-            text = f"the spool is full: the oldest {NAMES.get(kind, 'records')} were given up"
-            self.logger.warn_with(text, "of", key, "count", lost)
+            self._say_lost(kind, str(key), lost)
+
+    def _say_lost(self, kind: int, key: str, lost: int) -> None:
+        """The first loss at once, what comes within the next minute in one line."""
+        text = f"the spool is full: the oldest {NAMES.get(kind, 'records')} were given up"
+        if (kind, key) in self._unsaid:
+            self._unsaid[kind, key] += lost
+            return
+
+        def rest() -> None:
+            more = self._unsaid.pop((kind, key))
+            if more:
+                self.logger.warn_with(text, "of", key, "count", more)
+
+        self.logger.warn_with(text, "of", key, "count", lost)
+        self._unsaid[kind, key] = 0
+        self.loop.call_later(60_000, rest)
 
     def _trouble(self, text: str) -> None:
         if text:

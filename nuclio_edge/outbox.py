@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .clock import Stamp
     from .core.event import Event
     from .delivery import Delivery
+    from .spool_tallies import Tally
 
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
 
@@ -32,8 +33,8 @@ KEY = "idempotency-key"  # the user property by which a receiver knows a message
 READ = 65_536
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
-# Version, flags (qos, retain << 2, whether it expires << 3), bytes of topic and of properties.
-_HEAD = Struct("<BBHI")
+# Of a message: flags (qos, retain << 2, whether it expires << 3), bytes of topic, properties, body.
+_HEAD = Struct("<BHII")
 _BORN = Struct("<qqIB")  # of one that expires, what its time counts from: the stamp, its quality as a number
 
 
@@ -123,13 +124,15 @@ class Keeper:
         then: Callable[[Any], Any] | None = None,
         *,
         early: bool = False,
+        tallies: Iterable[Tally] = (),
     ) -> None:
-        """Store a message, with what its record settles; `then(error)` when that is durable or has failed.
+        """Store a message, with what its record settles and counts; `then(error)` when that is durable or has failed.
 
         One that is `early` is no affair of its event any more when it is durable.
         """
-        payload = pack(entry.message, entry.born)
-        number = self.delivery.spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles)
+        payload = pack([(entry.message, entry.born)])
+        spool = self.delivery.spool
+        number = spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles, tallies=tallies)
         self.backlog.held.add(number)
         entry.record = number
         self._storing.append((number, entry, then, early))
@@ -142,7 +145,7 @@ class Keeper:
             return
         for record in self.backlog.next(READ):
             try:
-                message, born = unpack(record.payload)
+                ((message, born),) = unpack(record.payload)  # a gap counts records: there is one message in each
             except ValueError:
                 self.delivery.damaged(record)
                 self.backlog.take(record.id)
@@ -243,34 +246,52 @@ def time_left(message: Message, born: Stamp | None) -> Message | None:
     return None if over else (*message[:4], pairs)
 
 
-def pack(message: Message, born: Stamp | None) -> bytes:
-    """A message, and since when it lives if it expires, as a record's payload."""
-    topic, body, qos, retain, pairs = message
-    name, props = topic.encode(), pack_properties(pairs)
-    head = _HEAD.pack(_VERSION, qos | retain << 2 | (born is not None) << 3, len(name), len(props))
-    if born is not None:
-        wall, mono, boot, quality = born
-        head += _BORN.pack(wall, mono, int(boot, 16), clock.QUALITIES.index(quality))
-    return b"".join((head, name, props, body))
+def pack(messages: list[tuple[Message, Stamp | None]]) -> bytes:
+    """Messages, each with since when it lives if it expires, as one record's payload."""
+    parts = [bytes((_VERSION,))]
+    for (topic, body, qos, retain, pairs), born in messages:
+        name, props = topic.encode(), pack_properties(pairs)
+        flags = qos | retain << 2 | (born is not None) << 3
+        parts.append(_HEAD.pack(flags, len(name), len(props), len(body)))
+        if born is not None:
+            wall, mono, boot, quality = born
+            parts.append(_BORN.pack(wall, mono, int(boot, 16), clock.QUALITIES.index(quality)))
+        parts += (name, props, body)
+    return b"".join(parts)
 
 
-def unpack(payload: bytes) -> tuple[Message, Stamp | None]:
+def unpack(payload: bytes) -> list[tuple[Message, Stamp | None]]:
     """What `pack` packed; ValueError when it is something else."""
-    if len(payload) < _HEAD.size:
-        raise ValueError("not a message: cut off")
-    version, flags, name, props = _HEAD.unpack_from(payload)
-    start = _HEAD.size + (_BORN.size if flags & 8 else 0)
-    at = start + name
-    if version != _VERSION or flags & 3 == 3 or flags >> 4 or at + props > len(payload):
-        raise ValueError("not a message of this version")
-    born = None
-    if flags & 8:
-        wall, mono, boot, quality = _BORN.unpack_from(payload, _HEAD.size)
-        if quality >= len(clock.QUALITIES):
-            raise ValueError("a quality of the clock that there is not")
-        born = wall, mono, f"{boot:08x}", clock.QUALITIES[quality]
-    try:
-        pairs = tuple(unpack_properties(payload[at : at + props]))
-    except ProtocolError as error:
-        raise ValueError(f"not a message: {error}") from None
-    return (payload[start:at].decode(), payload[at + props :], flags & 3, bool(flags & 4), pairs), born
+    if payload[:1] != bytes((_VERSION,)):
+        raise ValueError("messages of another version")
+    found: list[tuple[Message, Stamp | None]] = []
+    at = 1
+    while at < len(payload):
+        if at + _HEAD.size > len(payload):
+            raise ValueError("a message is cut off")
+        flags, name, props, body = _HEAD.unpack_from(payload, at)
+        at += _HEAD.size
+        born = _born(payload, at) if flags & 8 else None
+        at += _BORN.size if flags & 8 else 0
+        end = at + name + props + body
+        if end > len(payload) or flags & 3 == 3 or flags >> 4:
+            raise ValueError("a message is cut off")
+        try:
+            pairs = tuple(unpack_properties(payload[at + name : at + name + props]))
+        except ProtocolError as error:
+            raise ValueError(str(error)) from None
+        topic = payload[at : at + name].decode()
+        found.append(((topic, payload[at + name + props : end], flags & 3, bool(flags & 4), pairs), born))
+        at = end
+    if not found:
+        raise ValueError("no message")
+    return found
+
+
+def _born(payload: bytes, at: int) -> Stamp:
+    if at + _BORN.size > len(payload):
+        raise ValueError("a message is cut off")
+    wall, mono, boot, quality = _BORN.unpack_from(payload, at)
+    if quality >= len(clock.QUALITIES):
+        raise ValueError("a quality of the clock that there is not")
+    return wall, mono, f"{boot:08x}", clock.QUALITIES[quality]

@@ -7,6 +7,8 @@ messages again.
 
 from __future__ import annotations
 
+from .durable_ledger import FAILED, HANDLED
+
 MANY = 16_384  # bytes of messages of one event that wait in memory for its end
 
 TYPE_CHECKING = False
@@ -27,8 +29,8 @@ class Outcome:
     """
 
     __slots__ = (
-        "_concluded", "_error", "_response", "_storing", "attempt", "entries", "event", "left", "number", "side",
-        "unsent",
+        "_concluded", "_error", "_response", "_slot", "_storing", "attempt", "entries", "event", "left", "number",
+        "side", "unsent",
     )  # fmt: skip
 
     def __init__(self, side: Durable, event: Event) -> None:
@@ -40,6 +42,7 @@ class Outcome:
         self.left = 0
         self.unsent = 0  # bytes of messages that the client has no room for
         self._concluded = False
+        self._slot = 0
         self._storing = False  # the record that settles the event is on its way
         self._response: Response | None = None
         self._error: BaseException | None = None
@@ -76,6 +79,8 @@ class Outcome:
         side.stage.remove(self.event)
         side.stage.fresh[self] = self
         side.stage.arm()
+        self._slot = HANDLED if response is None or response.status_code < 400 else FAILED
+        side.delivery.ledger.hold(side.backlog.key, self._slot)
         return True
 
     def store(self, _item: Any = None) -> None:
@@ -89,7 +94,8 @@ class Outcome:
         self._storing = True
         for entry in left[:-1]:
             entry.keeper.store(entry)
-        left[-1].keeper.store(left[-1], (number,) if number else (), self._stored)
+        tallies = self.side.delivery.ledger.release(self.side.backlog.key, self._slot)
+        left[-1].keeper.store(left[-1], (number,) if number else (), self._stored, tallies=tallies)
 
     def store_early(self) -> None:
         """Store what the client has no room for before the event is over: a handler may send a great deal."""
@@ -114,6 +120,7 @@ class Outcome:
         self.side.tell(self.event, self._response, self._error)
 
     def _end(self) -> None:
+        self.side.delivery.ledger.release(self.side.backlog.key, self._slot)
         number = self.side.ids.pop(self.event, 0)
         if number:
             self.side.backlog.settle(number)

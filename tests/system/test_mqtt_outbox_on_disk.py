@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import outbox
 from nuclio_edge.sources import mqtt_publish, mqtt_room
 from tests.mosquitto import Mosquitto, program
 from tests.rig import MEMORY, Rig
@@ -146,14 +145,12 @@ def test_what_the_spool_has_no_room_for_is_counted_as_shed(tmp_path: Path, broke
     with start(tmp_path, broker, code=code, top='[spool]\nmax_size = "1MiB"\n') as rig:
         rig.deliver("/in", b"600")
         rig.until(lambda: rig.trigger("f").handled == 1)
-        rig.until(lambda: publisher(rig).shed)
-        rig.until(lambda: not publisher(rig).keeper.unsafe())
-        lost = publisher(rig).shed["outbox-full"]
-        assert lost > 300
+        rig.until(lambda: publisher(rig).shed.get("outbox-full", 0) > 300)
         broker.start()
         with Heard(tmp_path, broker) as heard:
-            rig.until(lambda: len(heard.lines) == 600 - lost)
+            rig.until(lambda: len(heard.lines) + publisher(rig).shed["outbox-full"] == 600)
             numbers = [int(line[:5]) for line in heard.lines]
+        assert rig.records.text().count("the spool is full") == 1
         assert numbers == sorted(numbers)
         assert numbers[:50] == list(range(50))  # those in memory are sent, whatever became of their records
         assert numbers[-1] == 599
@@ -176,18 +173,3 @@ def test_another_table_of_the_source_takes_the_outbox_over(tmp_path: Path, broke
         with Heard(tmp_path, broker) as heard:
             rig.until(lambda: len(set(heard.lines)) == 300)
             assert list(dict.fromkeys(heard.lines)) == [f"{number:05d}" for number in range(300)]
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [b"", b"\x01", b"\x02" + bytes(40), b"\x01\x03" + bytes(14), b"\x01\x01" + bytes(8) + b"\xff\xff" + bytes(4)],
-)
-def test_a_record_that_is_no_message_is_refused(broken: bytes) -> None:
-    with pytest.raises(ValueError, match="message"):
-        outbox.unpack(broken)
-
-
-@pytest.mark.parametrize("expires", [0, 1 << 40])
-def test_a_message_comes_back_as_it_was_stored(expires: int) -> None:
-    message = ("a/\u00e4", b"body", 2, True, ((38, ("k", "v")), (2, 60)))
-    assert outbox.unpack(outbox.pack(message, expires)) == (message, expires)
