@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from .spool_writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
-FULL = 1 << 20  # bytes at which appends are refused because the disk does not keep up
 LAZY = 5  # a group that holds nothing but settlements waits so many times as long: losing one costs a repetition
 AGAIN_MS, SELDOM_MS = 1000, 60_000  # between two attempts to use a disk that failed; doubled each time
 
@@ -92,9 +91,10 @@ class Spool:
         self.on_gap = on_gap
         self.on_trouble = on_trouble
         self.on_notice = on_notice
-        self.on_write: Callable[[], Any] = _nothing  # before a group is closed: the last moment for a tally
+        self.on_write: Callable[[], Any] = lambda: None  # before a group is closed: the last moment for a tally
         self.log = Log(folder, size)
         self.log.more = self._more
+        self.tallies = self.log.lanes.tallies  # numbers that ride along with what is settled; see there
         self.budget = Budget(writes_per_day, port.ticks_ms()) if writes_per_day else None
         self.recovery = Recovery(self.log)
         self.room = Room(self, max_age_ms)
@@ -150,7 +150,7 @@ class Spool:
 
         A payload is bytes, a sequence of bytes that belong together, or a call that returns either: it is called on the
         loop if the record is really written, and must be so `size`d, roughly. `tallies`: (kind, key, slot, count)
-        each, durable with this record and not otherwise; see `tally`.
+        each, durable with this record and not otherwise.
         """
         lane = self.log.lanes.by_key.get((kind, key)) or self.log.lanes.open(kind, key)
         lane.appended += 1
@@ -185,17 +185,6 @@ class Spool:
             return False
         self.later()
         return True
-
-    def tally(self, kind: int, key: int | str, slot: int, count: int) -> bool:
-        """Add to a number of a lane, which becomes durable with whatever is settled meanwhile; never by itself.
-
-        False when there is no room for another number.
-        """
-        return self.log.lanes.tallies.add(kind, key, slot, count)
-
-    def tallies(self, kind: int, key: int | str) -> dict[int, int]:
-        """The numbers of a lane by slot, as they are now."""
-        return self.log.lanes.tallies.of(kind, key)
 
     def commit_soon(self) -> None:
         """Write what there is at the end of this turn, or when the group before it is durable."""
@@ -239,12 +228,7 @@ class Spool:
 
     def differences(self) -> list[str]:
         """The lanes for which the equation does not hold, one sentence each: a defect."""
-        return [
-            f"spool: kind {lane.kind}, {lane.key}: appended {lane.appended}, settled {lane.settled}, gap {lane.gap}, "
-            f"pending {lane.pending}"
-            for lane in self.log.lanes
-            if lane.difference()
-        ]
+        return self.log.lanes.differences()
 
     def close(self) -> None:
         """Write what there is, wait for it, end the thread. Idempotent."""
@@ -293,7 +277,7 @@ class Spool:
         self._end_of_turn()
 
     def _has_work(self) -> bool:
-        if self._closed and self.log.segments and self.log.lanes.tallies.dirty:
+        if self._closed and self.log.segments and self.tallies.dirty:
             return True  # no file is made for their sake
         return bool(self._group.live) or self._settling.has_work() or self.room.has_work() or self.readers.has_work()
 
@@ -467,7 +451,3 @@ class Spool:
         if self.budget is not None:
             more["budget"] = [self.budget.level, port.now_ms()]
         return more
-
-
-def _nothing() -> None:
-    pass

@@ -121,7 +121,10 @@ class Settlement:
             numbers += (lane, self.counts.get(lane, 0), self.skipped.get(lane, 0) + skipped.get(lane, 0))
         for tally in tallies:
             numbers += tally
+        added: dict[int, int] = {}
         for number, count in self.tallies:
+            added[number] = added.get(number, 0) + count
+        for number, count in added.items():
             numbers += (number, 0, count)  # what this record adds
         return pack_numbers(numbers)
 
@@ -153,6 +156,15 @@ class Lanes:
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self.by_number.values())
+
+    def differences(self) -> list[str]:
+        """The lanes for which the equation does not hold, one sentence each."""
+        return [
+            f"spool: kind {lane.kind}, {lane.key}: appended {lane.appended}, settled {lane.settled}, gap {lane.gap}, "
+            f"pending {lane.pending}"
+            for lane in self
+            if lane.difference()
+        ]
 
     def open(self, kind: int, key: int | str) -> Lane:
         """The lane of this kind and key, made when there is none; OverflowError when there are too many."""

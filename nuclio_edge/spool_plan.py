@@ -51,7 +51,8 @@ class Plan:
         self.copies: list[Place] = []
         self.named: list[Lane] = []
         self.tallied: dict[int, int] = {}
-        self.upto = 0  # the id after the last record that is in the log, or never will be
+        self.upto = 0  # the id after the last record that is in the log, or in the plan up to here
+        self.placed: dict[int, int] = {}  # what records in the plan up to here add to tallies
         self.drops = 0  # of the room's, that are in it
         self.seen = 0  # of the room's copies, that are in it or were needed no more
         self.oldest = 0
@@ -120,7 +121,7 @@ class Plan:
         self.oldest = max(self.oldest, min([log.first_needed(segment), *filled]))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
-        tallies = log.lanes.tallies.rows(self.tallied, self.upto)
+        tallies = log.lanes.tallies.rows(self.tallied, self.placed, self.upto)
         raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, tallies=tallies, **log.more())
         write.frames.append((CHECKPOINT, CONTROL, 0, 0, raw))  # Lanes sees to it that it fits
         write.size = HEAD + len(raw)
@@ -259,6 +260,7 @@ def _appended(plan: Plan, group: Group) -> int:
             flags |= NAMED
             raw = lane.name()
             payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
+        plan.upto = first + position
         if not plan.add(lane.kind, flags, lane.number, first + position, payload):
             return position
         plan.count(lane.number, 1, 0, 0)
@@ -266,4 +268,6 @@ def _appended(plan: Plan, group: Group) -> int:
             plan.named.append(lane)
         if flags & SETTLES:
             plan.count_settled(settles[position])
+            for number, count in settles[position].tallies:
+                plan.placed[number] = plan.placed.get(number, 0) + count
     return len(group.lanes)
