@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from .asynchronous import raise_into
 from .core import port
 from .core.failure import HandlerTimeout
 from .slots import set_event
@@ -174,11 +175,7 @@ class Worker:
 
     def raise_into(self, error: type[BaseException]) -> None:
         """Raise an exception in the thread at its next bytecode; what waits in C does not notice."""
-        import ctypes
-
-        ident = self.thread.ident
-        if ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
+        raise_into(self.thread, error)
 
     def _call(self, call: Callable[[], Any]) -> None:
         aio = self.aio

@@ -56,7 +56,7 @@ class Assembly:
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
         self.recorder: Any = None  # where [record] names triggers
         self._versions: dict[str, int] = {}
-        self._begin, self._end = self._begin_inline, self._end_inline  # bound once, for all inline runners
+        self._begin, self._end = self._begin_inline, self._end_inline  # bound once
         self._invoke = self._call_function  # and for all contexts
 
     def make(self, spec: FunctionSpec) -> Function:
@@ -306,7 +306,7 @@ class Assembly:
         spec = function.spec
         context = function.make_context
         if spec.isolation == "inline":
-            return InlineRunner(function, context, self._begin, self._end)
+            return InlineRunner(function, context, self._begin)
         if spec.isolation == "process":
             from .processes import ProcessRunner
 
@@ -352,10 +352,18 @@ class Assembly:
         if self.recorder is not None:
             self.recorder.close()
 
-    def _begin_inline(self, function: Function) -> None:
-        if self.processor.watchdog is not None:
-            context = function.runner.context
-            self.processor.watchdog.begin(self.row, function.name, None if context is None else context._event)
+    def _begin_inline(self, function: Function, context: Context) -> None:
+        """Give the loop's thread to a function, until another one begins or the turn ends."""
+        if ACTIVE[0] is None:
+            self.loop.at_turn_end(self._end)
+        watchdog = self.processor.watchdog
+        if watchdog is not None:
+            watchdog.begin(self.row, function.name, context._event)
+        who = context._running
+        if who is None or who.space != function.package:
+            self.bind(function, context)
+        else:
+            running.bind(who)
 
     def _end_inline(self) -> None:
         """Give the loop's thread back to the processor, after the inline functions of a turn."""

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 
+from .asynchronous import raise_into
 from .core.worker import conclude
 from .seat import Seat
 from .slots import set_name, start_of
@@ -97,13 +98,13 @@ class Carrier:
             if follower is None:
                 self.go.acquire()
 
-    def raise_into(self, error: type[BaseException]) -> None:
-        """Raise an exception in the thread at its next bytecode; what waits in C does not notice."""
-        import ctypes
+    def raise_into(self, error: type[BaseException], told: Any) -> None:
+        """Raise an exception in the thread at its next bytecode, then set `told.told`; see asynchronous.py."""
 
-        ident = self.thread.ident
-        if ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(error))
+        def then() -> None:
+            told.told = True
+
+        raise_into(self.thread, error, then)
 
 
 class Pool:

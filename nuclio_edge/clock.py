@@ -77,6 +77,12 @@ def age_ms(wall_ms: int, mono_ms: int, boot: str, quality: str) -> int | None:
     return CLOCK.age_ms(wall_ms, mono_ms, boot, quality)
 
 
+def present() -> Stamp:
+    """The stamp of this moment, for what is no event."""
+    now, moment = CLOCK.look()
+    return now + moment.lead, now, CLOCK.boot, moment.quality
+
+
 def keep(event: Event, wall_ms: int, mono_ms: int, boot: str, quality: str) -> None:
     """Give an event the stamp with which it was stored."""
     wall = Stamped(wall_ms)

@@ -10,6 +10,7 @@ import os
 
 from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog, pending
 from .dead_letters import pack_dead
+from .durable import replace_file
 from .durable_ledger import DEAD_LETTERED, DurableLedger
 from .durable_trigger import Durable
 from .staging import Stage
@@ -51,7 +52,7 @@ class Delivery:
         self._ids: dict[str, dict[Any, int]] = {}
         self._suspects: dict[Function, OneAtATime] = {}
         self._marker = os.path.join(self._state_dir, "running")
-        self._before = 0  # the id of the last record of the process before this one
+        self._repeated = 0  # up to this record an event may have been handled by a process that died
 
     # -- opening and closing ------------------------------------------------------------------------------------------
 
@@ -71,12 +72,25 @@ class Delivery:
         )
         self.spool.open()
         self.ledger = DurableLedger(self.spool)
-        self._before = self.spool.recovery.next - 1
-        self.unclean = os.path.exists(self._marker)
+        self._read_marker()
+
+    def _read_marker(self) -> None:
+        """The file that is there while a process runs, and longer while what an earlier one may have handled waits."""
+        repeated = 0
+        try:
+            with open(self._marker, "rb") as file:
+                running, _, text = file.read(64).partition(b" ")
+            self.unclean = running == b"running"
+            repeated = int(text)
+        except (OSError, ValueError):
+            pass
+        self._repeated = self.spool.recovery.next - 1 if self.unclean else repeated
+        self._write_marker(b"running")
+
+    def _write_marker(self, word: bytes) -> None:
         try:
             os.makedirs(self._state_dir, exist_ok=True)
-            with open(self._marker, "wb"):
-                pass
+            replace_file(self._marker, word + b" %d" % self._repeated)
         except OSError:
             pass  # the spool says that the disk cannot be used
 
@@ -134,9 +148,13 @@ class Delivery:
             stage.close()
         for suspects in self._suspects.values():
             suspects.close()
+        left = self._repeated and self.spool.numbers(0, self._repeated, EVENT)
         self.spool.close()
         try:
-            os.unlink(self._marker)
+            if left:
+                self._write_marker(b"stopped")
+            else:
+                os.unlink(self._marker)
         except OSError:
             pass
 
@@ -188,7 +206,7 @@ class Delivery:
 
     def is_repeated(self, number: int) -> bool:
         """Whether an event may have been handled by a process before this one."""
-        return self.unclean and number <= self._before
+        return number <= self._repeated
 
     def _stage(self, source: Any) -> Stage:
         stage = self._stages.get(source)

@@ -199,8 +199,9 @@ class Last:
         runner.lost += 1
         runner.pool.lose()
         if not self.over:
-            self.carrier.raise_into(HandlerTimeout)
-        self.told = True
+            self.carrier.raise_into(HandlerTimeout, self)
+        else:
+            self.told = True
 
     def _give_in(self) -> None:
         """There is no thread to be had, which was logged: the callbacks are not called."""

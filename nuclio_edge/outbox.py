@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from struct import Struct
 
+from . import clock
 from .backlog import OUTBOX, Backlog
 from .core.mqtt_codec import ProtocolError
 from .core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
+    from .clock import Stamp
     from .core.event import Event
     from .delivery import Delivery
     from .spool_tallies import Tally
@@ -31,19 +33,20 @@ KEY = "idempotency-key"  # the user property by which a receiver knows a message
 READ = 65_536
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
-# Of a message: flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic, properties, body.
-_HEAD = Struct("<BqHII")
+# Of a message: flags (qos, retain << 2, whether it expires << 3), bytes of topic, properties, body.
+_HEAD = Struct("<BHII")
+_BORN = Struct("<qqIB")  # of one that expires, what its time counts from: the stamp, its quality as a number
 
 
 class Entry:
     """One message on its way. `sent`: the client has it; `over`: the broker has it, or it was given up."""
 
-    __slots__ = ("_message", "expires", "keeper", "outcome", "over", "record", "sent")
+    __slots__ = ("_message", "born", "keeper", "outcome", "over", "record", "sent")
 
-    def __init__(self, keeper: Keeper, message: Message, expires: int) -> None:
+    def __init__(self, keeper: Keeper, message: Message, born: Stamp | None) -> None:
         self.keeper = keeper
         self._message: Message | None = message
-        self.expires = expires
+        self.born = born  # of one that expires: since when it lives
         self.outcome: Outcome | None = None
         self.record: Kept | None = None
         self.sent = False
@@ -109,7 +112,8 @@ class Keeper:
         if outcome is not None:
             pairs = (*pairs, (USER_PROPERTY, (KEY, outcome.next_key())))
             message = (topic, body, qos, retain, pairs)
-        entry = Entry(self, message, self._expiry(pairs))
+        expires = any(number == MESSAGE_EXPIRY for number, _ in pairs)
+        entry = Entry(self, message, clock.present() if expires else None)
         if outcome is not None:
             entry.outcome = outcome
             outcome.add(entry)
@@ -136,7 +140,7 @@ class Keeper:
         tallies: Iterable[Tally] = (),
     ) -> None:
         """Store messages in one record, with what it settles and counts; `then(error)` when it is durable or failed."""
-        payload = pack([(entry.message, entry.expires) for entry in entries])
+        payload = pack([(entry.message, entry.born) for entry in entries])
         spool = self.delivery.spool
         number = spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles, tallies=tallies)
         kept = Kept(self, number, len(entries))
@@ -163,10 +167,10 @@ class Keeper:
                 return
             self.backlog.take(record.id)
             kept = Kept(self, record.id, len(messages))
-            for message, expires in messages:
-                entry = Entry(self, message, expires)
+            for message, born in messages:
+                entry = Entry(self, message, born)
                 entry.record = kept
-                left = self._time_left(message, expires)
+                left = time_left(message, born)
                 if left is None:
                     self.publisher.drop("expired")
                     entry.end()
@@ -239,53 +243,66 @@ class Keeper:
             found = outcomes[event] = Outcome(side, event)
         return found
 
-    def _expiry(self, pairs: tuple[tuple[int, Any], ...]) -> int:
-        for number, value in pairs:
-            if number == MESSAGE_EXPIRY:
-                return int(self.delivery.loop.wall + value * 1000)
-        return 0
 
-    def _time_left(self, message: Message, expires: int) -> Message | None:
-        if not expires:
-            return message
-        left = expires - self.delivery.loop.wall
-        if left <= 0:
-            return None
-        pairs = tuple((n, -(-left // 1000) if n == MESSAGE_EXPIRY else value) for n, value in message[4])
-        return (*message[:4], pairs)
+def time_left(message: Message, born: Stamp | None) -> Message | None:
+    """A message with what is left of its time (MQTT 5, 3.3.2.3.3), None when that is over; whoever set the clock.
+
+    Of one that a boot without a clock has left, nobody knows how long it has waited: it has its whole time again.
+    """
+    if born is None:
+        return message
+    age = clock.age_ms(*born) or 0
+    pairs = tuple((n, -((age - v * 1000) // 1000) if n == MESSAGE_EXPIRY else v) for n, v in message[4])
+    over = any(number == MESSAGE_EXPIRY and value <= 0 for number, value in pairs)
+    return None if over else (*message[:4], pairs)
 
 
-def pack(messages: list[tuple[Message, int]]) -> bytes:
-    """Messages, each with when it expires, as one record's payload."""
+def pack(messages: list[tuple[Message, Stamp | None]]) -> bytes:
+    """Messages, each with since when it lives if it expires, as one record's payload."""
     parts = [bytes((_VERSION,))]
-    for (topic, body, qos, retain, pairs), expires in messages:
+    for (topic, body, qos, retain, pairs), born in messages:
         name, props = topic.encode(), pack_properties(pairs)
-        parts.append(_HEAD.pack(qos | retain << 2, expires, len(name), len(props), len(body)))
+        flags = qos | retain << 2 | (born is not None) << 3
+        parts.append(_HEAD.pack(flags, len(name), len(props), len(body)))
+        if born is not None:
+            wall, mono, boot, quality = born
+            parts.append(_BORN.pack(wall, mono, int(boot, 16), clock.QUALITIES.index(quality)))
         parts += (name, props, body)
     return b"".join(parts)
 
 
-def unpack(payload: bytes) -> list[tuple[Message, int]]:
+def unpack(payload: bytes) -> list[tuple[Message, Stamp | None]]:
     """What `pack` packed; ValueError when it is something else."""
     if payload[:1] != bytes((_VERSION,)):
         raise ValueError("messages of another version")
-    found: list[tuple[Message, int]] = []
+    found: list[tuple[Message, Stamp | None]] = []
     at = 1
     while at < len(payload):
         if at + _HEAD.size > len(payload):
             raise ValueError("a message is cut off")
-        flags, expires, name, props, body = _HEAD.unpack_from(payload, at)
+        flags, name, props, body = _HEAD.unpack_from(payload, at)
         at += _HEAD.size
+        born = _born(payload, at) if flags & 8 else None
+        at += _BORN.size if flags & 8 else 0
         end = at + name + props + body
-        if end > len(payload) or flags & 3 == 3 or flags >> 3:
+        if end > len(payload) or flags & 3 == 3 or flags >> 4:
             raise ValueError("a message is cut off")
         try:
             pairs = tuple(unpack_properties(payload[at + name : at + name + props]))
         except ProtocolError as error:
             raise ValueError(str(error)) from None
         topic = payload[at : at + name].decode()
-        found.append(((topic, payload[at + name + props : end], flags & 3, bool(flags & 4), pairs), expires))
+        found.append(((topic, payload[at + name + props : end], flags & 3, bool(flags & 4), pairs), born))
         at = end
     if not found:
         raise ValueError("no message")
     return found
+
+
+def _born(payload: bytes, at: int) -> Stamp:
+    if at + _BORN.size > len(payload):
+        raise ValueError("a message is cut off")
+    wall, mono, boot, quality = _BORN.unpack_from(payload, at)
+    if quality >= len(clock.QUALITIES):
+        raise ValueError("a quality of the clock that there is not")
+    return wall, mono, f"{boot:08x}", clock.QUALITIES[quality]

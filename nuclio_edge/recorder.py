@@ -9,9 +9,9 @@ nothing waits for the disk, and an idle processor has neither timer nor thread f
 said once, what it cost is counted, and it is tried again while events come.
 
 An outcome is a map. Always there: `status`, `attempts`, `version` (number and code of the function's version), `at_ms`
-(wall clock). Where there is one: `shed` (why it was not handled), `error` (text), `body` or, of one larger than KEPT,
-`digest` and `size`, with `content_type` and `headers`; `stream` for an answer in parts; `worker`, `waited_us` (in the
-inbox, to the first attempt), `ran_us` (of the last), `sent` (what outputs and bindings were given, see witness.py).
+(wall clock). Where there is one: `shed` (why it was not handled), `error` (text), `body` (of one larger than KEPT a map
+of its digest and size) with `content_type` and `headers`; `stream` for an answer in parts; `worker`, `waited_us` (in
+the inbox, to the first attempt), `ran_us` (of the last), `sent` (what outputs and bindings were given, see witness.py).
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ RECORD_COST = 300  # bytes of a waiting record beside its own
 MOST_OPEN = 20_000  # events whose end is waited for; of the oldest ones no more is known than that they came
 CLOSE_S = 2.0
 KEPT = 1024  # bytes of a body, or of a text, that are kept; of a longer one its digest
+LONG, STRANGE = "~digest", "~repr"  # the key of what is not kept itself: its digest (and `size`), how Python shows it
 LONGEST_ERROR = 2000
 
 
@@ -101,10 +102,10 @@ class Recorder:
 
     def heard(self, makers: dict[str, Any]) -> dict[str, Any]:
         """The makers of bindings, of which it is noted what is asked of them."""
-        from .witness import Heard
+        from .witness import Heard, stand_in
 
         return {
-            name: lambda context, name=name, make=make: Heard(make(context), name, context, self)
+            name: lambda context, name=name, make=make: stand_in(Heard, make(context), name, context, self)
             for name, make in makers.items()
         }
 
@@ -273,19 +274,19 @@ class Recorder:
 
 
 def kept(value: Any) -> Any:
-    """A value of what was sent or answered, as an outcome has it: a long text or body by digest and size."""
+    """A value of what was sent or answered, as an outcome has it: a copy, or what stands for a long or strange one."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         value = bytes(value)
     if isinstance(value, (bytes, str)) and len(value) > KEPT:
         raw = value if isinstance(value, bytes) else value.encode("utf-8", "surrogatepass")
-        return {"digest": digest(raw), "size": len(raw)}
+        return {LONG: digest(raw), "size": len(raw)}
     try:
         packed = msgpack.pack(value)
+        if len(packed) > KEPT + 5:
+            return {LONG: digest(packed), "size": len(packed)}
+        return msgpack.unpack(packed) if isinstance(value, (list, tuple, dict)) else value
     except (ValueError, TypeError, RecursionError):
-        return {"repr": repr(value)[:KEPT]}
-    if len(packed) > KEPT + 5:
-        return {"digest": digest(packed), "size": len(packed)}
-    return value
+        return {STRANGE: repr(value)[:KEPT]}
 
 
 def digest(raw: bytes) -> str:

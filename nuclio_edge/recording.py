@@ -19,7 +19,7 @@ from struct import Struct
 
 from .core import msgpack
 from .core.port import now_ms
-from .core.record import HEAD, Reader, head, seed_of
+from .core.record import HEAD, Reader, frames, seed_of
 from .disk import Disk
 from .errors import EdgeError
 from .stored import Stored, UnreadableError
@@ -81,8 +81,7 @@ class Ring:
                 pieces = []
                 at = start = HEADER
                 self._at = at
-            pieces.append(head(self._seed, kind, flags, 0, number, payload))
-            pieces.append(payload)
+            pieces += frames(self._seed, [(kind, flags, 0, number, payload)])
             at += length
             number += 1
         self._disk.write(self._descriptor, b"".join(pieces), start)

@@ -23,7 +23,7 @@ One thread of its own writes; the loop waits for a disk in `open` and `close` al
 
 from __future__ import annotations
 
-from errno import EFBIG, ENOSPC, errorcode
+from errno import EAGAIN, EFBIG, ENOSPC, errorcode
 
 from .core import port
 from .core.record import HEAD
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .spool_group import Done
     from .spool_plan import Plan
     from .spool_reading import Record
-    from .spool_tallies import Tally
+    from .spool_tallies import Tallies, Tally
     from .spool_writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
@@ -94,7 +94,6 @@ class Spool:
         self.on_write: Callable[[], Any] = lambda: None  # before a group is closed: the last moment for a tally
         self.log = Log(folder, size)
         self.log.more = self._more
-        self.tallies = self.log.lanes.tallies  # numbers that ride along with what is settled; see there
         self.budget = Budget(writes_per_day, port.ticks_ms()) if writes_per_day else None
         self.recovery = Recovery(self.log)
         self.room = Room(self, max_age_ms)
@@ -112,8 +111,10 @@ class Spool:
         self._wanted = False  # write what there is as soon as the writer is free
         self._flagged = False
         self._error: OSError | None = None
+        self._short: OSError | None = None  # why the last file could not be made
         self._retry_at = 0
         self._pause_ms = 0
+        self._is_open = False  # it is known what there is
         self._closed = False
 
     @property
@@ -123,17 +124,28 @@ class Spool:
 
     def open(self) -> None:
         """Read what is there; about 0.2 s for 64 MiB on a PC. Never fails: see `trouble` and `recovery`."""
-        recovery = self.recovery
         try:
             self.disk.make_folder(self.folder)
+        except OSError as error:  # there may be one all the same, to be read
+            self._fail(error)
+        self._recover()
+
+    def _recover(self) -> bool:
+        """Find what is there; false when that cannot be known: nothing may be written then."""
+        recovery = Recovery(self.log)
+        try:
             recovery.run(self.disk)
         except OSError as error:
             self._fail(error)
+            return False
+        self.recovery = recovery
+        self._is_open = True
         self._group = Group(recovery.next)
         self.readers.restore(recovery.cursors.values())
         if self.budget is not None and recovery.budget:
             level, wall = recovery.budget
             self.budget.restore(level, port.now_ms() - int(wall))
+        return True
 
     def append(
         self,
@@ -185,6 +197,11 @@ class Spool:
             return False
         self.later()
         return True
+
+    @property
+    def tallies(self) -> Tallies:
+        """Numbers that ride along with what is settled."""
+        return self.log.lanes.tallies
 
     def commit_soon(self) -> None:
         """Write what there is at the end of this turn, or when the group before it is durable."""
@@ -322,6 +339,10 @@ class Spool:
             self._refuse(group, self._error)
             self._try_later()
             return
+        if not self._is_open:
+            self._recover()
+            self._refuse(group, self._error or OSError(EAGAIN, "the spool was not open yet", self.folder))
+            return
         self._settling.fly()
         self._flying = group
         self._fly(group)
@@ -333,7 +354,8 @@ class Spool:
         self._turn_away(group)
         doomed = list(self.log.doomed)
         if not plan.writes and not doomed:
-            self._failed(group, OSError(ENOSPC, "every file of the spool is in use", self.folder))
+            full = OSError(ENOSPC, "every file of the spool is in use", self.folder)
+            self._failed(group, self._short if self._short is not None and self.log.is_short() else full)
             return
         if taken < len(group.lanes):
             rest = group.split(taken)
@@ -368,10 +390,12 @@ class Spool:
                 self.readers.landed()
             self._call(group)
         else:
-            self.log.give_back(plan, job.broken)
+            self.log.give_back(plan, job.durable if job.broken is None else [*job.durable, job.broken])
             if job.broken is not None:
                 self.broken += 1
                 self.on_notice(f"spool: {job.broken.path}: {job.error.strerror}; nothing more is written there")
+            elif self.log.is_short():
+                self._short = job.error
             if not again and (job.broken is not None or self.log.is_short()):
                 self._fly(group, again=True)
                 return

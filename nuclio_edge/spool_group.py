@@ -107,6 +107,9 @@ class Group:
 
     def all_dones(self) -> Iterator[Done]:
         """What is to be called when it is durable, in order."""
+        if not self.early and not self.companions:
+            yield from filter(None, self.dones)
+            return
         yield from self.early
         for position, done in enumerate(self.dones):
             if position in self.companions:

@@ -45,7 +45,8 @@ class Log:
         self.random: Callable[[int], bytes] = os.urandom
         self._short_until = 0
         self.more: Callable[[], dict[str, Any]] = dict  # what a checkpoint says beside the lanes
-        self.lanes = Lanes(self.segment_size // 4)
+        self.rows_size = self.segment_size // 4  # of all lanes' in a checkpoint
+        self.lanes = Lanes(self.rows_size)
         self.segments: list[Segment] = []
         self.strays: dict[int, tuple[Segment, int]] = {}  # copied records, by id
         self.free: list[str] = []  # files to be recycled, the oldest first
@@ -85,18 +86,20 @@ class Log:
         self.sizes[name] = self.segment_size
         return os.path.join(self.folder, name), True
 
-    def give_back(self, plan: Plan, broken: Segment | None) -> None:
-        """A plan that failed: its files are free again, but for the broken one; one that was not made is forgotten."""
-        if broken is not None:
-            broken.bad = True
+    def give_back(self, plan: Plan, touched: list[Segment]) -> None:
+        """A plan that failed: its files are free again, but for those that were touched.
+
+        Those are not written any more, as behind their end there may be records now that are no part of the log.
+        """
+        for segment in touched:
+            segment.bad = True
         for write in plan.writes:
-            if write.begins:
-                path = write.segment.path
-                if write.create:
-                    del self.sizes[os.path.basename(path)]
-                    if broken is None:  # it could not be made
-                        self._short_until = port.ticks_ms() + _SHORT_MS
-                elif write.segment is broken:
+            path = write.segment.path
+            if write.create:  # it could not be made
+                del self.sizes[os.path.basename(path)]
+                self._short_until = port.ticks_ms() + _SHORT_MS
+            elif write.begins:
+                if write.segment.bad:
                     self.doomed.append(path)
                 else:
                     self.free.insert(0, path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .core.port import json_bytes
 from .core.record import HEAD, pack_numbers
+from .spool_group import as_bytes
 from .spool_lanes import Settlement, pack_checkpoint
 from .spool_segment import (
     CHECKPOINT,
@@ -59,6 +60,7 @@ class Plan:
         self.full = False
         self._write: Write | None = None
         self._limit = 0
+        self._far = 0
         self._last = log.segments[-1] if log.segments else None
         active = log.active()
         if active is not None:
@@ -98,10 +100,31 @@ class Plan:
                 write.lanes.append(lane)
         return True
 
+    def add_plain(self, kind: int, lane: int, number: int, payload: bytes) -> bool:
+        """`add` of a record without flags, of which there are many."""
+        write = self._write
+        if write is None or not write.numbers:
+            return self.add(kind, 0, lane, number, payload)
+        size = HEAD + len(payload)
+        at = write.at + write.size
+        if at + size > self._limit or number > self._far:
+            return self.add(kind, 0, lane, number, payload)
+        write.frames.append((kind, 0, lane, number, payload))
+        write.size += size
+        write.numbers.append(number)
+        write.ats.append(at)
+        write.lanes.append(lane)
+        return True
+
     def _is_far(self, write: Write, number: int, flags: int) -> bool:
         """Whether the index of the segment cannot hold the id: billions came and went without being written."""
+        if flags & (CONTROL | COPY):
+            return False
         base = write.segment.base
-        return base >= 0 and not flags & (CONTROL | COPY) and number - base > 0xFFFFFFFF
+        if base < 0:
+            base = write.numbers[0] - 1 if write.numbers else number - 1
+        self._far = base + 0xFFFFFFFF
+        return number > self._far
 
     def _turn_over(self) -> Write | None:
         log = self.log
@@ -241,33 +264,54 @@ def _add_rest(plan: Plan, room: Room, readers: Readers, group: Group) -> int:
 
 def _appended(plan: Plan, group: Group) -> int:
     """Place the records of the group; how many entries there was room for."""
-    settles = group.settles
+    settles, payloads = group.settles, group.payloads
     first = group.first
     largest = plan.log.largest()
-    for position, lane in enumerate(group.lanes):
-        payload = group.payload(position)
+    counts: dict[int, int] = {}
+    taken = 0
+    for taken, lane in enumerate(group.lanes):
+        payload = payloads[taken]
         if payload is None:
             continue
+        if type(payload) is not bytes:
+            payload = payloads[taken] = as_bytes(payload)
         if len(payload) > largest:
-            group.oversize.append((position, len(payload)))
+            group.oversize.append((taken, len(payload)))
             continue
-        flags = 0
-        if position in settles:
-            flags = SETTLES
-            raw = settles[position].pack({})
-            payload = b"".join((len(raw).to_bytes(4, "little"), raw, payload))
-        if not lane.named:  # in each of the group, as each may be the only one that is whole after a power cut
-            flags |= NAMED
-            raw = lane.name()
-            payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
-        plan.upto = first + position
-        if not plan.add(lane.kind, flags, lane.number, first + position, payload):
-            return position
-        plan.count(lane.number, 1, 0, 0)
-        if flags & NAMED:
-            plan.named.append(lane)
-        if flags & SETTLES:
-            plan.count_settled(settles[position])
-            for number, count in settles[position].tallies:
-                plan.placed[number] = plan.placed.get(number, 0) + count
-    return len(group.lanes)
+        number = lane.number
+        if lane.named and taken not in settles:
+            if not plan.add_plain(lane.kind, number, first + taken, payload):
+                break
+        elif not _add_special(plan, group, taken, payload):
+            break
+        counts[number] = counts.get(number, 0) + 1
+    else:
+        taken = len(group.lanes)
+    for number, count in counts.items():
+        plan.count(number, count, 0, 0)
+    return taken
+
+
+def _add_special(plan: Plan, group: Group, position: int, payload: bytes) -> bool:
+    """Place a record that names its lane, or settles others."""
+    lane = group.lanes[position]
+    settlement = group.settles.get(position)
+    flags = 0
+    if settlement is not None:
+        flags = SETTLES
+        raw = settlement.pack({})
+        payload = b"".join((len(raw).to_bytes(4, "little"), raw, payload))
+    if not lane.named:  # in each of the group, as each may be the only one that is whole after a power cut
+        flags |= NAMED
+        raw = lane.name()
+        payload = b"".join((len(raw).to_bytes(2, "little"), raw, payload))
+    if not plan.add(lane.kind, flags, lane.number, group.first + position, payload):
+        return False
+    if flags & NAMED:
+        plan.named.append(lane)
+    if settlement is not None:
+        plan.count_settled(settlement)
+        plan.upto = group.first + position + 1
+        for number, count in settlement.tallies:
+            plan.placed[number] = plan.placed.get(number, 0) + count
+    return True

@@ -50,18 +50,27 @@ class Look:
             self.close()
             self._descriptor = disk.open(segment.path)
             self._segment = segment
-        raw = disk.read(self._descriptor, _GLANCE, at)
-        size = HEAD + size_of(raw)
-        if size > len(raw):
-            if at + size > segment.room:
-                raise ValueError("the record has no end")
-            raw += disk.read(self._descriptor, size - len(raw), at + len(raw))
-        for _, _, flags, _, _, start, stop in Reader(raw, 0, min(size, len(raw)), segment.seed):
+        try:
+            raw = self._raw(segment, at, _GLANCE)
+        except OSError:
+            try:  # it may be another record's page that cannot be read
+                raw = self._raw(segment, at, HEAD)
+            except OSError as error:
+                raise ValueError(f"the record cannot be read: {error.strerror}") from None
+        size = min(HEAD + size_of(raw), len(raw))
+        for _, _, flags, _, _, start, stop in Reader(raw, 0, size, segment.seed):
             return payload_of(flags, raw[start:stop])[2]
         raise ValueError("the record is damaged")
 
+    def _raw(self, segment: Segment, at: int, glance: int) -> bytes:
+        raw = self._disk.read(self._descriptor, glance, at)
+        size = HEAD + size_of(raw)
+        if len(raw) < size <= segment.room - at:
+            raw += self._disk.read(self._descriptor, size - len(raw), at + len(raw))
+        return raw
+
     def fetch(self, found: Iterable[Place]) -> None:
-        """Read the payloads of places; OSError at the first that cannot be read."""
+        """Read the payloads of places; OSError when a file cannot be opened."""
         for place in found:
             try:
                 place.payload = self.payload(place.segment, place.at)

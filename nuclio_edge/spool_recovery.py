@@ -16,7 +16,7 @@ from collections import Counter
 from .core import port
 from .core.port import json_loads
 from .core.record import unpack_numbers
-from .spool_lanes import unpack_checkpoint, unpack_settlement
+from .spool_lanes import Lanes, unpack_checkpoint, unpack_settlement
 from .spool_segment import (
     CHECKPOINT,
     CONTROL,
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .disk import Disk
     from .spool_log import Log
 
+_PAGE = 4096
 _PLAUSIBLE = 1_704_067_200_000  # 2024: a clock that says less has not been set
 
 
@@ -109,8 +110,8 @@ class Recovery:
     """The result: `log` is filled, the rest is what to tell.
 
     `damaged`: gaps between whole records; `torn`: records begun and not finished; `lost`: how often segments are
-    missing between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files that could not be
-    read, and why.
+    missing between others; `adjusted`: by how much counters had to be corrected; `unreadable`: files parts of which
+    could not be read, and why.
     """
 
     def __init__(self, log: Log) -> None:
@@ -122,26 +123,31 @@ class Recovery:
         self.budget: list[float] = []  # what was left of it, and the wall time then
 
     def run(self, disk: Disk) -> None:
-        """Read everything; OSError only when the folder itself cannot be read."""
+        """Read everything. OSError, with nothing changed, when it cannot be known what there is: it may heal.
+
+        What a file has lost is no such error: pages that cannot be read count as damaged.
+        """
         log = self.log
         headers: list[tuple[int, Segment]] = []
         blank: list[str] = []
+        sizes: dict[str, int] = {}
         for name in disk.names(log.folder):
-            if not name.endswith(".seg"):
-                continue
-            path = os.path.join(log.folder, name)
-            log.sizes[name] = log.segment_size
-            try:
-                segment = self._header(disk, path)
-            except OSError as error:
-                self.unreadable.append(f"{path}: {error.strerror}")
-                continue
-            if segment is None:
-                blank.append(path)
-            else:
-                headers.append((segment.sequence, segment))
+            if name.endswith(".seg"):
+                path = os.path.join(log.folder, name)
+                descriptor = disk.open(path)
+                try:
+                    sizes[name] = disk.size(descriptor)
+                    segment = self._header(disk, path, descriptor, sizes[name])
+                finally:
+                    disk.close(descriptor)
+                if segment is None:
+                    blank.append(path)
+                else:
+                    headers.append((segment.sequence, segment))
         headers.sort(key=lambda pair: pair[0])
         found = self._scan(disk, [segment for _, segment in headers])
+        log.sizes = sizes
+        log.lanes = Lanes(log.rows_size)
         kept = {id(one.segment) for one in found}
         for _, segment in headers:
             if id(segment) not in kept:
@@ -156,20 +162,30 @@ class Recovery:
         log.sequence = headers[-1][0] if headers else 0
         self._merge(found)
 
-    def _header(self, disk: Disk, path: str) -> Segment | None:
-        descriptor = disk.open(path)
+    def _header(self, disk: Disk, path: str, descriptor: int, size: int) -> Segment | None:
+        best = None
+        for at in (0, size - HEADER):
+            raw = read_header(self._read(disk, path, descriptor, HEADER, at)) if at >= 0 else None
+            if raw is not None:
+                one = Segment(path, raw)
+                if best is None or one.sequence > best.sequence:
+                    best = one
+        return best
+
+    def _read(self, disk: Disk, path: str, descriptor: int, size: int, at: int) -> bytes:
+        """Bytes of a file, zeros for pages that cannot be read."""
         try:
-            size = self.log.sizes[os.path.basename(path)] = disk.size(descriptor)
-            best = None
-            for at in (0, size - HEADER):
-                raw = read_header(disk.read(descriptor, HEADER, at)) if at >= 0 else None
-                if raw is not None:
-                    one = Segment(path, raw)
-                    if best is None or one.sequence > best.sequence:
-                        best = one
-            return best
-        finally:
-            disk.close(descriptor)
+            return disk.read(descriptor, size, at)
+        except OSError as error:
+            self.unreadable.append(f"{path}: {error.strerror}")
+        parts = []
+        for start in range(at, at + size, _PAGE):
+            wanted = min(_PAGE, at + size - start)
+            try:
+                parts.append(disk.read(descriptor, wanted, start))
+            except OSError:
+                parts.append(bytes(wanted))
+        return b"".join(parts)
 
     def _scan(self, disk: Disk, segments: list[Segment]) -> list[Found]:
         """Scan from the newest to the oldest that is needed; in the order of the log."""
@@ -179,15 +195,11 @@ class Recovery:
             if segment.sequence < oldest:
                 break
             one = Found(segment)
+            descriptor = disk.open(segment.path)
             try:
-                descriptor = disk.open(segment.path)
-                try:
-                    data = disk.read(descriptor, segment.size, 0)
-                finally:
-                    disk.close(descriptor)
-            except OSError as error:
-                self.unreadable.append(f"{segment.path}: {error.strerror}")
-                continue
+                data = self._read(disk, segment.path, descriptor, segment.size, 0)
+            finally:
+                disk.close(descriptor)
             reader = scan(segment, data, one.special)
             one.damaged += reader.damaged
             one.torn = reader.torn

@@ -149,13 +149,23 @@ def scan(segment: Segment, data: bytes, special: Callable[[int, int, int, int, i
     Returns the reader, which has counted the damage.
     """
     reader = Reader(data, HEADER, min(segment.room, len(data)), segment.seed)
+    base = -1
+    add_id, add_at, add_lane = segment.ids.append, segment.at.append, segment.lanes.append
     for at, kind, flags, lane, number, start, stop in reader:
         if flags:
             special(kind, flags, lane, number, at, data[start:stop])
-            if flags & CONTROL:
-                continue
-        segment.enter(number, at, lane, copy=bool(flags & COPY))
+            if not flags & CONTROL:
+                segment.enter(number, at, lane, copy=bool(flags & COPY))
+                base = segment.base
+        elif base < 0:
+            segment.enter(number, at, lane)
+            base = segment.base
+        else:  # `enter` spelled out: half a microsecond less, and there may be 250,000
+            add_id(number - base)
+            add_at(at)
+            add_lane(lane)
     segment.end = reader.end
+    segment.live = len(segment.ids)
     return reader
 
 

@@ -9,7 +9,7 @@ import os
 import threading
 from queue import SimpleQueue
 
-from .core.record import head
+from .core.record import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from .spool_segment import Segment
 
 # A group smaller than this fills what follows with zeros, once in a file's life: from then on a sync of it writes
-# data and nothing else, where it would commit the file system's journal too (three pages more a sync on ext4).
-SMALL = 32 << 10
+# data and nothing else, where it would commit the file system's journal too (three pages more a sync on ext4). For
+# larger groups the zeros would be as dear as the journal.
+SMALL = 12 << 10
 FILL = 256 << 10
 PAGE = 4096  # what a disk is written in
 
@@ -49,16 +50,17 @@ class Write:
 class Job:
     """Something to be done by the writer; `then(job)` is called on the loop afterwards.
 
-    `error` is what went wrong, `broken` the segment that must not be written to any more.
+    `error` is what went wrong, `broken` the segment where it did, `durable` those that were written before that.
     """
 
-    __slots__ = ("broken", "device", "error", "removed", "then", "work", "written")
+    __slots__ = ("broken", "device", "durable", "error", "removed", "then", "work", "written")
 
     def __init__(self, work: Callable[[Hand, Job], Any], then: Callable[[Job], Any]) -> None:
         self.work = work
         self.then = then
         self.error: OSError | None = None
         self.broken: Segment | None = None
+        self.durable: list[Segment] = []
         self.written = 0  # bytes that were given to write(2)
         self.device = 0  # bytes of the pages that they are in
         self.removed: list[str] = []
@@ -80,7 +82,11 @@ class Hand:
             job.error = error
 
     def write(self, job: Job, writes: list[Write]) -> None:
-        """Make the writes durable."""
+        """Make the writes durable. New files are made first: a full disk shows before anything is done."""
+        for write in writes:
+            if write.create:
+                self.create(write.segment.path, write.segment.size)
+                write.create = False
         for write in writes:
             descriptor = self._open(write)
             try:
@@ -90,17 +96,16 @@ class Hand:
                 job.broken = write.segment
                 self.close()
                 raise
+            job.durable.append(write.segment)
 
     def _put(self, job: Job, write: Write, descriptor: int) -> None:
         segment = write.segment
         parts = []
-        seed = segment.seed
         at = write.at
         if write.begins:
             parts.append(segment.header)
             at = 0
-        for kind, flags, lane, number, payload in write.frames:
-            parts += (head(seed, kind, flags, lane, number, payload), payload)
+        parts += frames(segment.seed, write.frames)
         end = write.at + write.size
         if end > segment.filled:
             segment.filled = end
@@ -123,24 +128,18 @@ class Hand:
         if segment is self._segment:
             return self._descriptor
         self.close()
-        if write.create:
-            segment.filled = self.create(segment.path, segment.size)
-            write.create = False
-            made = True
-        else:
-            made = False
         descriptor = self.disk.open(segment.path, write=True)
-        if not made:
-            segment.filled = self.disk.filled(descriptor, segment.size)
+        segment.filled = self.disk.filled(descriptor, segment.size)
         self._segment, self._descriptor = segment, descriptor
         return descriptor
 
-    def create(self, path: str, size: int) -> int:
-        """Make an allocated file whose name is durable; returns up to where it is written: nowhere.
+    def create(self, path: str, size: int) -> None:
+        """Make an allocated file whose name is durable.
 
         A file that is there under the name is one whose making was interrupted.
         """
         disk = self.disk
+        disk.make_folder(os.path.dirname(path))
         disk.unlink(path)
         descriptor = disk.create(path)
         try:
@@ -152,7 +151,6 @@ class Hand:
             raise
         finally:
             disk.close(descriptor)
-        return 0
 
     def remove(self, job: Job, paths: list[str]) -> None:
         """Remove files; what cannot be removed now is tried again with another job."""

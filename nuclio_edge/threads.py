@@ -359,8 +359,9 @@ class ThreadRunner:
                 self.lost += 1
                 self.pool.lose()
                 if worker.carrier is not None and worker.current is not None:
-                    worker.carrier.raise_into(HandlerTimeout)
-                worker.told = True
+                    worker.carrier.raise_into(HandlerTimeout, worker)
+                else:
+                    worker.told = True
             else:
                 self.pool.end(worker)
 
@@ -443,8 +444,9 @@ class ThreadRunner:
         self.lost += 1
         self.pool.lose()
         if worker.carrier is not None:
-            worker.carrier.raise_into(HandlerTimeout)
-        worker.told = True
+            worker.carrier.raise_into(HandlerTimeout, worker)
+        else:
+            worker.told = True
         error = HandlerTimeout(f"still running after {self.function.timeout_ms / 1000:g} s")
         if event is not None and event._trigger is not None:
             conclude(event._trigger, event, None, error, ran)

@@ -157,7 +157,7 @@ class Witness:
             body = response.body
             if isinstance(body, bytes) and body.startswith(_SHED) and status >= 500 and not seen.began:
                 outcome["shed"] = body[len(_SHED) :].decode("utf-8", "replace")
-            elif isinstance(body, (bytes, str)):
+            elif isinstance(body, (bytes, str)) and not hasattr(event._reply, "parts"):
                 outcome["body"] = kept(body)
                 outcome["content_type"] = response.content_type
                 if response.headers:
@@ -206,15 +206,13 @@ def watched(recorder: Recorder, handler: Any) -> Any:
 
 
 class Heard:
-    """A binding whose calls are noted, with what they returned."""
+    """A binding whose calls are noted, with what they returned; else it is as the real one. Made by `stand_in`."""
 
     __slots__ = ("_context", "_name", "_real", "_recorder")
 
     def __init__(self, real: Any, name: str, context: Context, recorder: Recorder) -> None:
-        self._real = real
-        self._name = name
-        self._context = context
-        self._recorder = recorder
+        for slot, value in (("_real", real), ("_name", name), ("_context", context), ("_recorder", recorder)):
+            object.__setattr__(self, slot, value)
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
@@ -230,3 +228,27 @@ class Heard:
             return result
 
         return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._real, name, value)
+
+
+_PYTHONS_OWN = {*dir(object), *dir(Heard), "__annotations__", "__orig_bases__", "__parameters__", "__class_getitem__"}
+_kinds: dict[tuple[type, type], type] = {}
+
+
+def stand_in(kind: type, real: Any, *about: Any) -> Any:
+    """A `kind(real, …)` that also has the special methods of the real object: with, [], in, iteration and the like."""
+    made = _kinds.get((kind, type(real)))
+    if made is None:
+        special = {
+            name: _special(name)
+            for name in dir(type(real))
+            if name.startswith("__") and name.endswith("__") and name not in _PYTHONS_OWN
+        }
+        made = _kinds[kind, type(real)] = type(kind.__name__, (kind,), {"__slots__": (), **special})
+    return made(real, *about)
+
+
+def _special(name: str) -> Any:
+    return lambda self, *arguments: self.__getattr__(name)(*arguments)

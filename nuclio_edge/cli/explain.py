@@ -109,7 +109,7 @@ def _print(manifest: Manifest | None, entries: list[Entry], lines: list[dict[str
         event = entry.event
         clock = f" (its clock was {event.clock_quality})" if event.clock_quality == "unset" else ""
         print(f"{paint('bold', str(event.id))}  {stamp(event.timestamp_ms)}{clock}  {what(entry)}")
-        for text in [*_taken(manifest, entry), *_came_of(entry), *_others(manifest, entry)]:
+        for text in [*_taken(manifest, entry), *_came_of(entry, _spec(manifest, entry)), *_others(manifest, entry)]:
             print(f"    {text}")
     if lines:
         print(paint("bold", "in the log"))
@@ -180,7 +180,7 @@ def _taken(manifest: Manifest | None, entry: Entry) -> list[str]:
     return lines
 
 
-def _came_of(entry: Entry) -> list[str]:
+def _came_of(entry: Entry, spec: TriggerSpec | None) -> list[str]:
     outcome = entry.outcome
     if outcome is None:
         return [
@@ -202,6 +202,8 @@ def _came_of(entry: Entry) -> list[str]:
     if "error" in outcome:
         lines.append(f"failed with {status}:")
         lines += [f"    {printable(line)}" for line in str(outcome["error"]).splitlines()]
+        if spec is not None and spec.dead_letter:
+            lines.append("kept as a dead letter, unless it has been dropped: nuclio-edge dead-letters")
     elif "stream" in outcome:
         lines.append(f"answered {status}, in parts")
     elif "body" in outcome:

@@ -326,8 +326,8 @@ def shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, bytes):
         return body_text(value, LONGEST)
-    if isinstance(value, dict) and set(value) == {"digest", "size"}:
-        return f"{value['size']} bytes, {value['digest']}"
+    if isinstance(value, dict) and "~digest" in value:
+        return f"{value['size']} bytes, {value['~digest']}"
     text = printable(str(value))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
@@ -341,8 +341,10 @@ def sent_line(note: list[Any]) -> str:
 
 def shown_argument(value: Any) -> str:
     """An argument as Python spells it."""
-    if isinstance(value, dict) and set(value) == {"digest", "size"}:
+    if isinstance(value, dict) and "~digest" in value:
         return f"<{shown(value)}>"
+    if isinstance(value, dict) and "~repr" in value:
+        return str(value["~repr"])
     return repr(value.decode()) if isinstance(value, bytes) and value.isascii() else repr(value)
 
 

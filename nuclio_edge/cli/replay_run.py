@@ -7,8 +7,9 @@ import inspect
 from nuclio_edge.cli.beside import Beside
 from nuclio_edge.cli.replay_clock import ReplayClock
 from nuclio_edge.manifest.model import changed
-from nuclio_edge.recorder import Recorder, kept
+from nuclio_edge.recorder import LONG, STRANGE, Recorder, kept
 from nuclio_edge.stored import UnreadableError
+from nuclio_edge.witness import stand_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Collector(Recorder):
     def heard(self, makers: dict[str, Any]) -> dict[str, Any]:
         """The makers of bindings, which give played ones instead."""
         return {
-            name: lambda context, name=name, make=make: Played(make(context), name, context, self._replay)
+            name: lambda context, name=name, make=make: stand_in(Played, make(context), name, context, self._replay)
             for name, make in makers.items()
         }
 
@@ -101,11 +102,14 @@ class Collector(Recorder):
 class Played:
     """A binding that does nothing: its calls are noted, and return what the same call returned when it was recorded."""
 
+    __slots__ = ("_context", "_name", "_real", "_replay")
+
     def __init__(self, real: Any, name: str, context: Context, replay: Replay) -> None:
-        self._real = real
-        self._name = name
-        self._context = context
-        self._replay = replay
+        for slot, value in (("_real", real), ("_name", name), ("_context", context), ("_replay", replay)):
+            object.__setattr__(self, slot, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._real, name, value)
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
@@ -179,7 +183,9 @@ class Replay(Beside):
         for old in self._answers:
             if canonical(old, self.signatures) == wanted:
                 self._answers.remove(old)
-                return True, old[4]
+                result = old[4]
+                lost = isinstance(result, dict) and (LONG in result or STRANGE in result)
+                return True, None if lost else result
         return False, None
 
     def ended(self, outcome: dict[str, Any]) -> None:

@@ -243,7 +243,7 @@ class Run:
 
     def _on_its_way_to_disk(self) -> Any:
         """The group that the spool's writer has in hand, None without one."""
-        delivery = getattr(self.processor, "delivery", None)
+        delivery = self.processor.delivery
         return None if delivery is None else delivery.spool.in_hand
 
     def _counts(self) -> tuple[str, dict[str, int]]:

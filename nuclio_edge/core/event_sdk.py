@@ -232,6 +232,7 @@ def _source(event: Event) -> EventSource:
 
 _PLAIN = (bytes, bytearray, str)
 _RARE: "dict[str, Any]" = {
+    "attempt": 1,  # see `rest`: it changes
     "duplicate": False,
     "last_in_batch": False,
     "num_shards": 0,

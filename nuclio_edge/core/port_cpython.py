@@ -19,6 +19,7 @@ IN = 1
 OUT = 4
 
 clock = time.perf_counter_ns
+_monotonic_ns, _time_ns = time.monotonic_ns, time.time_ns
 TICKS_PER_MS = 1_000_000
 bucket = int.bit_length
 next_number = itertools.count(1).__next__  # atomic: ids are asked for in many threads
@@ -26,12 +27,12 @@ next_number = itertools.count(1).__next__  # atomic: ids are asked for in many t
 
 def ticks_ms() -> int:
     """Milliseconds that only grow."""
-    return time.monotonic_ns() // 1_000_000
+    return _monotonic_ns() // 1_000_000
 
 
 def now_ms() -> int:
     """The wall clock in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    return _time_ns() // 1_000_000
 
 
 def utc(ms: int) -> Any:
@@ -124,7 +125,7 @@ class Poller:
         self._stream = 0  # grows with wake-ups that bring several events, shrinks with others and with pauses
         self._nap = _SHORTEST_S
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poll.register(self._event, IN)
+        self._poll.register(self._event, IN | select.EPOLLET)  # each write is told once: nobody has to read it
 
     def set(self, descriptor: Any, mask: int, known: bool) -> None:
         """Ask for the conditions in `mask`."""
@@ -141,7 +142,7 @@ class Poller:
             pass  # closed already: epoll forgot it with the close
 
     def wait(self, timeout_ms: int, several: int) -> list[tuple[Any, int]]:
-        """The ready descriptors with their conditions, after at most `timeout_ms` (-1: whenever).
+        """The ready descriptors with their conditions, after at most `timeout_ms` (-1: whenever); one may be our own.
 
         A stream that comes faster than the loop turns would be handled piecemeal, and the time go into system calls.
         When wake-ups follow each other closely and `several` events came with many of them, more may come together
@@ -150,10 +151,10 @@ class Poller:
         """
         if self._stream > _MODERATE_FROM and timeout_ms:
             time.sleep(self._nap)
-        start = time.perf_counter_ns()
+        start = clock()
         ready = self._poll.poll(None if timeout_ms < 0 else timeout_ms / 1000)
         if timeout_ms:
-            if time.perf_counter_ns() - start > _PAUSE_NS:
+            if clock() - start > _PAUSE_NS:
                 self._stream >>= 1
                 self._nap = max(self._nap / 2, _SHORTEST_S)
             elif several:
@@ -164,12 +165,6 @@ class Poller:
                     self._nap -= _SHORTEST_S / 2
             elif self._stream:
                 self._stream -= 1
-        event = self._event
-        for at, (descriptor, _) in enumerate(ready):
-            if descriptor == event:
-                os.eventfd_read(event)
-                del ready[at]
-                break
         return ready
 
     def wake(self) -> None:

@@ -1,7 +1,7 @@
 """Framed, checked records, sans-IO: what the spool, the recorder and log segments are made of.
 
-A record, little endian: marker u16, kind u8, flags u8, lane u16, size u32, number u64, crc u32, then `size` bytes of
-payload. The crc (IEEE 802.3, as zlib's) covers everything but itself and begins with the segment's `seed`, a number
+A record, little endian: marker u16, crc u32, kind u8, flags u8, lane u16, size u32, number u64, then `size` bytes of
+payload. The crc (IEEE 802.3, as zlib's) covers all that follows it and begins with the segment's `seed`, a number
 that nobody can guess and that no other segment has: what an earlier life of the file left, or what somebody put into
 a payload, is never taken for a record. The marker is the seed's lower half: after damage the next record is found by
 `bytes.find`, at the speed of memory.
@@ -19,27 +19,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HEAD = 22  # bytes before the payload
-_CHECKED = const(18)  # of which the crc covers
+_CHECKED = const(6)  # from where on the crc covers it
 
 
 def seed_of(raw: bytes) -> int:
-    """The seed made of what is a segment's own; never one whose marker is zero, as unwritten space is.
+    """The seed made of what is a segment's own.
 
-    A crc that follows what it is of makes the seed the same for all: leave it out.
+    A crc that follows what it is of makes the seed the same for all: leave it out. Never one whose marker is zero, as
+    unwritten space is, nor all ones, from which a crc stays what it is however many zeros come first.
     """
     seed = crc32(raw)
-    return seed if seed & 0xFFFF else seed | 1
+    return seed if seed & 0xFFFF not in (0, 0xFFFF) else seed ^ 1
 
 
-def head(seed: int, kind: int, flags: int, lane: int, number: int, payload: bytes) -> bytes:
-    """What stands before a payload; payload: bytes, bytearray or memoryview."""
-    start = pack("<HBBHIQ", seed & 0xFFFF, kind, flags, lane, len(payload), number)
-    return start + crc32(payload, crc32(start, seed)).to_bytes(4, "little")
+def frames(seed: int, records: "list[tuple[int, int, int, int, bytes]]") -> "list[bytes]":
+    """Records as bytes, in pieces to be joined; each is (kind, flags, lane, number, payload)."""
+    marker = seed & 0xFFFF
+    parts: "list[bytes]" = []
+    add = parts.append
+    for kind, flags, lane, number, payload in records:
+        rest = pack("<BBHIQ", kind, flags, lane, len(payload), number)
+        add(pack("<HI", marker, crc32(payload, crc32(rest, seed))))
+        add(rest)
+        add(payload)
+    return parts
 
 
 def size_of(raw: bytes) -> int:
     """How long the payload is by what stands before it, unchecked; 0 when that is cut off."""
-    return unpack_from("<I", raw, 6)[0] if len(raw) >= HEAD else 0
+    return unpack_from("<I", raw, 10)[0] if len(raw) >= HEAD else 0
 
 
 class Reader:
@@ -69,11 +77,11 @@ class Reader:
         last = limit - HEAD
         lost = False
         while at <= last:
-            found, kind, flags, lane, size, number, crc = unpack_from("<HBBHIQI", data, at)
+            found, crc, kind, flags, lane, size, number = unpack_from("<HIBBHIQ", data, at)
             if found == marker:
                 start = at + HEAD
                 stop = start + size
-                if stop <= limit and crc32(view[start:stop], crc32(view[at : at + _CHECKED], seed)) == crc:
+                if stop <= limit and crc32(view[at + _CHECKED : stop], seed) == crc:
                     if lost:
                         self.damaged += 1
                         lost = False

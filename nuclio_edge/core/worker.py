@@ -175,25 +175,23 @@ class InlineCall:
 class InlineRunner:
     """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted.
 
-    `context(worker)` is called for the first event or init_context. `begin(function)` is called when another
-    function's turn on the loop begins, `end()` once a turn, to give environment and output back to the processor.
+    `context(worker)` is called for the first event or init_context. `begin(function, context)` is called, in place of
+    the function's `bind`, when another function's turn on the loop begins; it sees to the turn's end.
     """
 
-    __slots__ = ("_begin", "_end", "_make", "context", "function", "ready")
+    __slots__ = ("_begin", "_make", "context", "function", "ready")
 
     def __init__(
         self,
         function: "Any",
         context: "Callable[[int], Context]",
-        begin: "Callable[[Any], Any] | None" = None,
-        end: "Callable[[], Any] | None" = None,
+        begin: "Callable[[Any, Context], Any] | None" = None,
     ) -> None:
         self.function = function
         self.ready = False
         self.context: "Any" = None
         self._make = context
-        self._begin = begin
-        self._end = end
+        self._begin = begin or _bind
 
     def attach(self, trigger: "Trigger") -> None:
         """Make the trigger's `submit` run the handler."""
@@ -244,12 +242,12 @@ class InlineRunner:
         """Make environment and output those of this function, until the turn ends."""
         if self.context is None:
             self.context = self._make(0)
-        if ACTIVE[0] is None and self._end is not None:
-            self.function.loop.at_turn_end(self._end)
+        self._begin(self.function, self.context)
         ACTIVE[0] = self.function
-        if self._begin is not None:
-            self._begin(self.function)
-        self.function.bind(self.context)
+
+
+def _bind(function: "Any", context: "Context") -> None:
+    function.bind(context)
 
 
 # The function whose environment and output are bound to the loop's thread: set again only when another one runs.

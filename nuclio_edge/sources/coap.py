@@ -152,13 +152,19 @@ class CoapSource:
 
     @property
     def authority(self) -> str:
-        """host:port for the events' URLs."""
-        endpoint = self.intake.endpoints[0] if self.intake.endpoints else None
-        if endpoint is None:
+        """host:port for the events' URLs; before it listens, of what the manifest says."""
+        if self.intake.endpoints:
+            endpoint = self.intake.endpoints[0]
+            host, port, everywhere = endpoint.host, endpoint.port, endpoint.everywhere
+        elif self.params.listen:
+            host, port = parse_listen(self.params.listen[0])
+            everywhere = host in ("::", "0.0.0.0")  # noqa: S104 - compared with, not bound to
+        else:
             return ""
-        host = self.host.device.name if endpoint.everywhere else endpoint.host
+        if everywhere:
+            host = self.host.device.name
         place = f"[{host}]" if ":" in host else host
-        return place if endpoint.port == PORT else f"{place}:{endpoint.port}"
+        return place if port == PORT else f"{place}:{port}"
 
     @property
     def port(self) -> int:

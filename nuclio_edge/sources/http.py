@@ -307,11 +307,11 @@ class HttpSource:
     def _load_certificate(self) -> None:
         from functools import partial
 
-        from nuclio_edge.sources.http_tls import TlsConnection, context
+        from nuclio_edge.sources.http_tls import Certificate, TlsConnection
 
         params = self.params
-        made = context(params.cert, params.key, params.client_ca)
-        self.server.make = partial(TlsConnection, made=made)
+        certificate = Certificate(params.cert, params.key, params.client_ca, self.host.log)
+        self.server.make = partial(TlsConnection, certificate=certificate)
 
     def _complain(self, where: str, error: OSError) -> None:
         if not self._said:

@@ -17,6 +17,7 @@ from nuclio_edge.core.port import IN, OUT
 from nuclio_edge.sources.http_exchange import Exchange, exchange_of
 from nuclio_edge.sources.http_head import Refusal
 from nuclio_edge.sources.http_intake import Intake
+from nuclio_edge.sources.http_limits import BODY, HEAD, IDLE, LINGER, due
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,12 +30,7 @@ PIPELINE = 16  # requests in flight on one connection
 READ = 16 * 1024
 
 HIGH = 256 * 1024  # bytes of answers that wait for the client; from there on nothing more is read, or pulled
-LINGER_MS = 2000
 SILENT_MS = 1000
-LEAST_RATE = 500  # bytes a second that a body has to make on the average
-FOREVER = 1 << 62
-
-IDLE, HEAD, BODY, FLIGHT, LINGER = range(5)
 
 _HANG_UP = 0x18  # EPOLLERR | EPOLLHUP
 
@@ -193,9 +189,7 @@ class Connection:
             self.ends = True
             self.flight.append(exchange)
             refused(exchange)
-        elif (
-            not self.flight
-        ):  # else its turn has not come: nothing may go between two answers; the client goes on anyhow
+        elif not self.flight:  # else it is not its turn: nothing may go between two answers; the client goes on anyhow
             self.out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _request(self, head: Head, body: bytes) -> None:
@@ -334,9 +328,7 @@ class Connection:
             full = self.ends or self.stalled or len(self.flight) >= PIPELINE
             wanted = (0 if full or len(self.sending) >= HIGH else IN) | (OUT if self.sending else 0)
         if wanted != self._interest:
-            if (
-                wanted & IN and not self._interest & IN
-            ):  # the client is not to blame for the time in which we did not read
+            if wanted & IN and not self._interest & IN:  # for the time without reading the client is not to blame
                 self._since = self.server.loop.now
                 self._moved = 0
             self._interest = wanted
@@ -347,21 +339,10 @@ class Connection:
 
     def deadline(self) -> int:
         """When it has to have got on, by `ticks_ms`."""
-        server = self.server
         if self._blocked_since:
-            return self._blocked_since + server.write_timeout
-        state = self._state
-        if state == LINGER:
-            return self._since + LINGER_MS
-        if self.flight and not self._interest & IN:
-            return FOREVER  # the function's own timeout
-        if state == BODY:
-            return self._since + server.body_timeout + self._moved * 1000 // LEAST_RATE
-        if state == HEAD:
-            return self._since + server.header_timeout
-        if self.flight:
-            return FOREVER
-        return self._since + server.idle_timeout
+            return self._blocked_since + self.server.write_timeout
+        reads = bool(self._interest & IN)
+        return due(self.server, self._state, self._since, self._moved, reads=reads, answering=bool(self.flight))
 
     def expire(self) -> None:
         """Its deadline has passed."""

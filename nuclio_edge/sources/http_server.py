@@ -8,8 +8,9 @@ serves the limits of all connections, and wakes at most once a second.
 from __future__ import annotations
 
 from nuclio_edge.core.port import IN
-from nuclio_edge.sources.http_connection import FOREVER, Connection
+from nuclio_edge.sources.http_connection import Connection
 from nuclio_edge.sources.http_head import Head, Heads
+from nuclio_edge.sources.http_limits import FOREVER
 from nuclio_edge.sources.http_reply import Replies
 
 TYPE_CHECKING = False

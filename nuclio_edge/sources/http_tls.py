@@ -6,6 +6,7 @@ board), everything else is a matter of readiness. Imported only when a certifica
 
 from __future__ import annotations
 
+import os
 import ssl
 
 from nuclio_edge.core.port import IN
@@ -34,8 +35,6 @@ def context(cert: str, key: Any, client_ca: str | None = None) -> ssl.SSLContext
     if content is None:
         made.load_cert_chain(cert, key, _no_password)
         return made
-    import os
-
     descriptor = os.memfd_create("key", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, content)
@@ -43,6 +42,46 @@ def context(cert: str, key: Any, client_ca: str | None = None) -> ssl.SSLContext
     finally:
         os.close(descriptor)
     return made
+
+
+class Certificate:
+    """A server's certificate as its files are; what is renewed on the device is used from the next connection on.
+
+    A renewal that cannot be used (half of a pair, half a file) is told once, and the old one stays until it can.
+    """
+
+    def __init__(self, cert: str, key: Any, client_ca: str | None, log: Any) -> None:
+        """Read it; errors as of `context`."""
+        self._given = (cert, key, client_ca)
+        self._log = log
+        self._made_of = self._files()  # before they are read: a change meanwhile is seen by the next connection
+        self._context = context(cert, key, client_ca)
+
+    def current(self) -> ssl.SSLContext:
+        """The context for a new connection: three calls of stat beside a handshake of a millisecond."""
+        files = self._files()
+        if files != self._made_of:
+            self._made_of = files
+            try:
+                self._context = context(*self._given)
+            except (OSError, ValueError) as error:
+                why = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+                self._log.warn_with("a renewed certificate cannot be used", "cert", self._given[0], "reason", why)
+            else:
+                self._log.info_with("a renewed certificate is in use", "cert", self._given[0])
+        return self._context
+
+    def _files(self) -> list[tuple[int, int, int] | None]:
+        found: list[tuple[int, int, int] | None] = []
+        for path in self._given:
+            if isinstance(path, str):
+                try:
+                    about = os.stat(path)
+                except OSError:
+                    found.append(None)
+                else:
+                    found.append((about.st_ino, about.st_size, about.st_mtime_ns))
+        return found
 
 
 def _no_password() -> bytes:
@@ -67,7 +106,8 @@ class TlsConnection(Connection):
 
     __slots__ = ("_shaking", "_since_shake", "_tls")
 
-    def __init__(self, server: Server, sock: Any, peer: str, made: ssl.SSLContext) -> None:
+    def __init__(self, server: Server, sock: Any, peer: str, certificate: Certificate) -> None:
+        made = certificate.current()
         self._tls = made.wrap_socket(sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=True)
         super().__init__(server, self._tls, peer, "https")
         self._shaking = True

@@ -182,6 +182,11 @@ class MqttSource:
             alone = type(token) is not Shared and token is not SHARED_REPLY
             self.publisher.reply(event, response, alone=alone)
 
+    @property
+    def acknowledge(self) -> Callable[[Any], Any]:
+        """What acknowledges a delivery of one function, and answers nobody."""
+        return self.intake.session.settle
+
     def stored(self, event: MqttEvent) -> None:
         """The event is on disk: acknowledge it, whatever comes of it. Its token says what is still to be done then."""
         token: Any = event._token

@@ -30,6 +30,7 @@ FIGURES = {
     "overload": "ten times too much: fair drain, the ledger, memory",
     "gpio": "edge in -> handler -> output, fast edges, memory; in a virtual machine",
     "micropython": "the core on MicroPython",
+    "spool": "the spool: durable enqueue, bytes, recovery, a week offline, power cuts",
 }
 
 

@@ -137,7 +137,14 @@ version = {5 if version == 5 else 3}
 
 
 def function(
-    handler: str, topic: str, *, name: str = "f", isolation: str = "inline", qos: int = 0, out: str = ""
+    handler: str,
+    topic: str,
+    *,
+    name: str = "f",
+    isolation: str = "inline",
+    qos: int = 0,
+    out: str = "",
+    durable: bool = False,
 ) -> str:
     """The tables of one function with one trigger that pushes back when full, and an output if `out` names one."""
     text = f"""
@@ -148,7 +155,7 @@ isolation = "{isolation}"
 [[function.{name}.trigger]]
 topic = "{topic}"
 qos = {qos}
-{"durable = false" if qos else ""}
+durable = {str(durable).lower()}
 inbox = {{ when_full = "block" }}
 """
     if out:

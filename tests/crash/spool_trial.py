@@ -66,7 +66,7 @@ class Trial:
             writer=self.writer,
         )
         self.spool.log.random = random.Random(len(disk.start)).randbytes
-        self.spool.log.lanes._most = 1 << 20  # segments this small have no room for the worst names
+        self.spool.log.rows_size = 1 << 20  # segments this small have no room for the worst names
         self.payloads: dict[int, tuple[int, int | str, bytes]] = {}
         self.settled: set[int] = set()  # that it was told of
         self.together: dict[int, list[int]] = {}  # id of a record -> ids that it settles

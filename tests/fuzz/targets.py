@@ -15,8 +15,9 @@ from nuclio_edge.core import decode as decoding
 from nuclio_edge.core import mqtt_codec as codec
 from nuclio_edge.core import mqtt_properties as properties
 from nuclio_edge.core import msgpack as packing
+from nuclio_edge.core import record
 from nuclio_edge.core.port import json_dumps
-from nuclio_edge.core.record import HEAD, head, seed_of
+from nuclio_edge.core.record import HEAD, seed_of
 from nuclio_edge.manifest import check
 from nuclio_edge.manifest.problems import render, render_warnings
 
@@ -124,7 +125,7 @@ def recording(data: bytes) -> None:
     raw = ring._HEADER.pack(b"NERC", 1, 0, ring.HEADER + sum(HEAD + len(part) for part in parts), 7, 0)
     header = (raw + crc32(raw).to_bytes(4, "little")).ljust(ring.HEADER, b"\0")
     seed = seed_of(header)
-    data = b"".join(head(seed, at % 4, 0, 0, at, part) + part for at, part in enumerate(parts))
+    data = b"".join(record.frames(seed, [(at % 4, 0, 0, at, part) for at, part in enumerate(parts)]))
     found = ring.parse(header + data)
     for entry in found.entries:
         assert isinstance(entry.function, str)
@@ -134,8 +135,30 @@ def recording(data: bytes) -> None:
             pass
 
 
+def records(data: bytes) -> None:
+    """A segment's bytes: whole records only, and every one that was written where nothing is damaged."""
+    if len(data) < 4:
+        return
+    seed = record.seed_of(data[:4])
+    written = [(data[0], data[1], data[2] * 257, number, data[number:]) for number in range(0, len(data), 16)]
+    sound = b"".join(record.frames(seed, written))
+    assert _records(sound, seed) == written
+    # What is around them changes nothing, wherever it comes from; nor does what stands in the middle.
+    assert _records(data + sound + data, seed) == written
+    parts = record.frames(seed, written[:1])
+    assert _records(b"".join(parts) + data + sound, seed) == written[:1] + written
+    spoilt = bytearray(sound)
+    spoilt[data[3] % len(sound)] ^= 1 + data[2] % 255
+    assert [one for one in _records(bytes(spoilt), seed) if one not in written] == []
+    try:
+        numbers = record.unpack_numbers(data)
+    except ValueError:
+        return
+    assert record.unpack_numbers(record.pack_numbers(numbers)) == numbers
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, stored, recording)
+    target.__name__: target for target in (manifest, mqtt, msgpack, decode, frames, stored, recording, records)
 }
 
 
@@ -170,6 +193,13 @@ def _read(chunks: list[bytes], *, v5: bool) -> list[Any]:
     except codec.ProtocolError as error:
         told.append(("broken", error.reason))
     return told
+
+
+def _records(data: bytes, seed: int) -> list[Any]:
+    return [
+        (kind, flags, lane, number, data[start:stop])
+        for _, kind, flags, lane, number, start, stop in record.Reader(data, 0, len(data), seed)
+    ]
 
 
 def _frames(chunks: list[bytes]) -> list[Any]:

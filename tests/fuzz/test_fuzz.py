@@ -22,6 +22,7 @@ RUNS = {
     "frames": 20_000,
     "stored": 20_000,
     "recording": 10_000,
+    "records": 10_000,
 }
 SEEDS = {"manifest": [DATA / "good", DATA / "invalid"], "stored": [DATA / "stored"]}
 BROKE = sorted(path for path in KEPT.glob("*/*") if path.is_file())

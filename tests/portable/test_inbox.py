@@ -330,12 +330,27 @@ def test_a_small_inbox_that_fills_again_and_again_makes_its_source_wait_no_more_
     loop, _, trigger = _queued("drop-oldest", 1)
     waits = 0
     for number in range(20):
-        while trigger.submit(Made(trigger, b"%d" % number, number)) is False:
+        assert trigger.submit(Made(trigger, b"%d" % number, number))
+        while trigger.submit(Made(trigger, b"newer", 0)) is False:
             waits += 1
             trigger._grace = 1  # it is over
-        trigger.submit(Made(trigger, b"newer", 0))
         trigger.leave(1, len(trigger.box.popleft().raw_body), None)
         trigger.handled += 1
     assert waits <= 1
     assert _balanced(trigger)
+    loop.close()
+
+
+def test_a_large_inbox_that_a_burst_fills_makes_its_source_wait_each_time_that_it_has_half_emptied_meanwhile():
+    loop, _, trigger = _queued("drop-oldest", 512)
+    waits = 0
+    for _ in range(3):
+        while trigger.submit(Made(trigger, b"", None)):
+            pass
+        waits += 1
+        trigger._grace += 1_000_000  # it is not over, however slow this machine is
+        while trigger.pending > 256:
+            trigger.leave(1, len(trigger.box.popleft().raw_body), None)
+            trigger.handled += 1
+    assert waits == 3 and not trigger.shed
     loop.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from nuclio_edge.recording import read
 from tests.cli import Running, call, write
+from tests.mosquitto import program
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.mosquitto import Mosquitto
 
 MANIFEST = """
 [device]
@@ -318,3 +322,179 @@ def test_what_was_shed_is_explained_with_the_policy(tmp_path: Path) -> None:
     told = call("explain", shed.split()[0], cwd=tmp_path).stdout
     assert "not handled, shed (reject): the inbox was full, and who asked was told so: inbox.when_full" in told
     assert replay(tmp_path, rc=0)[1]["not_replayed"] == {"shed: reject": 1}
+
+
+DURABLE = """
+[device]
+state_dir = "state"
+[record]
+triggers = ["f/*"]
+[source.broker]
+kind = "mqtt"
+url = "URL"
+[function.f]
+handler = "f.py"
+[[function.f.trigger]]
+topic = "in/#"
+durable = true
+dead_letter = true
+inbox = { size = 4 }
+[[function.f.output]]
+topic = "out"
+"""
+SLOW = """
+import time
+def handler(context, event):
+    time.sleep(0.02)
+    if event.raw_body == b"7":
+        raise ValueError("seven")
+    return {"id": event.id}
+"""
+
+
+def test_events_that_outlive_their_process_are_recorded_under_their_id(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    """Durable ones: most find no room in the inbox and come from the disk, after a SIGKILL in another process."""
+    write(tmp_path, DURABLE.replace("URL", mosquitto.url), f=SLOW)
+    at = ("-h", "127.0.0.1", "-p", str(mosquitto.port))
+
+    def outcomes() -> dict[str, Any]:
+        file = tmp_path / "state" / "recorder.bin"
+        entries = read(str(file)).entries if file.exists() else []
+        return {entry.event.id or "": entry for entry in entries if entry.outcome is not None}
+
+    with Running(tmp_path) as run:
+        run.ready()
+        run.wait_for(message="connected")
+        lines = "".join(f"{number}\n" for number in range(60)).encode()
+        subprocess.run([program("mosquitto_pub"), *at, "-t", "in/a", "-l", "-q", "1"], input=lines, check=True)
+        wait_until(lambda: len(outcomes()) >= 5, "some of them")
+        run.process.send_signal(signal.SIGKILL)
+        run.process.wait()
+    with Running(tmp_path) as run:
+        run.ready()
+        wait_until(lambda: len(outcomes()) == 60, "all of them")
+        assert run.stop() == 0
+    found = outcomes()
+    for event, entry in found.items():
+        if entry.event.body != b"7":
+            assert json.loads(entry.outcome["body"]) == {"id": event}
+            assert [note[3]["topic"] for note in entry.outcome["sent"]] == ["out"]
+            assert entry.outcome["ran_us"] >= 20_000
+    assert sorted(int(entry.event.body) for entry in found.values()) == list(range(60))
+    assert any(entry.event.repeated for entry in found.values())
+    # One number each, for ever: what had no outcome when the process died has one now, under the same id.
+    assert {entry.event.id for entry in read(str(tmp_path / "state" / "recorder.bin")).entries} == set(found)
+    _, summary = replay(tmp_path, rc=0)
+    assert summary["replayed"] >= 60
+    seventh = next(event for event, entry in found.items() if entry.event.body == b"7")
+    told = call("explain", seventh, cwd=tmp_path).stdout
+    assert "ValueError: seven" in told and "kept as a dead letter" in told
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_an_answer_in_parts_goes_out_in_parts_and_is_compared_by_its_status(tmp_path: Path, isolation: str) -> None:
+    text = MANIFEST.replace("FOLDER", str(tmp_path)).replace('"f.py"', f'"f.py"\nisolation = "{isolation}"', 1)
+    code = "def handler(context, event):\n    yield 'one,'\n    yield event.body.decode()\n"
+    write(tmp_path, text, f=code, g=OTHER)
+    with Running(tmp_path) as run:
+        run.ready()
+        assert ask(tmp_path, "/f", b"two") == b"one,two"
+        assert ask(tmp_path, "/f", b"three") == b"one,three"
+        assert run.stop() == 0
+    listed = call("explain", cwd=tmp_path).stdout.splitlines()
+    assert [line.split()[3] for line in listed] == ["200", "200"]
+    _, summary = replay(tmp_path, rc=0)
+    assert summary["replayed"] == 2
+
+
+ALL_KINDS = """
+[device]
+board = "sim"
+state_dir = "state"
+[record]
+triggers = ["*/*"]
+[source.broker]
+kind = "mqtt"
+url = "URL"
+[source.lan]
+kind = "coap"
+listen = "127.0.0.1:PORT"
+[source.api]
+kind = "http"
+listen = "unix:FOLDER/api.sock"
+[source.gps]
+kind = "serial"
+device = "sim:gps"
+framing = "line"
+[source.climate]
+kind = "sensor"
+path = "sim:climate"
+every = "50ms"
+min_change = 0.1
+[source.mem]
+kind = "memory"
+[function.f]
+handler = "f.py"
+[[function.f.trigger]]
+source = "broker"
+topic = "in/#"
+[[function.f.trigger]]
+source = "lan"
+path = "/f"
+[[function.f.trigger]]
+source = "api"
+path = "/f"
+[[function.f.trigger]]
+source = "gps"
+[[function.f.trigger]]
+source = "climate"
+[[function.f.trigger]]
+pin = "GPIO17"
+[[function.f.trigger]]
+every = "300ms"
+headers = { a = "b" }
+[function.g]
+handler = "f.py"
+[[function.g.trigger]]
+source = "mem"
+path = "/g"
+[[function.f.output]]
+to = "mem"
+path = "/g"
+"""
+
+
+def test_events_of_every_kind_of_source_are_replayed_as_they_came(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    import socket
+
+    from nuclio_edge.core.coap_codec import NON, URI_PATH, URI_QUERY
+    from nuclio_edge.core.coap_compose import compose
+
+    code = "def handler(context, event):\n    more = event.headers, event.source_address, event.clock_quality\n"
+    code += "    return event.to_json() + repr(more)"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    text = ALL_KINDS.replace("URL", mosquitto.url).replace("PORT", str(port)).replace("FOLDER", str(tmp_path))
+    write(tmp_path, text, f=code)
+
+    def kinds() -> set[str]:
+        file = tmp_path / "state" / "recorder.bin"
+        return {e.event.kind for e in read(str(file)).entries if e.outcome is not None} if file.exists() else set()
+
+    at = ("-h", "127.0.0.1", "-p", str(mosquitto.port))
+    with Running(tmp_path) as run:
+        run.ready()
+        run.wait_for(message="connected")
+        user = ("-V", "5", "-D", "publish", "user-property", "a", "b", "-D", "publish", "content-type", "text/csv")
+        subprocess.run([program("mosquitto_pub"), *at, *user, "-t", "in/a", "-m", "x,y", "-q", "1"], check=True)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.sendto(compose(NON, 2, 1, b"t", [(URI_PATH, b"f"), (URI_QUERY, b"a=1")], b"17"), ("127.0.0.1", port))
+        ask(tmp_path, "/f?x=1", b"{}")
+        assert call("sim", "send", "gps", "hello", cwd=tmp_path).returncode == 0
+        assert call("sim", "set", "climate", "21.5", cwd=tmp_path).returncode == 0
+        assert call("sim", "set", "GPIO17", "1", cwd=tmp_path).returncode == 0
+        wait_until(lambda: len(kinds()) == 8, "all kinds")
+        assert run.stop() == 0
+    changed, summary = replay(tmp_path, rc=0)
+    assert changed == [] and summary["replayed"] > 13 and summary["not_replayed"] == {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests import vm
 from tests.cli import Running, write
 from tests.waiting import wait_until
 
@@ -131,3 +133,16 @@ def test_what_a_handler_forks_may_end_as_it_likes(tmp_path: Path) -> None:
         run.process.wait()
     with Running(tmp_path) as run:
         run.wait_for(message="the last process was killed")
+
+
+@pytest.mark.xdist_group("virtual machines")
+def test_memory_that_ran_out_is_told_from_a_kill_by_a_real_kernel() -> None:
+    why = vm.X86.missing()
+    if why is not None:
+        pytest.skip(why)
+    if not vm.supported():
+        pytest.skip("the machine uses this computer's own /, and is x86-64")
+    with vm.Guest(vm.X86, vm.in_checkout("-m tests.guest.out_of_memory"), memory=256) as guest:
+        output = guest.run()
+    said = [json.loads(line) for line in output.splitlines() if line.startswith('{"sentence"')]
+    assert [one["holds"] for one in said] == [True], output[-3000:]

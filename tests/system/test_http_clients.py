@@ -17,6 +17,7 @@ import pytest
 
 from tests.cli import Running, call, write
 from tests.docs.pages import write_out
+from tests.mosquitto import SEARCHED
 from tests.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def manifest(listen: str, params: str = "", isolation: str = "thread") -> str:
 
 
 def program(name: str) -> str:
-    found = shutil.which(name)
+    found = shutil.which(name, path=SEARCHED)
     assert found, f"{name} is not there; .ci/setup/debian-programs sees to it"
     return found
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli import Running, write
+from tests.mosquitto import program
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -61,7 +62,17 @@ def test_five_functions_go_on_beside_a_hung_one(tmp_path: Path, mosquitto: Mosqu
         for number in range(60):
             topics = ["hung/a", *(f"f{n}/a" for n in range(5))] if number % 2 else ["hung/a"]
             for topic in topics:
-                command = ["mosquitto_pub", "-p", str(mosquitto.port), "-q", "1", "-t", topic, "-m", str(number)]
+                command = [
+                    program("mosquitto_pub"),
+                    "-p",
+                    str(mosquitto.port),
+                    "-q",
+                    "1",
+                    "-t",
+                    topic,
+                    "-m",
+                    str(number),
+                ]
                 subprocess.run(command, check=True, timeout=30)
 
         def got(n: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,20 +59,24 @@ class Systemd:
 
     def next(self, beginning: str) -> str:
         """The next message that begins like this; those before it are skipped."""
-        while True:
+        end = time.monotonic() + 60
+        message = ""
+        while time.monotonic() < end:
             message = self.socket.recv(4096).decode()
             if message.startswith(beginning):
                 return message
+        raise AssertionError(f"waited in vain for {beginning}; the last was {message}")
 
     def count_until(self, run: Running, seconds: float) -> int:
         """How many times it is told within so long that the process lives."""
         count = 0
-        self.socket.settimeout(seconds)
-        try:
-            while run.process.poll() is None:
+        end = time.monotonic() + seconds
+        while run.process.poll() is None and (left := end - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
                 count += self.socket.recv(4096).startswith(b"WATCHDOG=1")
-        except TimeoutError:
-            pass
+            except TimeoutError:
+                break
         return count
 
 

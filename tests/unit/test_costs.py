@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import sys
 import tracemalloc
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from nuclio_edge.sources.mqtt_event import mqtt_event
 from nuclio_edge.sources.mqtt_intake import Intake
 from nuclio_edge.sources.mqtt_subscribe import Subscriptions
 from tests.mqtt_packets import publish
+from tests.rig import Rig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +97,41 @@ def test_an_event_of_a_flood_costs_so_many_calls_of_python_and_no_more(
     assert len(twenty) - len(ten) == 10 * len(calls)
     assert twenty.count("handler") == 20
     assert set(calls) == set(twenty) - {"drain", "<lambda>", "at_turn_end"}
+
+
+def test_a_kept_alive_request_costs_so_many_calls_of_python_and_no_more(tmp_path: Path) -> None:
+    manifest = """
+[source.api]
+kind = "http"
+listen = "127.0.0.1:0"
+[function.f]
+handler = "f.py"
+isolation = "inline"
+[[function.f.trigger]]
+path = "/"
+"""
+    with Rig(tmp_path, manifest, f="def handler(context, event):\n    return b'hello'\n") as rig:
+        host, _, port = rig.processor.sources["api"].addresses()[0].rpartition(":")
+        with socket.create_connection((host, int(port)), 10) as client:
+
+            def ask() -> None:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                before = trigger.handled
+                rig.until(lambda: trigger.handled > before)
+                assert client.recv(1000).endswith(b"\r\n\r\nhello")
+
+            source = rig.processor.sources["api"]
+            trigger = rig.processor.functions["f"].triggers[0]
+            for _ in range(3):  # the head is known, the function started, to_response imported
+                ask()
+            called = ["another second"]
+            while "renew" in called or len(called) == 1:  # one that makes another Date
+                called = python_calls(ask)
+            assert source.received == trigger.handled
+            request = called[called.index("_ready") : called.index("alone") + 1]
+            first = request[3 : request.index("handler")]  # what the first event of a turn costs more
+            assert request == ["_ready", "_respond", "submit", *first, "handler", "to_response", "settle", "alone"]
+            assert len(first) <= 6
 
 
 def test_a_queued_event_holds_no_more_than_the_budget_counts_for_it() -> None:

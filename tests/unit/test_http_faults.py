@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import ssl
+import threading
 from typing import TYPE_CHECKING, Any
 
-from tests.certificates import Certificates
+from tests.certificates import HERE, Certificates
 from tests.rig import Rig
 from tests.unit.test_http_source import ECHO, GET, MANIFEST, Wire, source
+from tests.waiting import LIMIT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +34,50 @@ def test_a_client_that_does_not_shake_hands_is_not_waited_for(tmp_path: Path) ->
             assert half.closed() == b""
         assert server.counters == {"handshake failed": 2}
         assert not server.connections
+
+
+def test_a_renewed_certificate_is_used_from_the_next_connection_on_and_a_broken_one_never(tmp_path: Path) -> None:
+    made = Certificates(tmp_path / "tls")
+    params = f'cert = "{made.server}"\nkey = "{made.server_key}"'
+
+    def shown() -> bytes:
+        """The certificate that a new client is shown."""
+        trust = ssl.create_default_context(cafile=str(made.ca))
+        found: list[bytes | None] = []
+
+        def connect() -> None:
+            host, _, port = source(running).addresses()[0].rpartition(":")
+            plain = socket.create_connection((host, int(port)), LIMIT)
+            with trust.wrap_socket(plain, server_hostname="localhost") as client:
+                found.append(client.getpeercert(binary_form=True))
+
+        thread = threading.Thread(target=connect)
+        thread.start()
+        running.until(lambda: not thread.is_alive(), "a handshake")
+        thread.join()
+        return found[0] or b""
+
+    def complaints() -> int:
+        return running.records.text().count("a renewed certificate cannot be used")
+
+    with rig(tmp_path, params) as running:
+        first = shown()
+        assert shown() == first
+        old_key = made.server_key.read_bytes()
+        made.issue("server", HERE)  # in the same two files
+        new_key = made.server_key.read_bytes()
+        second = shown()
+        assert second != first
+        made.server_key.write_bytes(old_key)  # no pair
+        assert shown() == shown() == second
+        assert complaints() == 1
+        made.server_key.unlink()
+        assert shown() == second
+        assert complaints() == 2
+        made.server_key.write_bytes(new_key)
+        made.issue("server", HERE)
+        assert shown() not in (first, second)
+        assert complaints() == 2
 
 
 def test_bodies_on_their_way_in_have_one_bound_and_one_too_many_is_refused(tmp_path: Path) -> None:

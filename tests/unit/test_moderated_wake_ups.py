@@ -24,9 +24,8 @@ class Clocked:
         self.naps: list[float] = []
         self.now = 0
         self.waits = 0  # nanoseconds that the next look takes
-        monkeypatch.setattr(
-            port_cpython, "time", SimpleNamespace(sleep=self.naps.append, perf_counter_ns=self._clock, monotonic_ns=int)
-        )
+        monkeypatch.setattr(port_cpython, "time", SimpleNamespace(sleep=self.naps.append))
+        monkeypatch.setattr(port_cpython, "clock", self._clock)
         self.poller = Poller()
         self._ends = os.pipe()
         os.write(self._ends[1], b"x")

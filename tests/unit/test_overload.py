@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import socket
+import threading
 import time
 from collections import deque
 from itertools import pairwise
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nuclio_edge import asynchronous
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.inbox import EVENT_COST, Budget, Trigger
 from nuclio_edge.core.loop import Loop
@@ -227,3 +230,24 @@ def test_a_flood_of_events_for_slow_inline_handlers_leaves_each_turn_to_the_othe
     link.close()
     theirs.close()
     loop.close()
+
+
+def test_a_handler_that_hangs_does_not_make_the_loop_wait_for_what_it_takes_to_end_it(tmp_path: Path) -> None:
+    code = "import time\ndef handler(context, event):\n    end = time.monotonic() + 20\n"
+    code += "    while time.monotonic() < end:\n        pass\n"
+    text = MEMORY + function("", more='timeout = "50ms"')
+    importing: list[int] = []
+
+    def slow_import(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "ctypes":
+            importing.append(threading.get_ident())
+        return real(name, *rest, **more)
+
+    real = builtins.__import__
+    asynchronous._raise.clear()
+    with pytest.MonkeyPatch.context() as patch, Rig(tmp_path, text, f=code) as rig:
+        patch.setattr(builtins, "__import__", slow_import)
+        for _ in range(2):  # the second one by what the first has imported
+            assert rig.ask("/f")[0] == 408
+            rig.until(lambda: not rig.processor.functions["f"].runner.lost, "the thread to end")
+        assert len(importing) == 1 and importing[0] != threading.get_ident()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,7 +103,7 @@ def test_events_are_kept_byte_for_byte_with_what_came_of_them(tmp_path: Path, is
     assert "body" not in outcomes[0]
     assert outcomes[2]["error"].endswith("ValueError: out of order") and "recorder" not in outcomes[2]["error"]
     assert outcomes[3]["headers"] == {"X-A": "b"}
-    assert outcomes[4]["body"]["size"] == 5000 and len(outcomes[4]["body"]["digest"]) == 16
+    assert outcomes[4]["body"]["size"] == 5000 and len(outcomes[4]["body"]["~digest"]) == 16
     sent = outcomes[5]["sent"]
     if isolation != ISOLATIONS[2]:
         assert [note[:2] for note in sent] == [["mem", "publish"], ["mem", ""]]
@@ -364,3 +365,93 @@ def test_what_is_waited_for_is_bounded(tmp_path: Path, monkeypatch: pytest.Monke
         rig.until(lambda: len(settled.outcomes) == 10)
     # Those that were forgotten are there a second time, with their outcome.
     assert sum(entry.outcome is not None for entry in recorded(tmp_path)) == 10
+
+
+def test_an_event_that_is_too_large_is_kept_without_its_body(tmp_path: Path) -> None:
+    with Rig(tmp_path, manifest(), f=HANDLER) as rig:
+        rig.ask("/f", b"x" * 9000)
+        rig.ask("/f", b"x" * 6000)
+        rig.ask("/f", b"17", headers={"a": "y" * 9000})  # not even what stands before its body can be kept
+        assert rig.processor.assembly.recorder.dropped == 1
+    large, fits = recorded(tmp_path)
+    assert large.trimmed and large.event.body == b"" and large.outcome["status"] == 200
+    assert not fits.trimmed and fits.event.size == 6000
+
+
+def test_an_event_that_finds_no_room_is_as_it_was_and_recorded_when_it_does(tmp_path: Path) -> None:
+    trigger = 'inbox = { size = 1, when_full = "block" }'
+    with Rig(tmp_path, manifest(trigger=trigger), f=waiting(tmp_path)) as rig:
+        there, recorder = rig.trigger("f"), rig.processor.assembly.recorder
+        first, second = (MemoryEvent(there, None, "/f", body, {}) for body in (b"1", b"2"))
+        assert there.submit(first)
+        rig.until(lambda: not there.submit(second))
+        assert second._token is None and list(recorder.open) == [first.id]
+        (tmp_path / "go").touch()
+        rig.until(lambda: there.submit(second))
+        rig.until(lambda: there.handled == 2)
+        assert first._token is None and "defect" not in rig.records.text()
+        assert rig.balanced()
+    assert [entry.event.body for entry in recorded(tmp_path)] == [b"1", b"2"]
+
+
+class Store:
+    """A binding with everything that Python objects may have."""
+
+    colour = "red"
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {"a": 1}
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Any:
+        return iter(self.values)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.values["closed"] = True
+
+    def everything(self) -> dict[str, Any]:
+        return self.values
+
+
+def test_a_binding_that_is_heard_is_as_it_was(tmp_path: Path) -> None:
+    store = Store()
+    context = SimpleNamespace(_event=None)
+    with Rig(tmp_path, manifest(), f=HANDLER) as rig:
+        recorder = rig.processor.assembly.recorder
+        heard = recorder.heard({"store": lambda context: store})["store"](context)
+        trigger = rig.trigger("f")
+        context._event = event = MemoryEvent(trigger, None, "/f", b"", {})
+        heard["b"] = [2]
+        with heard as inner:
+            assert inner is store
+        assert heard["b"] == [2] and "b" in heard and "c" not in heard and len(heard) == 3
+        assert list(heard) == ["a", "b", "closed"] and heard.colour == "red"
+        heard.colour = "blue"
+        assert store.colour == "blue"
+        everything = heard.everything()
+        everything["later"] = 1  # what is changed afterwards was not there yet
+        assert everything is store.values
+        with pytest.raises(KeyError):
+            heard["nothing"]
+        with pytest.raises(AttributeError):
+            heard.nothing  # noqa: B018 - it is not there
+        notes = recorder.open.pop(event.id).sent
+    calls = [note[1] for note in notes]
+    assert calls == ["__setitem__", "__enter__", "__exit__", "__getitem__", "__contains__", "__contains__", "__len__",
+                     "__iter__", "__len__", "everything"]  # fmt: skip
+    assert notes[0][2] == ["b", [2]] and notes[3][4] == [2] and "~repr" in notes[1][4]
+    assert notes[-1][4] == {"a": 1, "b": [2], "closed": True}

@@ -68,6 +68,14 @@ def test_the_newest_records_that_fit_are_there_in_their_order(batches: list[list
         assert [entry.event.size for entry in recording.entries] == written[len(written) - len(found) :]
 
 
+def test_small_records_behind_the_last_large_one_do_not_outlive_their_time(tmp_path: Path) -> None:
+    fill(tmp_path / "ring", 500)
+    for number in range(500, 560):
+        fill(tmp_path / "ring", 1, first=number, body=3000)
+        found = numbers(read(str(tmp_path / "ring")))
+        assert found == list(range(found[0], number + 1))
+
+
 def test_an_event_meets_its_outcome_and_the_process_that_it_came_to(tmp_path: Path) -> None:
     ring = Ring(str(tmp_path / "ring"), SIZE)
     ring.append([(START, 0, (msgpack.pack({"device": "gw"}),)), (EVENT, 0, event_parts(1, b"a"))])

@@ -466,10 +466,10 @@ def test_a_timeout_that_comes_as_the_handler_ends_leaves_the_function_whole(
     with Rig(tmp_path, MEMORY + manifest('timeout = "50ms"'), f=code) as rig:
         function = rig.processor.functions["f"]
 
-        def raise_late(carrier: Carrier, error: type[BaseException]) -> None:
+        def raise_late(carrier: Carrier, error: type[BaseException], told: Any) -> None:
             function.handler.__globals__["go"].set()
             handing_back.wait(0.2)  # in vain where the thread waits for the HandlerTimeout before it hands back
-            raise_into(carrier, error)
+            raise_into(carrier, error, told)
             raised.set()
 
         monkeypatch.setattr(Carrier, "raise_into", raise_late)

@@ -16,6 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.bench.subject import processor, python
+from tests.mosquitto import SEARCHED, program
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "m": 6e4}
 
 def run(bench: Bench) -> None:
     """CPU beside the peer, then the slides' run."""
-    if shutil.which("wrk") is None:
+    if shutil.which("wrk", path=SEARCHED) is None:
         bench.report.missing("all", "wrk is not there (.ci/setup/debian-programs wrk:wrk)")
         return
     seconds = 1 if bench.quick else 4
@@ -137,7 +138,7 @@ def listening(subjects: Sequence[Subject], port: int) -> None:
 
 def wrk(port: int, connections: int, seconds: int) -> dict[str, float]:
     """What wrk says: requests, rate, average and maximum in ms, errors of any kind."""
-    command = ["wrk", "-t", "1", "-c", str(connections), "-d", str(seconds), f"http://127.0.0.1:{port}/"]
+    command = [program("wrk"), "-t", "1", "-c", str(connections), "-d", str(seconds), f"http://127.0.0.1:{port}/"]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     latency = re.search(r"Latency\s+([\d.]+)([a-z]+)\s+\S+\s+([\d.]+)([a-z]+)", text)
     requests = re.search(r"(\d+) requests in", text)

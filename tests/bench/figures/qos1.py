@@ -1,4 +1,7 @@
-"""QoS 1 ingest, acknowledged after the handler: the broker's window open, and mosquitto's default of 20 in flight."""
+"""QoS 1 ingest, durable and not: the broker's window open, and mosquitto's default of 20 in flight.
+
+The handler is quick: not durable it is acknowledged after the handler, durable too, as nothing has to be stored.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,8 @@ def run(bench: Bench) -> None:
         "paho": (lambda url, count: paho(bench, url, count), few),
         "inline": (lambda url, count: ours(bench, url, count, "inline"), many),
         "thread": (lambda url, count: ours(bench, url, count, "thread"), many),
+        "inline, durable": (lambda url, count: ours(bench, url, count, "inline", durable=True), many),
+        "thread, durable": (lambda url, count: ours(bench, url, count, "thread", durable=True), many),
     }
     for window, what, bar in ((65535, "open window", 1 / 8), (20, "window 20, prepared flood", 1 / 4)):
         with Broker() as broker:
@@ -53,12 +58,16 @@ def _report(bench: Bench, found: dict[str, dict[str, list[float]]], what: str, b
         bench.report.value(f"{name}: CPU", measures["cpu"], "µs/event")
         bench.report.value(f"{name}: rate", [1e6 / wall for wall in measures["wall"]], "events/s")
     for how in ("inline", "thread"):
+        ours_, other = f"{how}, durable, {what}", f"{how}, {what}"
+        bench.ratio(f"{how}: durable to not durable, {what}, CPU", found, ours_, other, bar=1.5)
+    for how in ("inline", "thread"):
         bench.ratio(f"{how} to stock paho, {what}, CPU", found, f"{how}, {what}", f"paho, {what}", bar=bar)
 
 
-def ours(bench: Bench, url: str, count: int, isolation: str) -> Subject:
-    """A processor with one function, whose trigger acknowledges after the handler."""
-    text = manifest(url, function("count.py", "bench/in", isolation=isolation, qos=1), more="receive_maximum = 65535")
+def ours(bench: Bench, url: str, count: int, isolation: str, *, durable: bool = False) -> Subject:
+    """A processor with one function."""
+    table = function("count.py", "bench/in", isolation=isolation, qos=1, durable=durable)
+    text = manifest(url, table, more="receive_maximum = 65535")
     return processor(bench.folder(), text, marks(count))
 
 

@@ -1,0 +1,258 @@
+"""Durable triggers by random sequences of events, ends, commits, crashes and stops, against what must always hold.
+
+The parts are real (Delivery, its spool, a trigger, files); only the handler and the sender are the test's. The sender keeps
+what was not acknowledged and sends it again, marked, after a crash.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from _thread import get_ident
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from nuclio_edge.core.inbox import Budget, Trigger
+from nuclio_edge.core.loop import Loop
+from nuclio_edge.core.worker import conclude
+from nuclio_edge.delivery import Delivery
+from nuclio_edge.sources.mqtt_event import mqtt_event
+
+KEY = "function.f.trigger[0]"
+
+
+class Says:
+    """A logger that says nothing."""
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_: None
+
+    def get_child(self, _name: str) -> Says:
+        return self
+
+
+class Source:
+    """A sender with acknowledgements: what it was told is done, by number."""
+
+    kind, name, content_type, url = "mqtt", "broker", "", ""
+    window = 8
+
+    def __init__(self, acknowledged: set[int]) -> None:
+        self.acknowledged = acknowledged
+
+    def settle(self, event: Any, _response: Any, _error: Any) -> None:
+        self.stored(event)
+
+    def stored(self, event: Any) -> None:
+        self.acknowledged.add(int(event.raw_body))
+        event._token = None
+
+
+class Function:
+    """A function whose handler is the test."""
+
+    name, version, suspended, outputs, timeout_ms = "f", "1", None, (), 30_000
+
+    def __init__(self) -> None:
+        self.runner = self
+        self.held: list[Any] = []
+        self.triggers: tuple[Trigger, ...] = ()
+
+    def drain(self) -> bool:
+        return not self.held
+
+    def may_retry(self) -> bool:
+        return False
+
+    def on_failure(self, *_: Any) -> None:
+        pass
+
+    def explain(self, error: BaseException) -> str:
+        return str(error)
+
+
+class Durability(RuleBasedStateMachine):
+    """One durable trigger with an inbox of three events, over many processes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="nuclio-edge-model-"))
+        self.lives = 0
+        self.sent = 0
+        self.acknowledged: set[int] = set()
+        self.handled: list[tuple[int, bool]] = []  # in order, with whether it was marked
+        self.buried: set[int] = set()
+        self.waiting: list[Any] = []  # refused, kept by the sender
+        self.begin(self.root / "0")
+
+    def begin(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.loop = Loop()
+        self.loop.thread = get_ident()
+        table = SimpleNamespace(max_size=1 << 20, flush=4, writes_per_day=0)
+        manifest = SimpleNamespace(spool=table, device=SimpleNamespace(state_dir=str(folder)))
+        processor: Any = SimpleNamespace(loop=self.loop, logger=Says(), manifest=manifest)
+        self.delivery = Delivery(processor)
+        self.delivery.open()
+        self.function = Function()
+        self.source = Source(self.acknowledged)
+        spec = SimpleNamespace(durable=True, dead_letter=True, content_type=None)
+        self.trigger = Trigger(
+            self.function, self.source, self.loop, KEY, size=3, attempts=1000, spec=spec, budget=Budget(1 << 30, 0)
+        )
+        self.trigger.submit = self._take
+        self.function.triggers = (self.trigger,)
+        self.delivery.attach(self.trigger)
+        self.delivery.begin()
+
+    def _take(self, event: Any) -> bool:
+        verdict = self.trigger.enter(event)
+        if verdict == 1:
+            self.function.held.append(event)
+        return verdict != 0
+
+    def _submit(self, number: int, again: bool) -> None:
+        event = mqtt_event(self.trigger, 1, 0x3A if again else 0x32, b"t", b"", b"%d" % number, 0)
+        if not self.waiting and self.trigger.submit(event):
+            return
+        self.waiting.append(event)
+        if len(self.waiting) == 1:
+            self.trigger.on_room(self._push)
+
+    def _push(self) -> None:
+        while self.waiting:
+            if not self.trigger.submit(self.waiting[0]):
+                self.trigger.on_room(self._push)
+                return
+            self.waiting.pop(0)
+
+    def turn(self, ms: int) -> None:
+        end = self.loop.now + ms
+        while self.loop.now < end:
+            self.loop.turn(max(1, end - self.loop.now))
+
+    @rule(count=st.integers(1, 8))
+    def send(self, count: int) -> None:
+        for _ in range(count):
+            self._submit(self.sent, again=False)
+            self.sent += 1
+
+    @rule(ok=st.booleans())
+    def finish(self, ok: bool) -> None:
+        if not self.function.held:  # no precondition: which events have come depends on the disk's pace
+            return
+        event = self.function.held.pop(0)
+        number = int(event.raw_body)
+        if ok:
+            self.handled.append((number, event.duplicate))
+        else:
+            self.buried.add(number)
+        conclude(self.trigger, event, None, None if ok else ValueError("no"), 0)
+
+    @rule(ms=st.integers(1, 12))
+    def time_passes(self, ms: int) -> None:
+        self.turn(ms)
+
+    @rule()
+    def crash(self) -> None:
+        self.lives += 1
+        folder = self.root / str(self.lives)
+        while self.delivery.spool._flying is not None:  # no copy of a file that is being made
+            self.turn(1)
+        shutil.copytree(self.folder, folder)
+        self.source.acknowledged = set()  # what the dead process's writer still does is heard by nobody
+        unacknowledged = sorted(set(range(self.sent)) - self.acknowledged)
+        self._let_go()
+        self.begin(folder)
+        for number in unacknowledged:
+            self._submit(number, again=True)
+
+    @rule()
+    def stop(self) -> None:
+        running = self.function.held[:1]
+        del self.function.held[:1]  # a worker has it
+        self.trigger.box = Box(self.function.held)
+        self.delivery.stop()
+        for event in running:
+            self.handled.append((int(event.raw_body), event.duplicate))
+            conclude(self.trigger, event, None, None, 0)
+        for _ in range(1000):
+            if not self.delivery.busy():
+                break
+            self.turn(1)
+        assert not self.function.held
+        self.delivery.close()
+        unacknowledged = sorted(set(range(self.sent)) - self.acknowledged)
+        self.loop.close()
+        self.waiting = []
+        self.begin(self.folder)
+        for number in unacknowledged:
+            self._submit(number, again=True)
+
+    @invariant()
+    def the_ledger_adds_up(self) -> None:
+        t = self.trigger
+        pending = t.pending + t.source.alone
+        assert t.admitted == t.handled + t.failed + t.dead_lettered + sum(t.shed.values()) + pending
+        assert not t.shed
+        assert self.delivery.spool.differences() == []
+
+    @invariant()
+    def what_is_acknowledged_is_somewhere(self) -> None:
+        t = self.trigger
+        done = {number for number, _ in self.handled} | self.buried
+        left = self.acknowledged - done
+        assert len(left) <= t.pending + t.source.alone
+
+    def teardown(self) -> None:
+        try:
+            for _ in range(20_000):
+                if not (self.function.held or self.waiting or self.trigger.pending or self.trigger.source.alone):
+                    break
+                while self.function.held:
+                    self.finish(ok=True)
+                self.turn(1)
+            done = {number for number, _ in self.handled} | self.buried
+            assert done >= set(range(self.sent)), f"lost: {sorted(set(range(self.sent)) - done)}"
+            unmarked = [number for number, marked in self.handled if not marked]
+            assert len(unmarked) == len(set(unmarked)), "handled twice without a mark"
+            assert unmarked == sorted(unmarked), "out of order"
+            self.turn(30)
+            assert self.acknowledged >= set(range(self.sent))
+        finally:
+            self._let_go()
+            shutil.rmtree(self.root)
+
+    def _let_go(self) -> None:
+        self.delivery.spool.close()
+        self.loop.close()
+        self.waiting = []
+
+
+class Box:
+    """The inbox of a function whose events the test holds."""
+
+    def __init__(self, held: list[Any]) -> None:
+        self.held = held
+
+    def popleft(self) -> Any:
+        return self.held.pop(0)
+
+    def append(self, event: Any) -> None:
+        self.held.append(event)
+
+
+TestDurability = Durability.TestCase
+TestDurability.settings = settings(
+    max_examples=25,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.generate],  # the pace of the disk differs from run to run: nothing to shrink by
+)
