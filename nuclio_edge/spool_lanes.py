@@ -157,8 +157,13 @@ class Lanes:
     def __iter__(self) -> Iterator[Lane]:
         return iter(self.by_number.values())
 
+    def totals(self) -> dict[str, int]:
+        """The counters of all together."""
+        names = ("appended", "settled", "gap", "pending")
+        return {name: sum(getattr(lane, name) for lane in self) for name in names}
+
     def differences(self) -> list[str]:
-        """The lanes for which the equation does not hold, one sentence each."""
+        """Those for which the equation does not hold, one sentence each."""
         return [
             f"spool: kind {lane.kind}, {lane.key}: appended {lane.appended}, settled {lane.settled}, gap {lane.gap}, "
             f"pending {lane.pending}"

@@ -145,7 +145,9 @@ class InlineCall:
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)
-        elif ticks >= 0 and (result is None or (token is not None and _ENCODER and not function.outputs)):
+        elif ticks >= 0 and (
+            result is None or (token is not None and _ENCODER and not function.outputs and trigger.kind != "batch")
+        ):
             if result is not None:
                 result = _ENCODER[0](result)
             if result is None or result.status_code < 400:
