@@ -60,6 +60,15 @@ class Admin:
             self._retry = self.processor.loop.call_later(pause, self.open)
             self._pause = min(self._pause * 2, LONGEST_PAUSE_MS)
 
+    def move(self, table: Any) -> None:
+        """Listen where a new `[admin]` says, and nowhere else."""
+        self.close()
+        self.path = table.socket or os.path.join(self.processor.manifest.device.state_dir, SOCKET)
+        self._wanted = table.listen
+        self._pause = FIRST_PAUSE_MS
+        self._said = set()
+        self.open()
+
     def close(self) -> None:
         """Listen no more, hang up on everybody, remove the socket's file; idempotent."""
         if self._retry is not None:

@@ -96,7 +96,7 @@ class DurableLedger:
         return list(self._before)
 
     def _load(self, row: TriggerRow) -> TriggerRow:
-        for slot, count in self._spool.tallies(EVENT, row.ledger_id).items():
+        for slot, count in self._spool.tallies.of(EVENT, row.ledger_id).items():
             if slot < len(COUNTS):
                 setattr(row, COUNTS[slot], count)
             elif REASONS <= slot < REASONS + len(_REASONS):
@@ -112,11 +112,11 @@ class DurableLedger:
             slot = slot_of(reason)
             counts[slot] = counts.get(slot, 0) + count
         held = self._held.get(key, {})
-        have = self._spool.tallies(EVENT, key)
+        have = self._spool.tallies.of(EVENT, key)
         for slot, count in counts.items():
             more = count - held.get(slot, 0) - have.get(slot, 0)
             if more > 0:
-                self._spool.tally(EVENT, key, slot, more)
+                self._spool.tallies.add(EVENT, key, slot, more)
 
 
 def _fingerprint(trigger: Trigger) -> int:

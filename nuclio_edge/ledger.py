@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from .processor import Processor
+
 # The counters of a trigger that are sums, by their names there; `shed` is one by reason.
 COUNTERS = ("admitted", "handled", "failed", "dead_lettered", "pending", "retried", "duplicates", "late")
 # Rows kept of what is there no more: a manifest that is read again and again, with other names each time, must not fill
@@ -152,16 +154,16 @@ class Tally:
         return {name: getattr(self, name) for name in self.__slots__ if name != "wrong"}
 
 
-def tally(sources: Iterable[Any], triggers: Iterable[Any]) -> Tally:
-    """Add up sources and triggers, or rows of them, and check each."""
+def tally(sources: list[Any], triggers: list[Any], gone: Gone) -> Tally:
+    """Add up sources and triggers, also those that are gone, and check each."""
     total = Tally()
-    for source in sources:
+    for source in [*sources, *gone.sources.values()]:
         total.received += source.received
         total.unrouted += source.unrouted
         _add(total.rejected, source.rejected)
         if missing_at_source(source):
             total.wrong.append(source_sentence(source))
-    for trigger in triggers:
+    for trigger in [*triggers, *gone.triggers.values()]:
         for name in ("admitted", "handled", "failed", "dead_lettered", "pending", "retried", "duplicates"):
             setattr(total, name, getattr(total, name) + getattr(trigger, name))
         total.pending += _elsewhere(trigger)
@@ -169,6 +171,13 @@ def tally(sources: Iterable[Any], triggers: Iterable[Any]) -> Tally:
         if missing_at_trigger(trigger):
             total.wrong.append(trigger_sentence(trigger))
     return total
+
+
+def counted(processor: Processor) -> tuple[list[Any], list[Any]]:
+    """The sources that count at present, those of the manifest, those that settle, and our own; and the triggers."""
+    calls = processor.assembly.made_calls
+    sources = [*processor.sources.values(), *processor.leaving, *([calls] if calls else []), *processor.own_sources]
+    return sources, [trigger for function in processor.all_functions() for trigger in function.triggers]
 
 
 def row_of(trigger: Any) -> TriggerRow:

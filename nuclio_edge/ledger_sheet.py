@@ -8,6 +8,7 @@ from __future__ import annotations
 from .core import port
 from .ledger import (
     SourceRow,
+    counted,
     missing_at_source,
     missing_at_trigger,
     row_of,
@@ -35,7 +36,7 @@ class Sheet:
         self.at_ms = port.now_ms()
         self.begun_ms = processor.begun_ms
         # One that settles yields its name to the one that took its place.
-        self.states = {source.name: source.state for source in reversed(processor.counted_sources())}
+        self.states = {source.name: source.state for source in reversed(counted(processor)[0])}
         self.sources: list[SourceRow] = []
         self.triggers: list[TriggerRow] = []
         self._copy(processor)
@@ -54,14 +55,14 @@ class Sheet:
 
     def _copy(self, processor: Processor) -> None:
         sources: dict[str, SourceRow] = {}
-        for source in [*processor.counted_sources(), *processor.gone.sources.values()]:
+        here, triggers_here = counted(processor)
+        for source in [*here, *processor.gone.sources.values()]:
             row = sources.get(source.name)
             if row is None:
                 row = sources[source.name] = SourceRow(source.name, source.kind)
             row.add(source)
         triggers: dict[str, TriggerRow] = {}
-        counted: list[Any] = [*processor.counted_triggers(), *processor.gone.triggers.values()]
-        for trigger in counted:
+        for trigger in [*triggers_here, *processor.gone.triggers.values()]:
             found = triggers.get(trigger.ledger_id)
             if found is None:
                 found = triggers[trigger.ledger_id] = row_of(trigger)

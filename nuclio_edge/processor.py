@@ -14,7 +14,7 @@ from .clock import CLOCK
 from .core.inbox import Budget
 from .core.log import Logger
 from .core.loop import Loop
-from .ledger import Gone, tally
+from .ledger import Gone, counted, tally
 from .registry import source_class
 from .seat import Seat
 
@@ -151,17 +151,11 @@ class Processor:
         self._patience = self.loop.now + READY_PATIENCE_MS
         self._opened = True
         if self._guarded:
-            self.administer()
+            from .admin import Admin
+
+            self.admin = Admin(self)
+            self.admin.open()
         self._check_ready()
-
-    def administer(self) -> None:
-        """Let the processor be asked what it does, where the manifest says; anew after that has changed."""
-        from .admin import Admin
-
-        if self.admin is not None:
-            self.admin.close()
-        self.admin = Admin(self)
-        self.admin.open()
 
     def _open_no_more(self) -> None:
         """Told to stop while a module was imported: nothing has begun that would have to come to its end."""
@@ -253,7 +247,7 @@ class Processor:
         for text in self.differences():
             self.exit_code = FAULT
             self.logger.error_with("the ledger does not balance: a defect of nuclio-edge", "difference", text)
-        self.gone.take(self.counted_sources(), self.counted_triggers())
+        self.gone.take(*counted(self))
         for function in self.all_functions():
             function.close()
         stuck = sum(getattr(function.runner, "lost", 0) for function in self.all_functions())
@@ -301,23 +295,11 @@ class Processor:
 
     def tally(self) -> Tally:
         """What was received, handled, failed and shed up to now, over everything that ran in this process."""
-        gone = self.gone
-        return tally(
-            [*self.counted_sources(), *gone.sources.values()], [*self.counted_triggers(), *gone.triggers.values()]
-        )
+        return tally(*counted(self), self.gone)
 
     def differences(self) -> list[str]:
         """What does not add up at this moment, a sentence each: at sources, at triggers, on disk."""
         return [*self.tally().wrong, *(self.delivery.differences() if self.delivery is not None else ())]
-
-    def counted_sources(self) -> list[Any]:
-        """The sources that count at present, in order: those of the manifest, those that settle, and our own."""
-        calls = self.assembly.made_calls
-        return [*self.sources.values(), *self.leaving, *([calls] if calls else []), *self.own_sources]
-
-    def counted_triggers(self) -> list[Trigger]:
-        """The triggers that count at present, of functions that run and of those that drain."""
-        return [trigger for function in self.all_functions() for trigger in function.triggers]
 
     # -- building -----------------------------------------------------------------------------------------------------
 

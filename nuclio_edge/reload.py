@@ -70,7 +70,7 @@ def _become(
     if before.device != manifest.device:
         lines.append("[device] changed: that needs a restart")
     if before.admin != manifest.admin and processor.admin is not None:
-        processor.administer()
+        processor.admin.move(manifest.admin)
         lines.append("[admin] opened again")
     old_sources = processor.sources
     processor.sources = {

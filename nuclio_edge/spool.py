@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .spool_group import Done
     from .spool_plan import Plan
     from .spool_reading import Record
-    from .spool_tallies import Tally
+    from .spool_tallies import Tallies, Tally
     from .spool_writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
@@ -91,7 +91,7 @@ class Spool:
         self.on_gap = on_gap
         self.on_trouble = on_trouble
         self.on_notice = on_notice
-        self.on_write: Callable[[], Any] = _nothing  # before a group is closed: the last moment for a tally
+        self.on_write: Callable[[], Any] = lambda: None  # before a group is closed: the last moment for a tally
         self.log = Log(folder, size)
         self.log.more = self._more
         self.budget = Budget(writes_per_day, port.ticks_ms()) if writes_per_day else None
@@ -163,7 +163,7 @@ class Spool:
 
         A payload is bytes, a sequence of bytes that belong together, or a call that returns either: on the loop, if the
         record is really written, and then of about `size` bytes. `tallies`: (kind, key, slot, count) each, durable with
-        this record and not otherwise; see `tally`.
+        this record and not otherwise.
         """
         lane = self.log.lanes.by_key.get((kind, key)) or self.log.lanes.open(kind, key)
         lane.appended += 1
@@ -203,16 +203,10 @@ class Spool:
         self.later()
         return True
 
-    def tally(self, kind: int, key: int | str, slot: int, count: int) -> bool:
-        """Add to a number of a lane, which becomes durable with whatever is settled meanwhile; never by itself.
-
-        False when there is no room for another number.
-        """
-        return self.log.lanes.tallies.add(kind, key, slot, count)
-
-    def tallies(self, kind: int, key: int | str) -> dict[int, int]:
-        """The numbers of a lane by slot, as they are now."""
-        return self.log.lanes.tallies.of(kind, key)
+    @property
+    def tallies(self) -> Tallies:
+        """Numbers that ride along with what is settled."""
+        return self.log.lanes.tallies
 
     def commit_soon(self) -> None:
         """Write what there is at the end of this turn, or when the group before it is durable."""
@@ -304,7 +298,7 @@ class Spool:
         self._end_of_turn()
 
     def _has_work(self) -> bool:
-        if self._closed and self.log.segments and self.log.lanes.tallies.dirty:
+        if self._closed and self.log.segments and self.tallies.dirty:
             return True  # no file is made for their sake
         return bool(self._group.live) or self._settling.has_work() or self.room.has_work() or self.readers.has_work()
 
@@ -443,7 +437,3 @@ class Spool:
         """What a checkpoint says beside the lanes."""
         budget = [self.budget.level, port.now_ms()] if self.budget is not None else []
         return {"next": self._group.next, "readers": self.readers.rows(), "budget": budget}
-
-
-def _nothing() -> None:
-    pass

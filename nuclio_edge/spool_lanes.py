@@ -121,7 +121,10 @@ class Settlement:
             numbers += (lane, self.counts.get(lane, 0), self.skipped.get(lane, 0) + skipped.get(lane, 0))
         for tally in tallies:
             numbers += tally
+        added: dict[int, int] = {}
         for number, count in self.tallies:
+            added[number] = added.get(number, 0) + count
+        for number, count in added.items():
             numbers += (number, 0, count)  # what this record adds
         return pack_numbers(numbers)
 

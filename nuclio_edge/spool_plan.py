@@ -54,7 +54,8 @@ class Plan:
         self.copies: list[Place] = []
         self.named: list[Lane] = []
         self.tallied: dict[int, int] = {}
-        self.upto = 0  # the id after the last record that is in the log, or never will be
+        self.upto = 0  # the id after the last record that is in the log, or in the plan up to here
+        self.placed: dict[int, int] = {}  # what records in the plan up to here add to tallies
         self.drops = 0  # of the room's, that are in it
         self.seen = 0  # of the room's copies, that are in it or were needed no more
         self.oldest = 0
@@ -159,7 +160,7 @@ class Plan:
         self.oldest = max(self.oldest, min(log.first_needed(), self.writes[0].segment.sequence))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
-        tallies = log.lanes.tallies.rows(self.tallied, self.upto)
+        tallies = log.lanes.tallies.rows(self.tallied, self.placed, self.upto)
         raw = pack_checkpoint(log.lanes, self.counts, oldest=self.oldest, before=before, tallies=tallies, **log.more())
         write.frames.append((CHECKPOINT, CONTROL, 0, 0, raw))  # Lanes sees to it that it fits
         write.size = HEAD + len(raw)
@@ -322,4 +323,7 @@ def _add_special(plan: Plan, group: Group, position: int, payload: bytes) -> boo
         plan.named.append(lane)
     if settlement is not None:
         plan.count_settled(settlement)
+        plan.upto = group.first + position + 1
+        for number, count in settlement.tallies:
+            plan.placed[number] = plan.placed.get(number, 0) + count
     return True

@@ -120,8 +120,13 @@ class Settling:
         return True
 
     def fly(self) -> None:
-        """The next group takes along what waits."""
-        self.flown, self.waiting = self.waiting, []
+        """The next group takes along what waits, in one record: the tallies that go with it are in that, too."""
+        for one in self.waiting:
+            if self.flown and len(self.flown[-1].ranges) + len(one.ranges) <= _RANGES:
+                self.flown[-1].take(one)
+            else:
+                self.flown.append(one)
+        self.waiting = []
 
     def keep(self, taken: int) -> None:
         """There was room for so many only."""

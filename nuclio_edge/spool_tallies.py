@@ -32,7 +32,10 @@ class Tallies:
         self._bound: dict[int, int] = {}  # of `now`, what belongs to records that are not written yet
 
     def add(self, kind: int, key: int | str, slot: int, count: int) -> bool:
-        """Count; false when there is no room for another number, and nothing is counted."""
+        """Count what becomes durable with whatever is settled meanwhile, never by itself.
+
+        False when there is no room for another number, and nothing is counted.
+        """
         number = self._number(kind, key, slot)
         if number:
             self.now[number] += count
@@ -98,9 +101,14 @@ class Tallies:
 
     # -- in a checkpoint ----------------------------------------------------------------------------------------------
 
-    def rows(self, written: dict[int, int], upto: int) -> list[int]:
-        """All that the log has, `written` on top: number, the id after the last that is in it, count, in turn."""
+    def rows(self, written: dict[int, int], placed: dict[int, int], upto: int) -> list[int]:
+        """All that the log has when this is in it: number, the id after the last record that is in it, count, in turn.
+
+        `written`: what a settlement before it says, `placed`: what records before it add.
+        """
         whole = {**self.logged, **written}
+        for number, count in placed.items():
+            whole[number] = whole.get(number, 0) + count
         return [part for number, count in whole.items() if number & _LANE in self._lanes.by_number
                 for part in (number, upto, count)]  # fmt: skip
 

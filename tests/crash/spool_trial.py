@@ -20,6 +20,7 @@ FOLDER = "spool"
 SIZE = 8 << 10  # four segments of 2 KiB
 KIND = 1
 LOG = 2  # a kind that has a reader
+BY_ITSELF, BY_RECORD = 0, 1  # what is counted of each that is settled
 
 
 class StepWriter:
@@ -87,7 +88,8 @@ class Trial:
             if error is None and number not in self.settled:
                 self.disk.note("stored", number)
 
-        number = self.spool.append(kind, key, payload, done, settles=those)
+        tallies = [(self.payloads[one][0], self.payloads[one][1], BY_RECORD, 1) for one in those]
+        number = self.spool.append(kind, key, payload, done, settles=those, tallies=tallies)
         self.payloads[number] = (kind, key, payload)
         for one in unwritten:  # never was, and what it was to settle is settled by this one
             self.settled.add(one)
@@ -101,6 +103,8 @@ class Trial:
 
     def settle(self, number: int) -> bool:
         if self.spool.settle(number):
+            kind, key, _ = self.payloads[number]
+            self.spool.tallies.add(kind, key, BY_ITSELF, 1)
             self.settled.add(number)
             self.disk.note("settle", number)
             return True
@@ -203,6 +207,10 @@ class Promise:
                 return f"{number} was stored and is lost (settled by {by.get(number)})"
         if spool.differences():
             return f"the ledger is wrong: {spool.differences()}"
+        for lane in spool.log.lanes:
+            counted = sum(spool.tallies.of(lane.kind, lane.key).values())
+            if lane.kind == KIND and counted != lane.settled:
+                return f"{lane.key}: {lane.settled} are settled, {counted} were counted when they were"
         if spool.recovery.adjusted or spool.recovery.lost:
             return f"counters had to be corrected by {spool.recovery.adjusted}, {spool.recovery.lost} segments missing"
         if found and spool.recovery.next <= max(found):

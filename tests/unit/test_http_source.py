@@ -561,6 +561,20 @@ def test_an_address_in_use_is_tried_again_and_said_once(tmp_path: Path) -> None:
             assert wire.send(GET % b"/x").answers(1) == [(200, b"/x")]
 
 
+def test_an_address_that_comes_late_takes_none_of_the_earlier_ones_away_from_the_stop(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        late = taken.getsockname()[1]
+        text = MANIFEST.format(params="", isolation="inline", function="", trigger="")
+        text = text.replace('"127.0.0.1:0"', f'["127.0.0.1:0", "127.0.0.1:{late}"]')
+        with Rig(tmp_path, text, f=ECHO) as rig:
+            assert len(source(rig).addresses()) == 1
+            taken.close()
+            rig.until(lambda: len(source(rig).addresses()) == 2)
+            first = int(source(rig).addresses()[0].rpartition(":")[2])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", first), timeout=5)
+
+
 def test_a_unix_socket_has_its_mode_replaces_a_stale_one_and_is_gone_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     with socket.socket(socket.AF_UNIX) as stale:

@@ -63,18 +63,18 @@ class Disk:
 
 def test_a_tally_is_there_after_a_restart(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    disk.spool.tally(EVENT, "f", HANDLED, 3)
-    disk.spool.tally(EVENT, "f", HANDLED, 4)
-    disk.spool.tally(EVENT, "f", FAILED, 1)
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 3)
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 4)
+    disk.spool.tallies.add(EVENT, "f", FAILED, 1)
     disk.flush()
-    assert disk.spool.tallies(EVENT, "f") == {HANDLED: 7, FAILED: 1}
+    assert disk.spool.tallies.of(EVENT, "f") == {HANDLED: 7, FAILED: 1}
     disk.close()
     disk.open()
-    assert disk.spool.tallies(EVENT, "f") == {HANDLED: 7, FAILED: 1}
-    disk.spool.tally(EVENT, "f", HANDLED, 1)
+    assert disk.spool.tallies.of(EVENT, "f") == {HANDLED: 7, FAILED: 1}
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 1)
     disk.close()
     disk.open()
-    assert disk.spool.tallies(EVENT, "f") == {HANDLED: 8, FAILED: 1}
+    assert disk.spool.tallies.of(EVENT, "f") == {HANDLED: 8, FAILED: 1}
     disk.close()
 
 
@@ -85,7 +85,7 @@ def test_nothing_is_written_for_the_sake_of_a_tally_until_the_end(tmp_path: Path
     for _ in range(50):
         disk.loop.turn(1)
     before = disk.spool.written
-    disk.spool.tally(EVENT, "f", HANDLED, 1)
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 1)
     for _ in range(50):
         disk.loop.turn(1)
     assert disk.spool.written == before
@@ -95,21 +95,21 @@ def test_nothing_is_written_for_the_sake_of_a_tally_until_the_end(tmp_path: Path
 
 def test_no_file_is_made_for_a_tally(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    disk.spool.tally(EVENT, "f", HANDLED, 1)
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 1)
     disk.close()
     assert not list((tmp_path / "spool").iterdir())
 
 
 def test_a_tally_that_changes_while_it_is_written_is_written_again(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    disk.spool.tally(EVENT, "f", HANDLED, 1)
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 1)
     disk.spool.append(EVENT, "f", b"x", urgent=True)
     disk.loop.turn(0)  # handed over
-    disk.spool.tally(EVENT, "f", HANDLED, 1)
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 1)
     disk.flush()
     disk.close()
     disk.open()
-    assert disk.spool.tallies(EVENT, "f") == {HANDLED: 2}
+    assert disk.spool.tallies.of(EVENT, "f") == {HANDLED: 2}
     disk.close()
 
 
@@ -122,34 +122,34 @@ def test_what_a_record_counts_is_undone_when_it_cannot_be_stored(tmp_path: Path)
     disk.until(lambda: refused)
     disk.flush()
     assert isinstance(refused[0], OSError)
-    assert disk.spool.tallies(EVENT, "f") == {FAILED: 1}
+    assert disk.spool.tallies.of(EVENT, "f") == {FAILED: 1}
     disk.close()
     disk.open()
-    assert disk.spool.tallies(EVENT, "f") == {FAILED: 1}
+    assert disk.spool.tallies.of(EVENT, "f") == {FAILED: 1}
     disk.close()
 
 
 def test_tallies_outlive_the_segments_in_which_they_were_written(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    disk.spool.tally(EVENT, "f", HANDLED, 5)
+    disk.spool.tallies.add(EVENT, "f", HANDLED, 5)
     for _ in range(60):  # several times the size of the whole spool
         number = disk.spool.append(EVENT, "g", b"x" * 30_000)
         disk.flush()
         disk.spool.settle(number)
     disk.close()
     disk.open()
-    assert disk.spool.tallies(EVENT, "f") == {HANDLED: 5}
+    assert disk.spool.tallies.of(EVENT, "f") == {HANDLED: 5}
     disk.close()
 
 
 def test_there_is_room_for_a_bounded_number_of_tallies_and_none_is_lost_for_another(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    taken = [key for key in range(4000) if disk.spool.tally(EVENT, "f", key, 1)]
+    taken = [key for key in range(4000) if disk.spool.tallies.add(EVENT, "f", key, 1)]
     assert len(taken) == 64
     disk.flush()
     disk.close()
     disk.open()
-    assert disk.spool.tallies(EVENT, "f") == dict.fromkeys(taken, 1)
+    assert disk.spool.tallies.of(EVENT, "f") == dict.fromkeys(taken, 1)
     disk.close()
 
 
@@ -168,7 +168,7 @@ class Events:
         if number:
             self.stored[number] = "handled"
             self.disk.spool.settle(number)
-            self.disk.spool.tally(EVENT, "f", HANDLED, 1)
+            self.disk.spool.tallies.add(EVENT, "f", HANDLED, 1)
 
     def bury(self, which: int) -> None:
         number = self._pick(which)
@@ -216,7 +216,7 @@ def test_after_a_power_cut_every_event_on_disk_is_pending_or_counted_and_never_b
     disk.close()
     again = Disk(cut)
     lane = again.spool.log.lanes.by_key.get((EVENT, "f"))
-    counts = again.spool.tallies(EVENT, "f")
+    counts = again.spool.tallies.of(EVENT, "f")
     counted = counts.get(HANDLED, 0) + counts.get(FAILED, 0)
     letters = len(again.spool.records(0, 1 << 20, DEAD))
     if lane is not None:
