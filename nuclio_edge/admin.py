@@ -13,7 +13,8 @@ from __future__ import annotations
 import _socket
 import errno
 import os
-import random
+
+from .jitter import up_to
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Admin:
                 self._complain(name, error)
         missing = "socket" not in self._sockets or (self._wanted is not None and "listen" not in self._sockets)
         if missing:
-            pause = random.randint(self._pause // 2, self._pause)  # noqa: S311 - jitter
+            pause = self._pause // 2 + up_to(self._pause - self._pause // 2)
             self._retry = self.processor.loop.call_later(pause, self.open)
             self._pause = min(self._pause * 2, LONGEST_PAUSE_MS)
 

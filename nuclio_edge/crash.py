@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 
 TYPE_CHECKING = False
@@ -16,9 +15,9 @@ if TYPE_CHECKING:
 FROZE, CRASHED, EXITED, MEMORY, KILLED, POWER = "froze", "crashed", "exited", "out of memory", "killed", "power"
 EVIDENCE = "Stack (most recent call first):\n"  # faulthandler's heading of a note of who uses the processor
 _VERDICT = "Timeout ("  # of the report of a process that was frozen
-_EXIT = re.compile(r"^os\._exit\((.*)\)$", re.MULTILINE)  # ours, before the stack of who called it
-_FATAL = re.compile(r"^Fatal Python error: (.*)$", re.MULTILINE)  # of a signal
-_CURRENT = re.compile(r"^Current thread 0x\w+.*\(most recent call first\):\n((?: .*\n?)*)", re.MULTILINE)
+_EXIT = r"^os\._exit\((.*)\)$"  # ours, before the stack of who called it
+_FATAL = r"^Fatal Python error: (.*)$"  # of a signal
+_CURRENT = r"^Current thread 0x\w+.*\(most recent call first\):\n((?: .*\n?)*)"
 KEPT = 3  # reports
 LONGEST = 65_536  # bytes of a report
 
@@ -26,14 +25,16 @@ LONGEST = 65_536  # bytes of a report
 class End:
     """The end of a process that did not end by itself.
 
-    `what` says it in words. `culprit` is the function that is taken for the cause, or None, `why` how that is known,
-    `event` what it had begun with: that one was running, or one that came within a millisecond of it.
+    `what` says it in words; `proven`: whether it came from within, None when the device went down. `culprit` is the
+    function that is taken for the cause, or None, `why` how that is known, `event` what it had begun with: that one was
+    running, or one that came within a millisecond of it.
     """
 
-    __slots__ = ("culprit", "event", "kind", "report", "running", "what", "why")
+    __slots__ = ("culprit", "event", "kind", "proven", "report", "running", "what", "why")
 
     def __init__(self, kind: str, what: str, report: str, running: list[tuple[str, str]]) -> None:
         self.kind = kind
+        self.proven = None if kind == POWER else kind != KILLED
         self.what = what
         self.report = report
         self.running = running
@@ -61,18 +62,20 @@ def judge(
     `kills` is the kernel's present count of processes killed for want of memory. `before` says how many such ends in
     a row each function was suspected of: without evidence, of several that were running, it is rather that one.
     """
+    import re  # 0.5 MB that a process whose last one ended well does without
+
     if left is not None and left.boot != boot:
         left = None
     running = left.running if left is not None else []
     names = [name for name, _ in running]
-    fatal = _FATAL.search(report)
-    exit_ = _EXIT.search(report)
+    fatal = re.search(_FATAL, report, re.MULTILINE)
+    exit_ = re.search(_EXIT, report, re.MULTILINE)
     if _VERDICT in report:
         end = End(FROZE, "was ended because a handler froze it", report, running)
         end.blame(*culprit(report, names, functions))
     elif fatal is not None:
         end = End(CRASHED, f"crashed: {fatal[1]}", report, running)
-        current = _CURRENT.search(report, fatal.end())
+        current = re.compile(_CURRENT, re.MULTILINE).search(report, fatal.end())
         name, what = _owner(current[1] if current else "", names, functions)
         if name is not None:
             end.blame(name, f"{what} was running in the thread that crashed")

@@ -60,9 +60,9 @@ class Durable:
     """
 
     __slots__ = (
-        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_parked", "_plain", "_prefix", "_stored",
-        "_storing", "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids", "kind", "name", "real",
-        "reasons", "stage", "suspects", "trigger",
+        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_parked", "_plain",
+        "_prefix", "_stored", "_storing", "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids",
+        "kind", "name", "real", "reasons", "stage", "suspects", "trigger",
     )  # fmt: skip
 
     def __init__(

@@ -11,21 +11,18 @@ from __future__ import annotations
 from collections import deque
 from struct import Struct
 
-from . import clock
 from .backlog import OUTBOX, Backlog
 from .core.mqtt_codec import ProtocolError
 from .core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
-from .outcome import Outcome
+from .outcome import MANY, Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .clock import Stamp
     from .core.event import Event
     from .delivery import Delivery
-    from .spool_tallies import Tally
 
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
 
@@ -33,22 +30,21 @@ KEY = "idempotency-key"  # the user property by which a receiver knows a message
 READ = 65_536
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
-# Of a message: flags (qos, retain << 2, whether it expires << 3), bytes of topic, properties, body.
-_HEAD = Struct("<BHII")
-_BORN = Struct("<qqIB")  # of one that expires, what its time counts from: the stamp, its quality as a number
+# Version, flags (qos, retain << 2), when it expires (ms since 1970, 0: never), bytes of topic and of properties.
+_HEAD = Struct("<BBqHI")
 
 
 class Entry:
     """One message on its way. `sent`: the client has it; `over`: the broker has it, or it was given up."""
 
-    __slots__ = ("_message", "born", "keeper", "outcome", "over", "record", "sent")
+    __slots__ = ("_message", "expires", "keeper", "outcome", "over", "record", "sent")
 
-    def __init__(self, keeper: Keeper, message: Message, born: Stamp | None) -> None:
+    def __init__(self, keeper: Keeper, message: Message, expires: int) -> None:
         self.keeper = keeper
         self._message: Message | None = message
-        self.born = born  # of one that expires: since when it lives
+        self.expires = expires
         self.outcome: Outcome | None = None
-        self.record: Kept | None = None
+        self.record: int | None = None  # on disk
         self.sent = False
         self.over = False
 
@@ -68,29 +64,14 @@ class Entry:
             return
         self.over = True
         self.forget()
+        backlog = self.keeper.backlog
         if self.record is not None:
-            self.record.one_less()
+            if self.record in backlog.held:
+                backlog.settle(self.record)
         elif self.outcome is None:
             self.keeper.stage.remove(self)
         if self.outcome is not None:
             self.outcome.over()
-
-
-class Kept:
-    """A record on disk, until the last of its messages is with the broker."""
-
-    __slots__ = ("id", "keeper", "left")
-
-    def __init__(self, keeper: Keeper, number: int, left: int) -> None:
-        self.keeper = keeper
-        self.id = number
-        self.left = left
-
-    def one_less(self) -> None:
-        """One of its messages is over."""
-        self.left -= 1
-        if not self.left and self.id in self.keeper.backlog.held:
-            self.keeper.backlog.settle(self.id)
 
 
 class Keeper:
@@ -101,7 +82,7 @@ class Keeper:
         self.publisher = publisher
         self.backlog = backlog
         self.stage = stage
-        self._storing: deque[tuple[Kept, list[Entry], Callable[[Any], Any] | None]] = deque()
+        self._storing: deque[tuple[int, Entry, Callable[[Any], Any] | None, bool]] = deque()
         self._reading = False
         self._unsent = 0  # messages that are to be on disk alone, and are not stored yet
 
@@ -112,8 +93,7 @@ class Keeper:
         if outcome is not None:
             pairs = (*pairs, (USER_PROPERTY, (KEY, outcome.next_key())))
             message = (topic, body, qos, retain, pairs)
-        expires = any(number == MESSAGE_EXPIRY for number, _ in pairs)
-        entry = Entry(self, message, clock.present() if expires else None)
+        entry = Entry(self, message, self._expiry(pairs))
         if outcome is not None:
             entry.outcome = outcome
             outcome.add(entry)
@@ -127,27 +107,28 @@ class Keeper:
             entry.end()
         else:
             self._unsent += 1  # what comes next joins it on the disk
+            if outcome is not None:
+                outcome.unsent += len(body)
+                if outcome.unsent > MANY:
+                    outcome.store_early()
 
-    def store(self, entry: Entry) -> None:
-        """Store one message that is not part of an event's outcome; by the stage."""
-        self.store_all([entry], (), None)
-
-    def store_all(
+    def store(
         self,
-        entries: list[Entry],
-        settles: Iterable[int],
-        then: Callable[[Any], Any] | None,
-        tallies: Iterable[Tally] = (),
+        entry: Entry,
+        settles: Iterable[int] = (),
+        then: Callable[[Any], Any] | None = None,
+        *,
+        early: bool = False,
     ) -> None:
-        """Store messages in one record, with what it settles and counts; `then(error)` when it is durable or failed."""
-        payload = pack([(entry.message, entry.born) for entry in entries])
-        spool = self.delivery.spool
-        number = spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles, tallies=tallies)
-        kept = Kept(self, number, len(entries))
+        """Store a message, with what its record settles; `then(error)` when that is durable or has failed.
+
+        One that is `early` is no affair of its event any more when it is durable.
+        """
+        payload = pack(entry.message, entry.expires)
+        number = self.delivery.spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles)
         self.backlog.held.add(number)
-        for entry in entries:
-            entry.record = kept
-        self._storing.append((kept, entries, then))
+        entry.record = number
+        self._storing.append((number, entry, then, early))
 
     def refill(self) -> None:
         """Give the client what is on disk alone, oldest first, as far as it has room."""
@@ -157,25 +138,23 @@ class Keeper:
             return
         for record in self.backlog.next(READ):
             try:
-                messages = unpack(record.payload)
+                message, expires = unpack(record.payload)
             except ValueError:
                 self.delivery.damaged(record)
                 self.backlog.take(record.id)
                 self.backlog.settle(record.id)
                 continue
-            if not outbox.takes(len(messages[0][0][1])):
+            if not outbox.takes(len(message[1])):
                 return
             self.backlog.take(record.id)
-            kept = Kept(self, record.id, len(messages))
-            for message, born in messages:
-                entry = Entry(self, message, born)
-                entry.record = kept
-                left = time_left(message, born)
-                if left is None:
-                    self.publisher.drop("expired")
-                    entry.end()
-                else:
-                    self._give(entry, left)
+            entry = Entry(self, message, expires)
+            entry.record = record.id
+            left = self._time_left(message, expires)
+            if left is None:
+                self.publisher.drop("expired")
+                entry.end()
+            else:
+                self._give(entry, left)
             if len(outbox.room.sizes) > FEW:
                 return
         self.look()
@@ -208,25 +187,28 @@ class Keeper:
         self.publisher.outbox.send(*message, entry)
 
     def _done(self, error: OSError | None) -> None:
-        kept, entries, then = self._storing.popleft()
-        if error is not None:
-            self.backlog.held.discard(kept.id)
-            for entry in entries:
-                entry.record = None
-                if not entry.sent:
-                    self._unsent -= 1
-                    self.publisher.drop("outbox-full")
-                    entry.end()
-                elif not entry.over:
-                    entry.outcome = None  # that of its event is over, as without a disk
-                    self.stage.refuse(entry, self)
-        else:
-            for entry in entries:
-                entry.forget()
-            if not entries[0].sent:
-                self._unsent -= len(entries)
-                self.backlog.put_back(kept.id)
+        number, entry, then, early = self._storing.popleft()
+        if not entry.sent:
+            self._unsent -= 1
+        if error is None:
+            entry.forget()
+            outcome = entry.outcome
+            if early and outcome is not None:
+                entry.outcome = None
+                outcome.entries.remove(entry)
+                outcome.over()
+            if not entry.sent:
+                self.backlog.put_back(number)
                 self.look()
+        else:
+            self.backlog.held.discard(number)
+            entry.record = None
+            if not entry.sent:
+                self.publisher.drop("outbox-full")
+                entry.end()
+            elif not entry.over:
+                entry.outcome = None  # that of its event is over, as without a disk
+                self.stage.refuse(entry, self)
         if then is not None:
             then(error)
 
@@ -243,66 +225,40 @@ class Keeper:
             found = outcomes[event] = Outcome(side, event)
         return found
 
+    def _expiry(self, pairs: tuple[tuple[int, Any], ...]) -> int:
+        for number, value in pairs:
+            if number == MESSAGE_EXPIRY:
+                return int(self.delivery.loop.wall + value * 1000)
+        return 0
 
-def time_left(message: Message, born: Stamp | None) -> Message | None:
-    """A message with what is left of its time (MQTT 5, 3.3.2.3.3), None when that is over; whoever set the clock.
-
-    Of one that a boot without a clock has left, nobody knows how long it has waited: it has its whole time again.
-    """
-    if born is None:
-        return message
-    age = clock.age_ms(*born) or 0
-    pairs = tuple((n, -((age - v * 1000) // 1000) if n == MESSAGE_EXPIRY else v) for n, v in message[4])
-    over = any(number == MESSAGE_EXPIRY and value <= 0 for number, value in pairs)
-    return None if over else (*message[:4], pairs)
-
-
-def pack(messages: list[tuple[Message, Stamp | None]]) -> bytes:
-    """Messages, each with since when it lives if it expires, as one record's payload."""
-    parts = [bytes((_VERSION,))]
-    for (topic, body, qos, retain, pairs), born in messages:
-        name, props = topic.encode(), pack_properties(pairs)
-        flags = qos | retain << 2 | (born is not None) << 3
-        parts.append(_HEAD.pack(flags, len(name), len(props), len(body)))
-        if born is not None:
-            wall, mono, boot, quality = born
-            parts.append(_BORN.pack(wall, mono, int(boot, 16), clock.QUALITIES.index(quality)))
-        parts += (name, props, body)
-    return b"".join(parts)
+    def _time_left(self, message: Message, expires: int) -> Message | None:
+        if not expires:
+            return message
+        left = expires - self.delivery.loop.wall
+        if left <= 0:
+            return None
+        pairs = tuple((n, -(-left // 1000) if n == MESSAGE_EXPIRY else value) for n, value in message[4])
+        return (*message[:4], pairs)
 
 
-def unpack(payload: bytes) -> list[tuple[Message, Stamp | None]]:
+def pack(message: Message, expires: int) -> bytes:
+    """A message and when it expires, as a record's payload."""
+    topic, body, qos, retain, pairs = message
+    name, props = topic.encode(), pack_properties(pairs)
+    head = _HEAD.pack(_VERSION, qos | retain << 2, expires, len(name), len(props))
+    return b"".join((head, name, props, body))
+
+
+def unpack(payload: bytes) -> tuple[Message, int]:
     """What `pack` packed; ValueError when it is something else."""
-    if payload[:1] != bytes((_VERSION,)):
-        raise ValueError("messages of another version")
-    found: list[tuple[Message, Stamp | None]] = []
-    at = 1
-    while at < len(payload):
-        if at + _HEAD.size > len(payload):
-            raise ValueError("a message is cut off")
-        flags, name, props, body = _HEAD.unpack_from(payload, at)
-        at += _HEAD.size
-        born = _born(payload, at) if flags & 8 else None
-        at += _BORN.size if flags & 8 else 0
-        end = at + name + props + body
-        if end > len(payload) or flags & 3 == 3 or flags >> 4:
-            raise ValueError("a message is cut off")
-        try:
-            pairs = tuple(unpack_properties(payload[at + name : at + name + props]))
-        except ProtocolError as error:
-            raise ValueError(str(error)) from None
-        topic = payload[at : at + name].decode()
-        found.append(((topic, payload[at + name + props : end], flags & 3, bool(flags & 4), pairs), born))
-        at = end
-    if not found:
-        raise ValueError("no message")
-    return found
-
-
-def _born(payload: bytes, at: int) -> Stamp:
-    if at + _BORN.size > len(payload):
-        raise ValueError("a message is cut off")
-    wall, mono, boot, quality = _BORN.unpack_from(payload, at)
-    if quality >= len(clock.QUALITIES):
-        raise ValueError("a quality of the clock that there is not")
-    return wall, mono, f"{boot:08x}", clock.QUALITIES[quality]
+    if len(payload) < _HEAD.size:
+        raise ValueError("not a message: cut off")
+    version, flags, expires, name, props = _HEAD.unpack_from(payload)
+    at = _HEAD.size + name
+    if version != _VERSION or flags & 3 == 3 or flags >> 3 or at + props > len(payload):
+        raise ValueError("not a message of this version")
+    try:
+        pairs = tuple(unpack_properties(payload[at : at + props]))
+    except ProtocolError as error:
+        raise ValueError(f"not a message: {error}") from None
+    return (payload[_HEAD.size : at].decode(), payload[at + props :], flags & 3, bool(flags & 4), pairs), expires

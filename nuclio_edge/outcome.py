@@ -1,12 +1,13 @@
 """What came of a durable event and is not yet with others: the messages that its handler and outputs sent.
 
-While they are not with the broker the event is not over: a moment after it was concluded they are stored, in one record
-that also settles the event. A power cut before that runs the event again, one after that sends the messages again.
+While they are not with the broker the event is not over: a moment after it was concluded they are stored, in one group
+of records, the last of which settles the event. A power cut before that runs the event again, one after that sends the
+messages again.
 """
 
 from __future__ import annotations
 
-from .durable_ledger import FAILED, HANDLED
+MANY = 16_384  # bytes of messages of one event that wait in memory for its end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ class Outcome:
     a key of its own that is the same when the attempt is repeated.
     """
 
-    __slots__ = ("_concluded", "_error", "_response", "_slot", "attempt", "entries", "event", "left", "number", "side")
+    __slots__ = (
+        "_concluded", "_error", "_response", "_storing", "attempt", "entries", "event", "left", "number", "side",
+        "unsent",
+    )  # fmt: skip
 
     def __init__(self, side: Durable, event: Event) -> None:
         self.side = side
@@ -34,8 +38,9 @@ class Outcome:
         self.number = 0
         self.entries: list[Entry] = []
         self.left = 0
+        self.unsent = 0  # bytes of messages that the client has no room for
         self._concluded = False
-        self._slot = 0
+        self._storing = False  # the record that settles the event is on its way
         self._response: Response | None = None
         self._error: BaseException | None = None
 
@@ -55,8 +60,9 @@ class Outcome:
     def over(self) -> None:
         """One of the messages is with the broker, or was given up and counted."""
         self.left -= 1
-        if not self.left and self._concluded and self.side.stage.remove(self):
-            self._end()  # nothing had to be stored
+        if not self.left and self._concluded and not self._storing:
+            self.side.stage.remove(self)
+            self._end()  # nothing has to be stored any more
 
     def conclude(self, response: Response | None, error: BaseException | None) -> bool:
         """The event has come to its end; whether this one sees to the rest."""
@@ -70,26 +76,30 @@ class Outcome:
         side.stage.remove(self.event)
         side.stage.fresh[self] = self
         side.stage.arm()
-        self._slot = HANDLED if response is None or response.status_code < 400 else FAILED
-        side.delivery.ledger.hold(side.backlog.key, self._slot)
         return True
 
     def store(self, _item: Any = None) -> None:
-        """Store the messages that are left and settle the event, in one record; by the stage."""
-        entries = [entry for entry in self.entries if not entry.over]
+        """Store the messages that are left, a record each; the last one settles the event. By the stage."""
+        left = self._unstored()
+        if not left:
+            return  # all of them are on their way to the disk
         number = self.side.ids.pop(self.event, 0)
         if number:
             self.side.backlog.held.discard(number)
-        keepers: dict[tuple[Any, bool], list[Entry]] = {}
-        for entry in entries:
-            keepers.setdefault((entry.keeper, entry.sent), []).append(entry)
-        last = list(keepers)[-1]
-        for who, mine in keepers.items():
-            if who is last:
-                tallies = self.side.delivery.ledger.release(self.side.backlog.key, self._slot)
-                who[0].store_all(mine, (number,) if number else (), self._stored, tallies)
-            else:
-                who[0].store_all(mine, (), None)
+        self._storing = True
+        for entry in left[:-1]:
+            entry.keeper.store(entry)
+        left[-1].keeper.store(left[-1], (number,) if number else (), self._stored)
+
+    def store_early(self) -> None:
+        """Store what the client has no room for before the event is over: a handler may send a great deal."""
+        self.unsent = 0
+        for entry in self._unstored():
+            if not entry.sent:
+                entry.keeper.store(entry, early=True)
+
+    def _unstored(self) -> list[Entry]:
+        return [entry for entry in self.entries if not entry.over and entry.record is None]
 
     def apart(self) -> None:
         """The event is settled by another record: each message goes its own way."""
@@ -104,7 +114,6 @@ class Outcome:
         self.side.tell(self.event, self._response, self._error)
 
     def _end(self) -> None:
-        self.side.delivery.ledger.release(self.side.backlog.key, self._slot)
         number = self.side.ids.pop(self.event, 0)
         if number:
             self.side.backlog.settle(number)

@@ -23,7 +23,7 @@ One thread of its own writes; the loop waits for a disk in `open` and `close` al
 
 from __future__ import annotations
 
-from errno import EAGAIN, EFBIG, ENOSPC, errorcode
+from errno import EAGAIN, ENOBUFS, ENOSPC
 
 from .core import port
 from .core.record import HEAD
@@ -35,6 +35,7 @@ from .spool_log import Log
 from .spool_plan import compose
 from .spool_reading import Reading
 from .spool_recovery import Recovery
+from .spool_refusal import Refusal
 from .spool_room import Room
 from .spool_settling import Settling
 from .spool_writer import Job, Writer
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from .spool_writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
-FULL = 1 << 20  # bytes at which appends are refused because the disk does not keep up
+FULL = 4 << 20  # bytes at which appends are refused because the disk does not keep up
 LAZY = 5  # a group that holds nothing but settlements waits so many times as long: losing one costs a repetition
 AGAIN_MS, SELDOM_MS = 1000, 60_000  # between two attempts to use a disk that failed; doubled each time
 
@@ -61,13 +62,11 @@ AGAIN_MS, SELDOM_MS = 1000, 60_000  # between two attempts to use a disk that fa
 class Spool:
     """See the module's contract. `open` before anything else.
 
-    `size`: bytes on disk at most; `max_age_ms`: records that are older may be given up, 0: never; `writes_per_day`:
-    bytes that the disk may have to take in 24 hours, 0: any. `on_gap(kind, key, count, first id, last id)` is called
-    when records are given up, `on_trouble(text)` when the disk cannot be used, with "" when it works again,
-    `on_notice(text)` with what somebody should know once.
-
-    Counters: `written` bytes, `commits`, `refused` appends by reason,
-    `broken` files that were given up, `damaged` records that could not be read; those of `budget` and `recovery`.
+    `size`: bytes on disk at most; `max_age_ms`: older records may be given up, 0: never; `writes_per_day`: bytes that
+    the disk may have to take in 24 hours, 0: any. `on_gap(kind, key, count, first id, last id)` is called when records
+    are given up, `on_trouble(text)` when the disk cannot be used, with "" when it works again, `on_notice(text)` with
+    what somebody should know once. Counters: `written` bytes, `commits`, `refused` appends by reason, `broken` files,
+    `damaged` records that could not be read; those of `budget` and `recovery`.
     """
 
     def __init__(
@@ -99,10 +98,11 @@ class Spool:
         self.recovery = Recovery(self.log)
         self.room = Room(self, max_age_ms)
         self._settling = Settling(self.log)
+        self._refusal = Refusal(self, self._settling)
+        self.refused = self._refusal.counts
         self.readers = Readers(self)
         self.trouble = ""
         self.written = self.commits = self.broken = self.damaged = 0
-        self.refused: dict[str, int] = {}
         self._writer = writer or Writer(loop, self.disk)
         self._reading = Reading(self)
         self._group = Group(1)
@@ -161,9 +161,9 @@ class Spool:
     ) -> int:
         """The id of a new record. kind: 0 to 255; key: whose it is, for the counters.
 
-        A payload is bytes, a sequence of bytes that belong together, or a call that returns either: it is called on the
-        loop if the record is really written, and must be so `size`d, roughly. `tallies`: (kind, key, slot, count)
-        each, durable with this record and not otherwise; see `tally`.
+        A payload is bytes, a sequence of bytes that belong together, or a call that returns either: on the loop, if the
+        record is really written, and then of about `size` bytes. `tallies`: (kind, key, slot, count) each, durable with
+        this record and not otherwise; see `tally`.
         """
         lane = self.log.lanes.by_key.get((kind, key)) or self.log.lanes.open(kind, key)
         lane.appended += 1
@@ -179,6 +179,10 @@ class Spool:
         if settles or tallies:
             self._settling.settle_by(group, number - group.first, settles, tallies, self._flying)
         if urgent or group.size >= GROUP:
+            if group.size >= FULL and group.live > 1:
+                group.live -= 1
+                error = OSError(ENOBUFS, "the disk does not keep up", self.folder)
+                self._refusal.of(group, number - group.first, error)
             self.commit_soon()
         elif self._timer is None or self._lazy:
             self._arm(self.flush_ms)
@@ -192,7 +196,7 @@ class Spool:
             if not self._settling.settle_unwritten(group, position):
                 return False
             if not group.live:
-                self._flag()
+                self._at_turn_end()
             return True
         if not self._settling.settle(number, self._flying):
             return False
@@ -213,7 +217,7 @@ class Spool:
     def commit_soon(self) -> None:
         """Write what there is at the end of this turn, or when the group before it is durable."""
         self._wanted = True
-        self._flag()
+        self._at_turn_end()
 
     def read(self, number: int) -> Record | None:
         """A pending record by its id; OSError when the disk cannot be read."""
@@ -247,17 +251,11 @@ class Spool:
 
     def totals(self) -> dict[str, int]:
         """The counters of all lanes together."""
-        names = ("appended", "settled", "gap", "pending")
-        return {name: sum(getattr(lane, name) for lane in self.log.lanes) for name in names}
+        return self.log.lanes.totals()
 
     def differences(self) -> list[str]:
         """The lanes for which the equation does not hold, one sentence each: a defect."""
-        return [
-            f"spool: kind {lane.kind}, {lane.key}: appended {lane.appended}, settled {lane.settled}, gap {lane.gap}, "
-            f"pending {lane.pending}"
-            for lane in self.log.lanes
-            if lane.difference()
-        ]
+        return self.log.lanes.differences()
 
     def close(self) -> None:
         """Write what there is, wait for it, end the thread. Idempotent."""
@@ -277,7 +275,7 @@ class Spool:
 
     # ---- groups
 
-    def _flag(self) -> None:
+    def _at_turn_end(self) -> None:
         if not self._flagged:
             self._flagged = True
             self.loop.at_turn_end(self._end_of_turn)
@@ -331,14 +329,7 @@ class Spool:
         group = self._group
         if group.lanes and not group.live:
             self._group = Group(group.next)
-            self._call(group)
-
-    def _call(self, group: Group) -> None:
-        for done in group.all_dones():
-            try:
-                done(None)
-            except Exception as wrong:  # noqa: BLE001 - one bad call stays one bad call
-                self.loop.on_error(wrong, done)
+            group.tell(self.loop.on_error)
 
     def _hand_over(self) -> None:
         """Give the present group to the writer."""
@@ -348,12 +339,12 @@ class Spool:
         self._disarm()
         self._group = Group(group.next)
         if self._error is not None and port.ticks_ms() < self._retry_at:
-            self._refuse(group, self._error)
+            self._refusal.of_all(group, self._error)
             self._try_later()
             return
         if not self._is_open:
             self._recover()
-            self._refuse(group, self._error or OSError(EAGAIN, "the spool was not open yet", self.folder))
+            self._refusal.of_all(group, self._error or OSError(EAGAIN, "the spool was not open yet", self.folder))
             return
         self._settling.fly()
         self._flying = group
@@ -363,7 +354,7 @@ class Spool:
         """Send it to the writer; what does not fit into the file stays for the next one."""
         self.room.prepare()
         plan, taken = compose(self.log, self.room, self.readers, self._settling, group, closing=self._closed)
-        self._turn_away(group)
+        self._refusal.of_oversize(group)
         doomed = list(self.log.doomed)
         if not plan.writes and not doomed:
             full = OSError(ENOSPC, "every file of the spool is in use", self.folder)
@@ -396,11 +387,14 @@ class Spool:
                 self.on_trouble("")
             self.log.commit(plan)
             self._flying = None
+            if self.log.doomed:
+                doomed = list(self.log.doomed)
+                self.submit(Job(lambda hand, job: hand.remove(job, doomed), lambda job: self.log.removed(job.removed)))
             self._settling.landed(group, plan.skipped, plan.tallied)
             self.room.landed(plan)
             if not plan.full:
                 self.readers.landed()
-            self._call(group)
+            group.tell(self.loop.on_error)
         else:
             self.log.give_back(plan, job.durable if job.broken is None else [*job.durable, job.broken])
             if job.broken is not None:
@@ -420,7 +414,7 @@ class Spool:
         self._settling.failed()
         self.readers.failed()
         self._fail(error)
-        self._refuse(group, error)
+        self._refusal.of_all(group, error)
         self._try_later()
 
     def _try_later(self) -> None:
@@ -437,42 +431,6 @@ class Spool:
         if not said:
             self.on_trouble(self.trouble)
 
-    def _refuse(self, group: Group, error: OSError) -> None:
-        """What was appended could not be stored, and never was."""
-        for position in range(len(group.lanes)):
-            if group.payloads[position] is not None:
-                self._never(group, position, error)
-        self._call(group)
-
-    def _turn_away(self, group: Group) -> None:
-        """Records that are too large for any segment: the others of the group go on."""
-        for position, size in group.oversize:
-            most = self.log.largest()
-            self._never(group, position, OSError(EFBIG, f"{size} bytes, and a record of this spool has {most} at most"))
-        group.oversize = []
-
-    def _never(self, group: Group, position: int, error: OSError) -> None:
-        """Undo an append; its `done` is called in its turn."""
-        reason = errorcode.get(error.errno or 0, "error")
-        self.refused[reason] = self.refused.get(reason, 0) + 1
-        lane = group.lanes[position]
-        lane.appended -= 1
-        lane.refused += 1
-        if position in group.late:
-            lane.settled -= 1
-            group.late.pop(position).counts[lane.number] -= 1
-        else:
-            lane.pending -= 1
-        if position in group.settles:
-            self._settling.undo(group.settles.pop(position))
-        group.payloads[position] = None
-        done = group.dones[position]
-        if done is not None:
-            group.dones[position] = lambda _: done(error)
-        if position in group.companions:
-            told = group.companions.pop(position)
-            group.companions[position] = [lambda _, one=one: one(error) for one in told]  # type: ignore[misc]
-
     def groups(self) -> tuple[Group | None, Group]:
         """What is in memory, in order: what is on its way to the disk, and what was appended since."""
         return self._flying, self._group
@@ -483,10 +441,8 @@ class Spool:
 
     def _more(self) -> dict[str, Any]:
         """What a checkpoint says beside the lanes."""
-        more: dict[str, Any] = {"next": self._group.next, "readers": self.readers.rows()}
-        if self.budget is not None:
-            more["budget"] = [self.budget.level, port.now_ms()]
-        return more
+        budget = [self.budget.level, port.now_ms()] if self.budget is not None else []
+        return {"next": self._group.next, "readers": self.readers.rows(), "budget": budget}
 
 
 def _nothing() -> None:

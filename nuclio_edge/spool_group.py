@@ -105,8 +105,15 @@ class Group:
         self.live += later.live
         self.size += later.size
 
-    def all_dones(self) -> Iterator[Done]:
-        """What is to be called when it is durable, in order."""
+    def tell(self, on_error: Callable[[BaseException, Any], Any]) -> None:
+        """Call everything that waits for it to be durable."""
+        for done in self._dones():
+            try:
+                done(None)
+            except Exception as error:  # noqa: BLE001 - one bad call stays one bad call
+                on_error(error, done)
+
+    def _dones(self) -> Iterator[Done]:
         if not self.early and not self.companions:
             yield from filter(None, self.dones)
             return

@@ -154,6 +154,20 @@ class Lanes:
     def __iter__(self) -> Iterator[Lane]:
         return iter(self.by_number.values())
 
+    def totals(self) -> dict[str, int]:
+        """The counters of all together."""
+        names = ("appended", "settled", "gap", "pending")
+        return {name: sum(getattr(lane, name) for lane in self) for name in names}
+
+    def differences(self) -> list[str]:
+        """Those for which the equation does not hold, one sentence each."""
+        return [
+            f"spool: kind {lane.kind}, {lane.key}: appended {lane.appended}, settled {lane.settled}, gap {lane.gap}, "
+            f"pending {lane.pending}"
+            for lane in self
+            if lane.difference()
+        ]
+
     def open(self, kind: int, key: int | str) -> Lane:
         """The lane of this kind and key, made when there is none; OverflowError when there are too many."""
         lane = self.by_key.get((kind, key))

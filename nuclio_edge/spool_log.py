@@ -43,6 +43,7 @@ class Log:
         self.limit = max(limit, 3 * self.segment_size)
         self.reserve = self.segment_size // 8
         self.random: Callable[[int], bytes] = os.urandom
+        self.over = False  # found above its limit, which is a new one: one file more is made to say what goes
         self._short_until = 0
         self.more: Callable[[], dict[str, Any]] = dict  # what a checkpoint says beside the lanes
         self.rows_size = self.segment_size // 4  # of all lanes' in a checkpoint
@@ -79,7 +80,9 @@ class Log:
         if self.free:
             return self.free.pop(0), False
         if not self.has_file():
-            return None
+            if not self.over:
+                return None
+            self.over = False
         number = 0
         while (name := f"{number:04}.seg") in self.sizes:
             number += 1
@@ -107,15 +110,13 @@ class Log:
     def removed(self, paths: list[str]) -> None:
         """Files that are gone."""
         for path in paths:
-            self.doomed.remove(path)
+            if path in self.doomed:
+                self.doomed.remove(path)
             self.sizes.pop(os.path.basename(path), None)
 
-    def first_needed(self, new: Segment | None = None) -> int:
-        """The sequence of the first segment that holds something the log still needs."""
-        for segment in self.segments:
-            if segment.live or segment.owed or (new is None and segment is self.segments[-1]):
-                return segment.sequence
-        return new.sequence if new is not None else self.sequence + 1
+    def first_needed(self) -> int:
+        """The sequence of the first segment that holds something the log still needs, by what is durable."""
+        return next((one.sequence for one in self.segments if one.live or one.owed), self.sequence)
 
     def commit(self, plan: Plan) -> None:
         """Take over what is durable."""
@@ -154,14 +155,25 @@ class Log:
         else:
             self.doomed.append(path)
 
-    def give_up(self) -> list[tuple[int, int, int, int]]:
-        """Void what is live in the first segment, to the last record: (lane, count, first id, last id) of each lane."""
-        segment = self.segments[0]
+    def in_the_way(self) -> int:
+        """How many segments have to go before a new one can be begun; one, unless the limit has become smaller."""
+        used = sum(self.sizes.values())
+        for count, segment in enumerate(self.segments[:-1], 1):
+            if used <= self.limit and segment.size == self.segment_size and not segment.bad:
+                return count
+            used -= segment.size
+            if used + self.segment_size <= self.limit:
+                return count
+        return len(self.segments) - 1
+
+    def give_up(self, count: int) -> list[tuple[int, int, int, int]]:
+        """Void what is live in the first segments, to the last record: (lane, count, first id, last id) by lane."""
         ids: dict[int, list[int]] = {}
-        for position, lane in enumerate(segment.lanes):
-            if lane:
-                ids.setdefault(lane, []).append(segment.number(position))
-                segment.void(position)
+        for segment in self.segments[:count]:
+            for position, lane in enumerate(segment.lanes):
+                if lane:
+                    ids.setdefault(lane, []).append(segment.number(position))
+                    segment.void(position)
         return [(lane, len(those), min(those), max(those)) for lane, those in ids.items()]
 
     def find(self, number: int) -> tuple[Segment, int] | None:

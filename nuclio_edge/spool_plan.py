@@ -6,6 +6,8 @@ cursors, copies of what would be given up otherwise, and what was appended.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from .core.port import json_bytes
 from .core.record import HEAD, pack_numbers
 from .spool_group import as_bytes
@@ -60,6 +62,8 @@ class Plan:
         self._write: Write | None = None
         self._limit = 0
         self._far = 0
+        self._counted = 0  # writes, and records of the next, that are in `counts`
+        self._lanes = 0
         self._last = log.segments[-1] if log.segments else None
         active = log.active()
         if active is not None:
@@ -76,6 +80,18 @@ class Plan:
         counts[0] += appended
         counts[1] += settled
         counts[2] += gap
+
+    def count_appended(self) -> None:
+        """Add what was appended since this was asked last, by lane; at once, as there are many."""
+        while self._counted < len(self.writes):
+            write = self.writes[self._counted]
+            for lane, count in Counter(write.lanes[self._lanes :]).items():
+                self.count(lane, count, 0, 0)
+            self._lanes = len(write.lanes)
+            if write is self._write:
+                break
+            self._counted += 1
+            self._lanes = 0
 
     def add(self, kind: int, flags: int, lane: int, number: int, payload: bytes) -> bool:
         """Place one record; false when there is no room for it and no file to go on in."""
@@ -132,15 +148,15 @@ class Plan:
             self.full = True
             return None
         path, create = file
+        self.count_appended()
         log.sequence += 1
         segment = Segment(path, make_header(log.sequence, log.segment_size, log.random(4)))
         segment.filled = 0
-        # Segments that this plan has put records into are needed, too: the log does not know of those yet.
-        filled = [write.segment.sequence for write in self.writes if write.numbers or write.copies]
         write = Write(segment, HEADER, begins=True, create=create)
         self._aim(write)
         self.writes.append(write)
-        self.oldest = max(self.oldest, min([log.first_needed(segment), *filled]))
+        # What this plan has put into earlier segments is not in their indexes yet.
+        self.oldest = max(self.oldest, min(log.first_needed(), self.writes[0].segment.sequence))
         before = self._last.sequence if self._last is not None else 0
         self._last = segment
         tallies = log.lanes.tallies.rows(self.tallied, self.upto)
@@ -266,7 +282,6 @@ def _appended(plan: Plan, group: Group) -> int:
     settles, payloads = group.settles, group.payloads
     first = group.first
     largest = plan.log.largest()
-    counts: dict[int, int] = {}
     taken = 0
     for taken, lane in enumerate(group.lanes):
         payload = payloads[taken]
@@ -277,17 +292,14 @@ def _appended(plan: Plan, group: Group) -> int:
         if len(payload) > largest:
             group.oversize.append((taken, len(payload)))
             continue
-        number = lane.number
         if lane.named and taken not in settles:
-            if not plan.add_plain(lane.kind, number, first + taken, payload):
+            if not plan.add_plain(lane.kind, lane.number, first + taken, payload):
                 break
         elif not _add_special(plan, group, taken, payload):
             break
-        counts[number] = counts.get(number, 0) + 1
     else:
         taken = len(group.lanes)
-    for number, count in counts.items():
-        plan.count(number, count, 0, 0)
+    plan.count_appended()
     return taken
 
 

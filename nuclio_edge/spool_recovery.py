@@ -147,6 +147,7 @@ class Recovery:
         headers.sort(key=lambda pair: pair[0])
         found = self._scan(disk, [segment for _, segment in headers])
         log.sizes = sizes
+        log.over = sum(sizes.values()) > log.limit
         log.lanes = Lanes(log.rows_size)
         kept = {id(one.segment) for one in found}
         for _, segment in headers:

@@ -50,12 +50,12 @@ class Room:
         first = log.segments[0]
         pressed = not log.has_file()
         if self._is_old():
-            self._give_up(first)
+            self._give_up(1)
         elif first.live and self._is_sparse(first, pressed):
             if not self.copies and not self._fetching:
                 self._copy(first)
         elif pressed and not (first.live and log.is_short()):  # a full disk is no reason to give up what is on it
-            self._give_up(first)
+            self._give_up(log.in_the_way())
 
     def _is_old(self) -> bool:
         if not self._max_age_ms:
@@ -107,10 +107,10 @@ class Room:
 
         self._spool.submit(Job(work, then))
 
-    def _give_up(self, first: Segment) -> None:
-        """Drop the first segment; what is live in it makes gaps."""
-        gaps = self._log.give_up() if first.live else []
-        self.drops.append((self._log.segments[1].sequence, gaps))
+    def _give_up(self, count: int) -> None:
+        """Drop the first segments; what is live in them makes gaps."""
+        gaps = self._log.give_up(count)
+        self.drops.append((self._log.segments[count].sequence, gaps))
         self._say(gaps)
 
     def lose(self, place: Place) -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 
 from .core import port
-from .crash import CRASHED, EXITED, FROZE, MEMORY, POWER
-from .durable import replace_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,11 +48,11 @@ class Suspects:
 
     def convict(self, end: End) -> int:
         """Note an end; for how many ms its culprit is to begin suspended, 0 for not at all."""
-        if end.kind == POWER:
+        if end.proven is None:
             return 0
         name = end.culprit
         pause = 0
-        if end.kind in (CRASHED, EXITED, FROZE, MEMORY):
+        if end.proven:
             if name is not None:
                 count = self.ends[name] = self.ends.get(name, 0) + 1
                 pause = _pause(_PROVEN, count)
@@ -87,6 +85,8 @@ class Suspects:
     def _write(self) -> None:
         try:
             if self.ends or self.kills:
+                from .durable import replace_file
+
                 replace_file(self.path, port.json_dumps({"ends": self.ends, "kills": self.kills}).encode())
             else:
                 try:

@@ -2,7 +2,7 @@
 
 from .encode import to_response
 from .port import const
-from .response import ExceptionWithResponse, Response
+from .response import JSON, ExceptionWithResponse, Response
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def error_response(error: BaseException) -> Response:
             return answer
         return to_response(Response(status_code=500, body="an exception's body cannot come in parts"))
     if isinstance(error, HandlerTimeout):
-        return to_response(Response(status_code=408, body={"error": "handler timed out"}))
+        # Spelled out: the first JSON imports what makes it, with orjson 38 ms, in which the loop stands still.
+        return Response(None, b'{"error":"handler timed out"}', JSON, 408)
     try:
         text = str(error)
         text = type(error).__name__ + (": " + text if text else "")

@@ -145,16 +145,22 @@ class InlineCall:
         if ticks > self.limit:
             trigger.late += 1
             function.on_late(event, ticks)
-        elif ticks >= 0 and (result is None or (token is not None and _ENCODER and not function.outputs)):
-            if result is not None:
-                result = _ENCODER[0](result)
-            if result is None or result.status_code < 400:
-                trigger.handled += 1
-                trigger.busy += ticks
-                trigger.buckets[bucket(ticks)] += 1
-                if token is not None:
-                    trigger.source.settle(event, result, None)
-                return True
+        elif ticks >= 0 and (
+            result is None
+            or (
+                token is not None
+                and _ENCODER
+                and not function.outputs
+                and trigger.kind != "batch"
+                and (result := _ENCODER[0](result)).status_code < 400
+            )
+        ):
+            trigger.handled += 1
+            trigger.busy += ticks
+            trigger.buckets[bucket(ticks)] += 1
+            if token is not None:
+                trigger.source.settle(event, result, None)
+            return True
         conclude(trigger, event, result, None, ticks, False)
         return True
 

@@ -290,3 +290,17 @@ def use_with_stragglers(trial: Trial, seed: int, steps: int) -> None:
     for _ in range(3):
         trial.commit()
         trial.land()
+
+
+def use_in_large_groups(trial: Trial, seed: int, steps: int) -> None:
+    """Append more at a time than a segment holds, and settle it all, or nearly."""
+    chance = random.Random(seed)
+    for _ in range(steps // 10):
+        ids = [trial.append("a", bytes([step]) * chance.choice((40, 300))) for step in range(chance.randrange(1, 16))]
+        trial.commit()
+        while trial.writer.jobs or trial.spool.groups()[1].lanes:
+            trial.commit()
+            trial.land()
+        for number in ids:
+            if chance.random() < 0.95:
+                trial.settle(number)

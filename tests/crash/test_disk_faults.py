@@ -12,7 +12,7 @@ import pytest
 
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.disk import Disk
-from nuclio_edge.spool import AGAIN_MS, Spool
+from nuclio_edge.spool import AGAIN_MS, FULL, Spool
 from nuclio_edge.testing.clock import Clock
 
 if TYPE_CHECKING:
@@ -307,6 +307,21 @@ def test_a_record_that_settles_others_leaves_them_pending_when_it_cannot_be_stor
     bench.append(1, settles=kept[:2])
     assert len(bench.refused) == 1
     assert bench.pending() == kept
+    bench.close()
+
+
+def test_a_disk_that_does_not_keep_up_bounds_what_waits_for_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, size=64 << 20)
+    told: list[Any] = []
+    for _ in range(6000):  # in one turn: nothing can be written meanwhile
+        bench.spool.append(1, "a", BODY, told.append)
+    assert bench.spool.groups()[1].size <= FULL + 2 * len(BODY)
+    bench.spool.commit_soon()
+    while len(told) < 6000:
+        bench.loop.turn(100)
+    refused = [error.errno for error in told if error is not None]
+    assert set(refused) == {errno.ENOBUFS}
+    assert len(bench.pending()) == 6000 - len(refused)
     bench.close()
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EVENT_CORE = "port loop event context log response router inbox worker".split()
-CODECS = ["decode", "mqtt_codec", "mqtt_compose", "coap_codec", "coap_compose"]  # loaded when needed
+CODECS = ["decode", "mqtt_codec", "mqtt_compose", "coap_codec", "coap_compose", "record"]  # loaded when needed
 FLASH = 18 * 1024
 HEAP_64, HEAP_32 = 32 * 1024, 21 * 1024
 GARBAGE_64, GARBAGE_32 = 384, 192

@@ -1,7 +1,7 @@
 """Durable triggers by random sequences of events, ends, commits, crashes and stops, against what must always hold.
 
-The parts are real (Delivery, its spool, a trigger, files); only the handler and the sender are the test's. The sender keeps
-what was not acknowledged and sends it again, marked, after a crash.
+The parts are real (Delivery, its spool, a trigger, files); only the handler and the sender are the test's. The sender
+keeps what was not acknowledged and sends it again, marked, after a crash.
 """
 
 from __future__ import annotations

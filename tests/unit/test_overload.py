@@ -16,9 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuclio_edge import asynchronous
+from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.event import Event
+from nuclio_edge.core.failure import HandlerTimeout, error_response
 from nuclio_edge.core.inbox import EVENT_COST, Budget, Trigger
 from nuclio_edge.core.loop import Loop
+from nuclio_edge.core.response import Response
 from nuclio_edge.sources.mqtt_link import FIRST, Link
 from tests.mqtt_packets import publish
 from tests.rig import MEMORY, Rig, Settled
@@ -247,7 +250,15 @@ def test_a_handler_that_hangs_does_not_make_the_loop_wait_for_what_it_takes_to_e
     asynchronous._raise.clear()
     with pytest.MonkeyPatch.context() as patch, Rig(tmp_path, text, f=code) as rig:
         patch.setattr(builtins, "__import__", slow_import)
-        for _ in range(2):  # the second one by what the first has imported
+        for _ in range(2):
             assert rig.ask("/f")[0] == 408
             rig.until(lambda: not rig.processor.functions["f"].runner.lost, "the thread to end")
-        assert len(importing) == 1 and importing[0] != threading.get_ident()
+        assert importing and threading.get_ident() not in importing
+
+
+def test_the_answer_to_a_timeout_is_what_its_json_would_be() -> None:
+    spelled_out = error_response(HandlerTimeout())
+    made = to_response(Response(status_code=408, body={"error": "handler timed out"}))
+    assert (spelled_out.status_code, spelled_out.body, spelled_out.content_type, dict(spelled_out.headers)) == (
+        made.status_code, made.body, made.content_type, dict(made.headers)
+    )  # fmt: skip

@@ -1,0 +1,193 @@
+"""The outbox on disk, in one process: more than memory holds, other clients and sources in between, expiry, limits."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from nuclio_edge import outbox
+from nuclio_edge.sources import mqtt_publish, mqtt_room
+from tests.mosquitto import Mosquitto, program
+from tests.rig import MEMORY, Rig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BROKER = """
+[source.broker]
+kind = "mqtt"
+url = "{url}"
+client_id = "gw"
+"""
+FUNCTION = """
+[function.f]
+handler = "f.py"
+[[function.f.trigger]]
+source = "mem"
+path = "/in"
+durable = {durable}
+"""
+MANY = """
+def handler(context, event):
+    for number in range(int(event.raw_body)):
+        context.bindings["broker"].publish("out", f"{number:05d}", qos=1)
+"""
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    with Mosquitto(tmp_path / "broker", max_queued=0, max_inflight=0, persistence=True) as running:
+        subprocess.run([*command(running), "-E"], check=True, timeout=30)  # its session gets all from here on
+        yield running
+
+
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mqtt_publish  # imported: what handlers have given and nobody has taken keeps its own bound
+    monkeypatch.setattr(mqtt_room, "LIMIT_COUNT", 100)
+
+
+class Heard:
+    """What comes at the topic `out`, in order; from the moment of `subscribe` on, whoever is connected."""
+
+    def __init__(self, folder: Path, broker: Mosquitto) -> None:
+        self._path = folder / "heard"
+        with self._path.open("wb") as file:
+            self._process = subprocess.Popen(command(broker), stdout=file)
+
+    @property
+    def lines(self) -> list[str]:
+        return self._path.read_text().splitlines()
+
+    def __enter__(self) -> Heard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def command(broker: Mosquitto) -> list[str]:
+    who = ["-i", "heard", "-c", "-p", str(broker.port)]
+    return [program("mosquitto_sub"), *who, "-q", "1", "-t", "out", "-F", "%p"]
+
+
+def start(folder: Path, broker: Mosquitto, *, durable: bool = True, top: str = "", code: str = MANY) -> Rig:
+    function = FUNCTION.format(durable=str(durable).lower())
+    return Rig(folder, top + BROKER.format(url=broker.url) + MEMORY + function, f=code)
+
+
+def publisher(rig: Rig) -> Any:
+    return rig.processor.sources["broker"].publisher
+
+
+@pytest.mark.parametrize("durable", [True, False])
+@pytest.mark.usefixtures("little_room")
+def test_what_memory_does_not_hold_waits_on_disk_and_goes_out_in_order(
+    tmp_path: Path, broker: Mosquitto, durable: bool
+) -> None:
+    with start(tmp_path, broker, durable=durable) as rig:
+        rig.until(lambda: rig.processor.sources["broker"].state == "open")
+        broker.stop()
+        rig.until(lambda: rig.processor.sources["broker"].state == "connecting")
+        rig.deliver("/in", b"500")
+        rig.until(lambda: publisher(rig).keeper.backlog.alone)
+        assert len(publisher(rig).outbox.room.sizes) <= 100
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: len(heard.lines) == 500)
+            assert heard.lines == [f"{number:05d}" for number in range(500)]
+        assert publisher(rig).shed == {}
+        spool: Any = publisher(rig).keeper.backlog.spool
+        rig.until(lambda: spool.totals()["pending"] == 0)
+        assert rig.balanced()
+
+
+@pytest.mark.usefixtures("little_room")
+def test_a_stop_and_a_start_with_the_broker_away_lose_nothing(tmp_path: Path, broker: Mosquitto) -> None:
+    broker.stop()
+    with start(tmp_path, broker) as rig:
+        rig.deliver("/in", b"300")
+        rig.until(lambda: rig.trigger("f").handled == 1)
+    assert "messages were not sent" not in rig.records.text()
+    with start(tmp_path, broker) as rig:
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: len(heard.lines) == 300)
+            assert heard.lines == [f"{number:05d}" for number in range(300)]
+
+
+def test_a_message_whose_time_runs_out_on_disk_is_counted_as_expired(tmp_path: Path, broker: Mosquitto) -> None:
+    code = """
+def handler(context, event):
+    context.bindings["broker"].publish("out", "late", qos=1, message_expiry=1)
+    context.bindings["broker"].publish("out", "kept", qos=1, message_expiry=1000)
+"""
+    broker.stop()
+    with start(tmp_path, broker, code=code) as rig:
+        rig.deliver("/in")
+        rig.until(lambda: rig.trigger("f").handled == 1)
+    with start(tmp_path, broker, code=code) as rig:
+        rig.turn_for(1100)
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: heard.lines)
+            assert heard.lines == ["kept"]
+        assert publisher(rig).shed == {"expired": 1}
+
+
+@pytest.mark.usefixtures("little_room")
+def test_what_the_spool_has_no_room_for_is_counted_as_shed(tmp_path: Path, broker: Mosquitto) -> None:
+    code = MANY.replace('f"{number:05d}"', 'f"{number:05d}" + "x" * 5000')
+    broker.stop()
+    with start(tmp_path, broker, code=code, top='[spool]\nmax_size = "1MiB"\n') as rig:
+        rig.deliver("/in", b"600")
+        rig.until(lambda: rig.trigger("f").handled == 1)
+        rig.until(lambda: publisher(rig).shed)
+        rig.until(lambda: not publisher(rig).keeper.unsafe())
+        lost = publisher(rig).shed["outbox-full"]
+        assert lost > 300
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: len(heard.lines) == 600 - lost)
+            numbers = [int(line[:5]) for line in heard.lines]
+        assert numbers == sorted(numbers)
+        assert numbers[:50] == list(range(50))  # those in memory are sent, whatever became of their records
+        assert numbers[-1] == 599
+
+
+@pytest.mark.usefixtures("little_room")
+def test_another_table_of_the_source_takes_the_outbox_over(tmp_path: Path, broker: Mosquitto) -> None:
+    from nuclio_edge.manifest import load
+
+    broker.stop()
+    with start(tmp_path, broker) as rig:
+        rig.deliver("/in", b"300")
+        rig.until(lambda: rig.trigger("f").handled == 1)
+        text = rig.path.read_text()
+        rig.path.write_text(text.replace('client_id = "gw"', 'client_id = "gw2"'))
+        done: list[Any] = []
+        rig.processor.reload(load(str(rig.path)), (), done.append)
+        rig.until(lambda: done and not rig.processor.leaving)
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: len(set(heard.lines)) == 300)
+            assert list(dict.fromkeys(heard.lines)) == [f"{number:05d}" for number in range(300)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [b"", b"\x01", b"\x02" + bytes(40), b"\x01\x03" + bytes(14), b"\x01\x01" + bytes(8) + b"\xff\xff" + bytes(4)],
+)
+def test_a_record_that_is_no_message_is_refused(broken: bytes) -> None:
+    with pytest.raises(ValueError, match="message"):
+        outbox.unpack(broken)
+
+
+@pytest.mark.parametrize("expires", [0, 1 << 40])
+def test_a_message_comes_back_as_it_was_stored(expires: int) -> None:
+    message = ("a/\u00e4", b"body", 2, True, ((38, ("k", "v")), (2, 60)))
+    assert outbox.unpack(outbox.pack(message, expires)) == (message, expires)
