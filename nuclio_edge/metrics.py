@@ -226,6 +226,11 @@ def _of_functions(processor: Processor) -> Iterator[str]:
         name, "gauge", "Functions, with the number of times that they were replaced.",
         [(_labels(name, function=one.name, version=one.version, isolation=one.spec.isolation), 1) for one in functions],
     )  # fmt: skip
+    recorder = processor.assembly.recorder
+    if recorder is not None:
+        name = "nuclio_edge_recorder_dropped_total"
+        text = "Events that [record] wants and that are not recorded."
+        yield from _family(name, "counter", text, [(name, recorder.dropped)])
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:

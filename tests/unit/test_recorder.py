@@ -10,6 +10,7 @@ import pytest
 
 from nuclio_edge import recorder as recorder_module
 from nuclio_edge.manifest import check
+from nuclio_edge.metrics import exposition
 from nuclio_edge.recording import read
 from nuclio_edge.sources.memory import MemoryEvent
 from nuclio_edge.witness import WITNESSED
@@ -247,6 +248,7 @@ def test_a_full_disk_is_said_once_counted_and_gets_better(tmp_path: Path, monkey
         rig.ask("/f", b"18")
         rig.until(lambda: recorder.recorded and not recorder.trouble)
         assert "events are recorded again ('not_recorded', 3)" in rig.records.text()
+        assert "\nnuclio_edge_recorder_dropped_total 3\n" in "".join(exposition(rig.processor))
         assert rig.balanced()
     assert [entry.event.body for entry in recorded(tmp_path)] == [b"18"]
 
