@@ -21,12 +21,13 @@ from .spool_segment import (
     HEADER,
     NAMED,
     NAMES,
+    PAD,
     SETTLE,
     SETTLES,
     Segment,
     make_header,
 )
-from .spool_writer import Write
+from .spool_writer import PAGE, Write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -166,6 +167,16 @@ class Plan:
         write.size = HEAD + len(raw)
         return write
 
+    def pad(self) -> None:
+        """Fill up the page when a next group like this one would lie in two, and cost twice as much."""
+        write = self._write
+        if write is not None and write.frames and write.size < PAGE // 2:
+            end = write.at + write.size
+            rest = -end % PAGE
+            if HEAD <= rest < write.size and end + rest <= self._limit:
+                write.frames.append((PAD, CONTROL, 0, 0, bytes(rest - HEAD)))
+                write.size += rest
+
     def name(self, lanes: list[Lane]) -> bool:
         """Say how lanes are called of which the log has no record."""
         raw = json_bytes([[lane.number, lane.kind, lane.key] for lane in lanes])
@@ -249,6 +260,7 @@ def compose(
     taken = _add_rest(plan, room, readers, group)
     if bound and max(bound) < taken:
         _give_up(plan, room)
+    plan.pad()
     return plan, taken
 
 

@@ -30,7 +30,7 @@ CONTROL = 1  # the spool's own; its kind is one of those below
 COPY = 2  # was appended before, in a segment that is given up
 NAMED = 4  # the payload begins with the key of its lane: u16 length, JSON
 SETTLES = 8  # then with a settlement: u32 length, bytes
-CHECKPOINT, SETTLE, DROP, CURSOR, NAMES = range(1, 6)
+CHECKPOINT, SETTLE, DROP, CURSOR, NAMES, PAD = range(1, 7)
 
 
 class Segment:

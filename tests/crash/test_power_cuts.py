@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.crash.model import Cut, ModelDisk
-from tests.crash.spool_trial import Promise, Trial, use, use_in_large_groups, use_with_stragglers
+from tests.crash.spool_trial import Promise, Trial, use, use_in_large_groups, use_when_full, use_with_stragglers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,6 +83,14 @@ def test_no_power_cut_makes_a_spool_break_its_promise(seed: int) -> None:
 def test_no_power_cut_loses_anything_of_groups_that_are_larger_than_a_segment(seed: int) -> None:
     count = try_all(use_in_large_groups, seed, 100)
     count.say(f"large groups {seed}")
+    assert not count.bad, count.words[:3]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_no_power_cut_loses_what_is_settled_while_it_is_about_to_be_given_up(seed: int) -> None:
+    count = try_all(use_when_full, seed, 100)
+    count.say(f"full {seed}")
     assert not count.bad, count.words[:3]
 
 
