@@ -7,11 +7,12 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:$(CURDIR)/.cache/debian/bin
 JOBS ?= auto
 ARGS ?=
 
-.PHONY: help run test lint format types bench clean setup-run setup-dev
+.PHONY: help run test crash lint format types bench clean setup-run setup-dev
 
 help:
 	@echo 'make run     the demonstration: a local broker, simulated field devices, three functions (Ctrl-C ends it)'
 	@echo 'make test    all tests (one file: make test ARGS=tests/unit/test_x.py; one at a time: JOBS=0)'
+	@echo 'make crash   2,000 kills of a processor, and what tests/crash has besides'
 	@echo 'make lint    ruff: rules and layout        make format   mend what can be mended'
 	@echo 'make types   mypy --strict'
 	@echo 'make bench   the benchmarks, each beside its peer'
@@ -22,6 +23,10 @@ run: setup-run
 
 test: setup-dev
 	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+# Four campaigns of 500 kills each beside a real broker; about 25 minutes.
+crash: setup-dev
+	KILLS=500 .venv/bin/python -m pytest -n $(JOBS) --timeout 7200 -rP tests/crash $(ARGS)
 
 lint: setup-dev
 	.venv/bin/ruff check .

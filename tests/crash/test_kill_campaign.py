@@ -101,7 +101,7 @@ def counted(path: Path) -> tuple[collections.Counter[int], collections.Counter[i
     return all_of, collections.Counter(int(words[0]) for words in lines if words[-1] == "first")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(60 + 12 * KILLS)
 @pytest.mark.parametrize(
     ("seed", "version", "qos", "isolation"),
     [(1, 5, 1, "thread"), (2, 3, 1, "thread"), (3, 5, 2, "thread"), (4, 5, 1, "inline")],

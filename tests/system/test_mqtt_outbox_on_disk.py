@@ -31,7 +31,7 @@ durable = {durable}
 """
 MANY = """
 def handler(context, event):
-    for number in range(int(event.raw_body)):
+    for number in range(*map(int, event.raw_body.split())):
         context.bindings["broker"].publish("out", f"{number:05d}", qos=1)
 """
 
@@ -103,6 +103,22 @@ def test_what_memory_does_not_hold_waits_on_disk_and_goes_out_in_order(
         spool: Any = publisher(rig).keeper.backlog.spool
         rig.until(lambda: spool.totals()["pending"] == 0)
         assert rig.balanced()
+
+
+@pytest.mark.usefixtures("little_room")
+def test_what_comes_while_the_disk_is_drained_waits_behind_it(tmp_path: Path, broker: Mosquitto) -> None:
+    broker.stop()
+    with start(tmp_path, broker) as rig:
+        rig.deliver("/in", b"0 400")
+        rig.until(lambda: rig.trigger("f").handled == 1)
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            for number in range(400, 450):
+                rig.until(lambda: len(publisher(rig).outbox.room.sizes) < 90)  # the client has room
+                rig.deliver("/in", b"%d %d" % (number, number + 1))
+                rig.processor.loop.turn(1)
+            rig.until(lambda: len(heard.lines) == 450)
+            assert heard.lines == [f"{number:05d}" for number in range(450)]
 
 
 @pytest.mark.usefixtures("little_room")

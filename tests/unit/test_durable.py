@@ -250,6 +250,21 @@ def test_without_a_disk_events_are_settled_after_the_handler_and_said_once(start
         rig.until(lambda: len(settled.outcomes) == 21)
 
 
+def test_what_could_not_be_stored_is_stored_when_the_disk_is_back(start: Any) -> None:
+    with start(function(), GATED) as rig:
+        spool = spool_of(rig)
+        write = spool.disk.write
+        spool.disk.write = _no_space
+        rig.deliver("/in", b"a")
+        rig.until(lambda: spool.trouble)
+        assert stored(rig) == 0
+        spool.disk.write = write
+        rig.until(lambda: stored(rig) == 1 and durable(rig))
+        assert rig.trigger("f").pending == 1
+        module(rig)["gate"].set()
+        rig.until(lambda: rig.trigger("f").handled == 1)
+
+
 def test_what_the_spool_gives_up_to_stay_within_its_size_is_shed_and_counted(start: Any, tmp_path: Path) -> None:
     manifest = '[spool]\nmax_size = "1MiB"\n' + function("inbox = { size = 4 }")
     with start(manifest, GATED) as rig:
