@@ -4,7 +4,8 @@ Laws:
 - The loop alone starts workers, gives them a carrier (the thread) and concludes events; a worker claims and calls.
 - While events stream, the carrier of a short handler turns the loop and serves its worker itself; see seat.py.
 - Work is handed over once a turn, outcomes once a millisecond or when the queue is empty, so that a flood costs about
-  what it costs inline and a single event two wake-ups.
+  what it costs inline and a single event two wake-ups. Nobody waits for another's handler: what was done quickly before
+  a call that takes long is fetched meanwhile.
 - Past its function's timeout an event fails; its worker is abandoned (context revoked, HandlerTimeout raised into the
   thread) and replaced. While one abandoned thread lives nothing of that function is retried; a second one suspends it.
 """
@@ -19,6 +20,7 @@ from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
 from .queues import Queue
+from .quiet import Quiet
 from .slots import set_event
 from .streams import WHOLE, deliver, is_stream
 
@@ -34,42 +36,8 @@ if TYPE_CHECKING:
     from .function import Function
 
 _HAND_BACK = port.TICKS_PER_MS
+FETCH_MS, SELDOM_MS = 5, 160  # between two looks for what a busy worker has done; doubled while it has done nothing
 _STARTING: Any = object()  # what a worker is at while it imports and runs init_context
-
-
-class Batch:
-    """Calls of one trigger that returned None: counted where they ran, booked on the loop in one go.
-
-    One event at a time would cost 0.4 us more, a third of what an event costs in a flood. `events` are those whose
-    source waits to be told.
-    """
-
-    __slots__ = ("buckets", "busy", "bytes", "count", "events", "trigger")
-
-    def __init__(self, trigger: Trigger) -> None:
-        self.trigger = trigger
-        self.count = 0
-        self.bytes = 0
-        self.busy = 0
-        self.buckets: dict[int, int] = {}  # calls by the number of bits of their ticks, those there were
-        self.events: list[Event] = []
-
-    def book(self) -> None:
-        """Add to the trigger's counters, then settle; on the loop."""
-        trigger = self.trigger
-        trigger.handled += self.count
-        trigger.busy += self.busy
-        buckets = trigger.buckets = trigger.buckets or [0] * 65
-        for bits, count in self.buckets.items():
-            buckets[bits] += count
-        trigger.leave(self.count, self.bytes, None)
-        if self.events:
-            settle = trigger.source.settle
-            for event in self.events:
-                try:
-                    settle(event, None, None)
-                except Exception as error:  # noqa: BLE001 - the others of the batch are settled, the worker handed back
-                    trigger.loop.on_error(error, settle)
 
 
 class Worker:
@@ -77,15 +45,16 @@ class Worker:
 
     __slots__ = (
         "abandoned",
-        "batch",
         "busy",
         "carrier",
         "context",
         "current",
         "expired",
         "pace",
+        "quiet",
         "ready",
         "runner",
+        "seen",
         "since",
         "told",
     )
@@ -103,7 +72,9 @@ class Worker:
         self.current: Any = None  # the event in the handler, or _STARTING
         self.since = 0
         self.pace = 0  # ns a call took in the last hand-over
-        self.batch: Batch | None = None  # the worker's, until it is handed over or the worker is abandoned
+        # What returned None and is not handed over, one at most: whoever pops it has it, the worker or the loop.
+        self.quiet: list[Quiet] = []
+        self.seen = 0  # `since`, when the loop looked last
 
     def carry(self, limit_ns: int = 1 << 62) -> tuple[BaseException | None, bool]:
         """Serve; returns why it could not start, and whether the thread is to end as the worker was abandoned.
@@ -152,9 +123,9 @@ class Worker:
         call = noting = handler if carrier is None or carrier.row is None else self.note
         if function.suspect:
             handler = noting
-        batch: Any = None
+        quiet = self.quiet
+        take = self.take
         mine: Any = None
-        buckets: dict[int, int] = {}
         calls = 0
         start = handed = begun = clock()
         until = start + limit_ns
@@ -183,38 +154,50 @@ class Worker:
                 done.append((self, event, result, error, end - start))
                 break
             trigger = event._trigger
-            if batch is not None and (trigger is not mine or result is not None or error is not None):
-                done.append((self, None, batch, None, 0))  # those before it first
-                self.batch = batch = None
-            if result is None and error is None and (batch is not None or not _alone(trigger)):
+            if result is None and error is None and (trigger is mine or not _alone(trigger)):
+                mine = trigger
                 ticks = end - start
-                if batch is None:
-                    mine = trigger
-                    self.batch = batch = Batch(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
-                    buckets = batch.buckets
-                    told = batch.events.append
+                batch = take() if quiet else None
+                if batch is None or batch.trigger is not trigger:
+                    if batch is not None:
+                        done.append((self, None, batch, None, 0))
+                    batch = Quiet(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
                 batch.count += 1
                 batch.bytes += len(event.raw_body)
                 batch.busy += ticks
                 bits = ticks.bit_length()
                 try:
-                    buckets[bits] += 1
+                    batch.buckets[bits] += 1
                 except KeyError:
-                    buckets[bits] = 1
+                    batch.buckets[bits] = 1
                 if event._token is not None:
-                    told(event)
+                    batch.events.append(event)
+                quiet.append(batch)
             else:
+                if quiet:
+                    self.pass_on()  # those before it first
                 done.append((self, event, result, error, end - start))
             if end - handed > _HAND_BACK:
                 stamp[0] = handed = end
                 call = noting
-                if batch is not None:
-                    done.append((self, None, batch, None, 0))
-                    self.batch = batch = None
+                self.pass_on()
                 loop.wake()
             start = end
         if calls:
             self.pace = (start - begun) // calls
+
+    def take(self) -> Quiet | None:
+        """What is not handed over, as the caller's own from now on; on any thread."""
+        try:
+            return self.quiet.pop()
+        except IndexError:
+            return None
+
+    def pass_on(self) -> None:
+        """Give it to the loop; on any thread."""
+        batch = self.take()
+        if batch is not None:
+            self.runner.pool.done.append((self, None, batch, None, 0))
 
     def note(self, context: Context, event: Event) -> Any:
         """Call the handler, the event noted in what outlives the process."""
@@ -223,9 +206,8 @@ class Worker:
 
     def hand_back(self, error: BaseException | None, ended: bool) -> None:
         """Tell the loop that nothing is left to do, or that this worker could not start, or that its thread ends."""
-        batch, self.batch = self.batch, None
         pool = self.runner.pool
-        pool.done.append((self, None, batch, error, ENDED if ended else HANDED_BACK))
+        pool.done.append((self, None, self.take(), error, ENDED if ended else HANDED_BACK))
         pool.loop.wake()
 
     def holds_state(self) -> bool:
@@ -256,6 +238,8 @@ class ThreadRunner:
         "_closing",
         "_context",
         "_deadline",
+        "_fetch_ms",
+        "_fetcher",
         "_idle",
         "_numbers",
         "function",
@@ -279,6 +263,8 @@ class ThreadRunner:
         self.queue = Queue(function, self._flush)
         self._context = context
         self._deadline: Any = None
+        self._fetcher: Any = None
+        self._fetch_ms = FETCH_MS
         self._numbers = 0
         self._idle: Any = None  # the timer that unloads a function without a least number of workers
         self._closing = False
@@ -347,9 +333,10 @@ class ThreadRunner:
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        for timer in (self._deadline, self._fetcher):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._fetcher = None
         for worker in list(self.workers):
             self.workers.remove(worker)
             if worker.busy and not self.pool.withdraw(worker):
@@ -382,7 +369,7 @@ class ThreadRunner:
         return worker
 
     def _flush(self) -> None:
-        waiting = len(self.queue)
+        queued = waiting = len(self.queue)
         if not waiting or self.function.suspended:
             return
         if self._idle is not None:
@@ -400,6 +387,25 @@ class ThreadRunner:
                 waiting -= 1
         if self._deadline is None:
             self._watch()
+        if self._fetcher is None and (queued > 1 or waiting):  # else one event found one worker, which tells at once
+            self._fetch_ms = FETCH_MS
+            self._fetcher = self.pool.loop.call_later(FETCH_MS, self._fetch)
+
+    def _fetch(self) -> None:
+        """Conclude what busy workers have done and not told: they may be in a call that takes long."""
+        self._fetcher = None
+        busy = False
+        self._fetch_ms = min(self._fetch_ms * 2, SELDOM_MS)
+        for worker in self.workers:
+            if worker.busy:
+                busy = True
+                worker.pass_on()
+                if worker.since != worker.seen:
+                    worker.seen = worker.since
+                    self._fetch_ms = FETCH_MS
+        self.pool.collect()
+        if busy and self._fetcher is None:
+            self._fetcher = self.pool.loop.call_later(self._fetch_ms, self._fetch)
 
     def _watch(self) -> None:
         timeout = self.function.timeout_ms
@@ -437,7 +443,7 @@ class ThreadRunner:
             return  # it was done in this very moment: its outcome counts, and the thread ends by itself
         worker.expired = event
         worker.context.revoke()
-        batch, worker.batch = worker.batch, None
+        batch = worker.take()
         if batch is not None:
             batch.book()
         self.workers.remove(worker)

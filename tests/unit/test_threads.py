@@ -58,6 +58,24 @@ def test_a_waiting_handler_stalls_neither_the_loop_nor_another_function(tmp_path
         rig.until(lambda: settled.outcomes)
 
 
+@pytest.mark.parametrize("answer", ["None", "'done'"])
+def test_nobody_waits_for_the_handler_of_the_event_behind(tmp_path: Path, answer: str) -> None:
+    code = (
+        "import threading\ngo = threading.Event()\n"
+        f"def handler(context, event):\n    event.raw_body == b'slow' and go.wait(20)\n    return {answer}\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        rig.ask("/f")  # imported
+        settled = Settled()
+        for body in (b"", b"", b"slow", b""):
+            rig.deliver("/f", body, settled)
+        rig.until(lambda: len(settled.outcomes) == 2)
+        assert rig.trigger("f").handled == 3
+        rig.processor.functions["f"].handler.__globals__["go"].set()
+        rig.until(lambda: len(settled.outcomes) == 4)
+        assert rig.trigger("f").handled == 5
+
+
 def test_several_workers_run_side_by_side_each_with_a_context_of_its_own(tmp_path: Path) -> None:
     code = (
         "import threading\nmeet = threading.Barrier(3)\n"

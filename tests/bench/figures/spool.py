@@ -6,9 +6,11 @@ import os
 import resource
 import sqlite3
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from nuclio_edge.carriers import SWITCH_S
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.spool import Spool
 from nuclio_edge.testing.clock import Clock
@@ -62,6 +64,7 @@ class Stored:
 
 def enqueue(bench: Bench) -> None:
     """Events of 200 bytes in groups of 64, each durable when it is told so."""
+    sys.setswitchinterval(SWITCH_S)  # as the processor has it
     groups = bench.many(2000)
     found = bench.interleave(
         {
