@@ -98,6 +98,7 @@ class Processor:
         self.assembly = Assembly(self)
         self.delivery: Delivery | None = None  # where something of the manifest is durable
         self.stopping = False
+        self._over = False  # stopped, and closed
         self._deadline: Any = None
         self._demanded: set[str] = set()  # sources without a table that only handlers use
         self._opened = False
@@ -168,8 +169,9 @@ class Processor:
         self.assembly.output_hook = hook
 
     def run(self) -> int:
-        """Turn the loop until `stop` is done with its work; returns the exit code."""
-        self.seat.run()
+        """Turn the loop until `stop` is done with its work, which it may be already; returns the exit code."""
+        if not self._over:
+            self.seat.run()
         return self.exit_code
 
     def source_changed(self, _source: Any) -> None:
@@ -214,6 +216,7 @@ class Processor:
                 "stopped with events undrained", "functions", ", ".join(sorted({f.name for f in lost}))
             )
         self.close()
+        self._over = True
         self.loop.stop()
 
     def _unsafe(self, function: Function) -> int:

@@ -29,7 +29,8 @@ def make_room(trigger: "Trigger", event: "Event") -> int:
     if policy in ("drop-oldest", "thin"):
         now = port.ticks_ms()
         if trigger._grace <= 0:
-            trigger._grace = now + GRACE_MS if now + trigger._grace >= SELDOM_MS else now
+            seldom = trigger._grace >= -1 or now + trigger._grace >= SELDOM_MS  # -1: it was never full
+            trigger._grace = now + GRACE_MS if seldom else now
         if now < trigger._grace:
             return 0
         if policy == "thin":

@@ -228,7 +228,7 @@ def _queued(when_full, size, **about):
     source = Source()
     function = Function(loop, None)
     trigger = Trigger(function, source, loop, size=size, when_full=when_full, **about)
-    trigger.box = port.queue(64)
+    trigger.box = port.queue(size + 8)
 
     def submit(event):
         verdict = trigger.enter(event)
@@ -344,8 +344,9 @@ def test_a_small_inbox_that_fills_again_and_again_makes_its_source_wait_no_more_
 def test_a_large_inbox_that_a_burst_fills_makes_its_source_wait_each_time_that_it_has_half_emptied_meanwhile():
     loop, _, trigger = _queued("drop-oldest", 512)
     waits = 0
+    event = Made(trigger, b"", None)  # one for all: a microcontroller has no memory for so many
     for _ in range(3):
-        while trigger.submit(Made(trigger, b"", None)):
+        while trigger.submit(event):
             pass
         waits += 1
         trigger._grace += 1_000_000  # it is not over, however slow this machine is

@@ -106,7 +106,7 @@ class World:
         self.lives += 1
         folder = self.base / str(self.lives)
         folder.mkdir()
-        shutil.copytree(self.rig.folder / "state", folder / "state")
+        shutil.copytree(self.rig.folder / "state", folder / "state", ignore=shutil.ignore_patterns("*.new"))
         self.end()
         self.rig = self._begin(folder)
 

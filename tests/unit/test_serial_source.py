@@ -332,7 +332,7 @@ def test_a_port_of_the_board_has_the_boards_name(
 ) -> None:
     from nuclio_edge import board
 
-    real = board.load("raspberrypi/4b")
+    real = board.load("raspberrypi/4b", board.folder())  # one of our own, to be changed
     port = board.Port(name="header", note="", paths=("/dev/not-there", line.path), pins=())
     real.serial = {"header": port}
     monkeypatch.setattr(board, "load", lambda board_id, where=None: real)
