@@ -93,9 +93,7 @@ class Trigger:
         self.held = 0  # bytes
         self.busy = 0  # clock ticks in the handler; see port.clock
         self.buckets: "list[int]" = []  # calls by the number of bits of their ticks; 64 of them after the first call
-        self._grace = (
-            -1
-        )  # until when a full inbox makes its source wait, 0 before that; less: it is not full, see overflow
+        self._grace = -1  # until when a full inbox makes its source wait, 0 before; less: not full, see overflow.py
         self._waiting: "tuple[Callable[[], Any], ...]" = ()
 
     def enter(self, event: "Event") -> int:
