@@ -167,10 +167,11 @@ class Keeper:
         self.look()
 
     def look(self) -> None:
-        """The client has room, perhaps: soon read what is on disk alone."""
-        if self.backlog.alone and not self._reading:
-            self._reading = True
-            self.delivery.loop.call_soon(self.refill)
+        """The client has room, perhaps: soon read what is on disk alone; by the source that has the name now."""
+        now = self.delivery.keepers.get(self.backlog.key, self)
+        if self.backlog.alone and not now._reading:
+            now._reading = True
+            self.delivery.loop.call_soon(now.refill)
 
     def take_over(self, entry: Entry, message: Any) -> None:
         """A message of the source that this one's has taken the place of; it may arrive twice."""

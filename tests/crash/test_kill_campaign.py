@@ -8,6 +8,7 @@ with one write each, and by a subscriber at the outputs' topic.
 from __future__ import annotations
 
 import collections
+import json
 import os
 import random
 import signal
@@ -133,6 +134,7 @@ def test_nothing_is_lost_however_often_the_process_is_killed(
                     running.ready()
                     _wait_for_all(tmp_path, heard, "quick", quick.count)
                     _wait_for_all(tmp_path, heard, "slow", slow.count)
+                    wait_until(lambda: _pending(tmp_path) == 0, "the repetitions", limit=120)
                     assert running.stop() == 0, running.log
                     said = running.wait_for(event="stopped")["with"]
                 assert said["pending"] == 0
@@ -172,6 +174,12 @@ def _wait_for_all(folder: Path, heard: Path, name: str, count: int) -> None:
     wait_until(
         lambda: wanted <= _outputs(heard, mine), lambda: f"{wanted - _outputs(heard, mine)} at {mine}", limit=120
     )
+
+
+def _pending(folder: Path) -> int:
+    """How many events the processor still has."""
+    ledger = json.loads(call("ledger", "--json", cwd=folder).stdout)
+    return sum(row["pending"] for row in ledger["triggers"].values())
 
 
 def _forget_suspects(folder: Path) -> None:
