@@ -124,7 +124,7 @@ class Worker:
         if function.suspect:
             handler = noting
         quiet = self.quiet
-        take = self.take
+        claim_quiet = quiet.pop
         mine: Any = None
         calls = 0
         start = handed = begun = clock()
@@ -157,7 +157,10 @@ class Worker:
             if result is None and error is None and (trigger is mine or not _alone(trigger)):
                 mine = trigger
                 ticks = end - start
-                batch = take() if quiet else None
+                try:
+                    batch = claim_quiet()  # `take` spelled out: a call less
+                except IndexError:
+                    batch = None
                 if batch is None or batch.trigger is not trigger:
                     if batch is not None:
                         done.append((self, None, batch, None, 0))
