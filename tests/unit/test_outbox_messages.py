@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from nuclio_edge import clock
 from nuclio_edge.clock import CLOCK, FLOOR_MS, QUALITIES, SYNCED
 from nuclio_edge.core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY
-from nuclio_edge.outbox import pack, time_left, unpack
+from nuclio_edge.outbox import Keeper, pack, time_left, unpack
 from nuclio_edge.testing import Clock
 
 if TYPE_CHECKING:
@@ -93,3 +94,14 @@ def test_over_boots_it_goes_by_a_clock_that_was_right_both_times(time: Clock, mo
     time.wall = 5_000  # this boot does not know the time: nobody knows how long it waited
     CLOCK.forget()
     assert seconds_left(born) == 60
+
+
+def test_what_a_replaced_source_stores_late_is_sent_by_the_one_that_has_its_name() -> None:
+    soon: list[Any] = []
+    delivery: Any = SimpleNamespace(keepers={}, loop=SimpleNamespace(call_soon=soon.append))
+    backlog: Any = SimpleNamespace(key="broker", alone=1)
+    old, new = (Keeper(delivery, None, backlog, None) for _ in range(2))
+    delivery.keepers["broker"] = new
+    old.look()
+    old.look()
+    assert soon == [new.refill]
