@@ -96,9 +96,10 @@ def the_kernel_tells_when_the_clock_is_set_and_an_event_of_before_is_put_at_its_
     turn(PROCESSOR, lambda: len(told) == 2, "the second report")
     CLOCK._cached = clock._NOTHING
     assert clock.stamp(early)[1] == mono
-    late = SEEN[-1][2]
-    turn(PROCESSOR, lambda: SEEN[-1][2] is not late, "a tick")
-    assert abs(clock.stamp(SEEN[-1][2])[1] - clock.boot_ms()) < 5000
+    before = len(SEEN)  # of what came at the very moment nobody can tell which clock it was made by
+    turn(PROCESSOR, lambda: sum(not attempt for attempt, _, _ in SEEN[before:]) >= 3, "ticks")
+    fresh = [event for attempt, _, event in SEEN[before:] if not attempt][-1]
+    assert abs(clock.stamp(fresh)[1] - clock.boot_ms()) < 5000
     return {"moments": len(CLOCK._moments)}
 
 
