@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
+MARKER = "delivery"  # a file beside the spool; no name that slots.py, clock.py or supervise.py has there
 
 
 class Delivery:
@@ -52,7 +53,7 @@ class Delivery:
         self._backlogs: dict[tuple[int, str], Backlog] = {}
         self._ids: dict[str, dict[Any, int]] = {}
         self._suspects: dict[Function, OneAtATime] = {}
-        self._marker = os.path.join(self._state_dir, "running")
+        self._marker = os.path.join(self._state_dir, MARKER)
         self._repeated = 0  # up to this record an event may have been handled by a process that died
 
     # -- opening and closing ------------------------------------------------------------------------------------------

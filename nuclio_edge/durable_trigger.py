@@ -133,7 +133,7 @@ class Durable:
         stage = self.stage
         fresh = stage.fresh
         fresh[event] = self
-        if self._take(event):  # `enter` spelled out
+        if self._take(event):  # `enter` spelled out: a call less for what comes most
             if fresh:
                 if stage.timer is None:
                     stage.arm()
@@ -149,10 +149,11 @@ class Durable:
         fresh = stage.fresh
         fresh[event] = self
         if self._take(event):
-            if stage.timer is None:
-                stage.arm()
-            if len(fresh) + len(stage.aging) >= stage.limit:
-                stage.press()
+            if fresh:  # an inline handler is done with it
+                if stage.timer is None:
+                    stage.arm()
+                if len(fresh) + len(stage.aging) >= stage.limit:
+                    stage.press()
             return True
         stage.remove(event)
         return self._no_room(event)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nuclio_edge.core.decode import fields as decode
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.core.mqtt_properties import (
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.inbox import Trigger
+
+
+_make_fields = Event._lazy["fields"]  # at hand for the property
 
 
 class MqttEvent(Event):
@@ -81,14 +83,6 @@ def mqtt_event(
     if not props and trigger is not None:
         event.content_type = trigger.content_type
     return event
-
-
-def _make_fields(event: MqttEvent) -> dict[str, Any]:
-    try:
-        return decode(event.content_type, event.raw_body)
-    except ValueError as error:
-        event.decode_error = str(error)
-        return {}
 
 
 def _properties(event: MqttEvent) -> list[tuple[int, Any]]:

@@ -237,3 +237,12 @@ print(armed(), os.listdir(sys.argv[1]))
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     off, on = "(False, False)", "(True, True)"
     assert done.stdout.splitlines() == [off, on, on, f"{off} []", f"{off} []"], done.stderr
+
+
+def test_where_there_is_no_shared_memory_the_traces_have_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delivery keeps a marker in the same folder, and replaces it."""
+    from nuclio_edge.delivery import MARKER
+    from nuclio_edge.slots import slots_path
+
+    monkeypatch.setattr(os.path, "isdir", lambda _path: False)
+    assert slots_path("state") == "state/running" != f"state/{MARKER}"
