@@ -12,7 +12,6 @@ import threading
 from collections import deque
 
 from .asynchronous import raise_into
-from .core.worker import conclude
 from .seat import Seat
 from .slots import set_name, start_of
 
@@ -116,10 +115,9 @@ class Pool:
         self.seat = seat if seat is not None else Seat(loop)
         self.seat.attach(self)
         self.busy = 0  # workers between their start and their hand-back
-        # What comes back: (worker, event, result, error, ticks) of a call; with the event None it is a worker's batch
-        # of quiet successes as `result`, and with ticks HANDED_BACK or ENDED the worker's end, `error` being why it
-        # could not start.
-        self.done: deque[tuple[Worker, Event | None, Any, BaseException | None, int]] = deque()
+        # Whose outcomes are to be looked at: (worker, error, what). `what` is 0, or HANDED_BACK or ENDED at the worker's
+        # end, `error` being why it could not start.
+        self.done: deque[tuple[Worker, BaseException | None, int]] = deque()
         self.idle: dict[Carrier, None] = {}  # oldest first; their workers hold no state
         self.ready: deque[Worker] = deque()  # to be carried by whichever carrier is free first
         self.carriers = 0
@@ -344,27 +342,16 @@ class Pool:
         """Conclude what workers have done since the last time."""
         done = self.done
         for _ in range(len(done)):
-            worker, event, result, error, ticks = done.popleft()
-            if event is not None:
-                if worker.expired is not event:
-                    trigger: Any = event._trigger
-                    buckets = trigger.buckets
-                    if result is None and error is None and buckets and trigger.kind != "batch":
-                        trigger.handled += 1  # `conclude` spelled out for the commonest of outcomes
-                        trigger.busy += ticks
-                        buckets[ticks.bit_length()] += 1
-                        trigger.leave(1, len(event.raw_body), event)
-                        if event._token is not None:
-                            trigger.source.settle(event, None, None)
-                    else:
-                        conclude(trigger, event, result, error, ticks)
-            else:
-                if result is not None:
-                    result.book()
-                if ticks < 0:
-                    runner = worker.runner
-                    if worker.pace > SHORT_NS:
-                        runner.slow = SLOW
-                    elif runner.slow:
-                        runner.slow -= 1
-                    runner.handed_back(worker, error, ended=ticks == ENDED)
+            worker, error, what = done.popleft()
+            worker.book()
+            if what:
+                self.judge(worker)
+                worker.runner.handed_back(worker, error, ended=what == ENDED)
+
+    def judge(self, worker: Worker) -> None:
+        """Judge by its last hand-over whether a worker's handler is short."""
+        runner = worker.runner
+        if worker.pace > SHORT_NS:
+            runner.slow = SLOW
+        elif runner.slow:
+            runner.slow = max(0, runner.slow - worker.calls)

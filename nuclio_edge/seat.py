@@ -224,9 +224,12 @@ class Seat:
             return ENDED if ended else ELSEWHERE
         self._used_ms = self.loop.now
         self.led += 1
-        worker.hand_back(error, ended)
         loop = self.loop
-        loop._guard(pool.collect)
+        if error is None and not ended:
+            worker.runner.served(worker)
+        else:
+            worker.hand_back(error, ended)
+            loop._guard(pool.collect)
         while loop._end:  # acknowledgements and what was published, without another wait
             end, loop._end = loop._end, []
             for one in end:

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from time import sleep
 
-from .carriers import ENDED, HANDED_BACK, IDLE_MS, SLOW
+from .carriers import ENDED, HANDED_BACK, IDLE_MS, SHORT_NS, SLOW
 from .core import port
 from .core.context import UserData
 from .core.failure import HandlerTimeout
 from .core.worker import conclude
 from .queues import Queue
-from .quiet import Quiet
+from .ran import Ran
 from .slots import set_event
 from .streams import WHOLE, deliver, is_stream
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from .function import Function
 
 _HAND_BACK = port.TICKS_PER_MS
+# A worker whose queue never empties gives its thread back after so long, if its handler is short: from then on the loop's
+# own thread may serve it, which costs half as much. See seat.py.
+_GIVE_WAY = 4 * port.TICKS_PER_MS
 FETCH_MS, SELDOM_MS = 5, 160  # between two looks for what a busy worker has done; doubled while it has done nothing
 _STARTING: Any = object()  # what a worker is at while it imports and runs init_context
 
@@ -46,12 +49,13 @@ class Worker:
     __slots__ = (
         "abandoned",
         "busy",
+        "calls",
         "carrier",
         "context",
         "current",
         "expired",
         "pace",
-        "quiet",
+        "ran",
         "ready",
         "runner",
         "seen",
@@ -71,9 +75,8 @@ class Worker:
         # The loop reads both at any moment, `current` first: `since` is then the start of that call or of a later one.
         self.current: Any = None  # the event in the handler, or _STARTING
         self.since = 0
-        self.pace = 0  # ns a call took in the last hand-over
-        # What returned None and is not handed over, one at most: whoever pops it has it, the worker or the loop.
-        self.quiet: list[Quiet] = []
+        self.calls = self.pace = 0  # in the last hand-over, and the ns that one took
+        self.ran = Ran()
         self.seen = 0  # `since`, when the loop looked last
 
     def carry(self, limit_ns: int = 1 << 62) -> tuple[BaseException | None, bool]:
@@ -102,9 +105,7 @@ class Worker:
         runner = self.runner
         function = runner.function
         context = self.context
-        pool = runner.pool
-        loop = pool.loop
-        done = pool.done
+        loop = runner.pool.loop
         claim = runner.queue.claim
         clock = port.clock
         carrier = self.carrier
@@ -123,11 +124,10 @@ class Worker:
         call = noting = handler if carrier is None or carrier.row is None else self.note
         if function.suspect:
             handler = noting
-        quiet = self.quiet
-        claim_quiet = quiet.pop
-        mine: Any = None
+        ran = self.ran.calls.append
+        took = self.ran.ticks.append
         calls = 0
-        start = handed = begun = clock()
+        start = told = begun = clock()
         until = start + limit_ns
         while start < until:
             try:
@@ -138,69 +138,41 @@ class Worker:
             self.since = start
             self.current = event
             context._event = event
-            error = result = None
+            error = None
             try:
                 result = call(context, event)
-                call = handler
-                if type(result) not in WHOLE and is_stream(result):
+                if result is not None and type(result) not in WHOLE and is_stream(result):
                     result, error = deliver(loop, event, result)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
-                error = caught
+                result, error = None, caught
             end = clock()
             # In this order: `_abandon` marks the worker, then looks at `current`. Whichever is first, one of the two
             # sees the other, and the event is concluded once.
             self.current = None
-            if self.abandoned:
-                done.append((self, event, result, error, end - start))
-                break
-            trigger = event._trigger
-            if result is None and error is None and (trigger is mine or not _alone(trigger)):
-                mine = trigger
-                ticks = end - start
-                try:
-                    batch = claim_quiet()  # `take` spelled out: a call less
-                except IndexError:
-                    batch = None
-                if batch is None or batch.trigger is not trigger:
-                    if batch is not None:
-                        done.append((self, None, batch, None, 0))
-                    batch = Quiet(trigger)  # type: ignore[arg-type]  # an event of a source has a trigger
-                batch.count += 1
-                batch.bytes += len(event.raw_body)
-                batch.busy += ticks
-                bits = ticks.bit_length()
-                try:
-                    batch.buckets[bits] += 1
-                except KeyError:
-                    batch.buckets[bits] = 1
-                if event._token is not None:
-                    batch.events.append(event)
-                quiet.append(batch)
+            if result is None and error is None and not self.abandoned:
+                ran(event)
             else:
-                if quiet:
-                    self.pass_on()  # those before it first
-                done.append((self, event, result, error, end - start))
-            if end - handed > _HAND_BACK:
-                stamp[0] = handed = end
+                ran((event, result, error))
+            took(end - start)
+            if self.abandoned:
+                break
+            call = handler
+            if end - told > _HAND_BACK:
+                stamp[0] = told = end
                 call = noting
-                self.pass_on()
-                loop.wake()
+                self.tell()
+                if end - begun > _GIVE_WAY and end - begun < calls * SHORT_NS:
+                    break
             start = end
         if calls:
             self.pace = (start - begun) // calls
+            self.calls = calls
 
-    def take(self) -> Quiet | None:
-        """What is not handed over, as the caller's own from now on; on any thread."""
-        try:
-            return self.quiet.pop()
-        except IndexError:
-            return None
-
-    def pass_on(self) -> None:
-        """Give it to the loop; on any thread."""
-        batch = self.take()
-        if batch is not None:
-            self.runner.pool.done.append((self, None, batch, None, 0))
+    def tell(self) -> None:
+        """Let the loop look at what is done."""
+        pool = self.runner.pool
+        pool.done.append((self, None, 0))
+        pool.loop.wake()
 
     def note(self, context: Context, event: Event) -> Any:
         """Call the handler, the event noted in what outlives the process."""
@@ -210,18 +182,18 @@ class Worker:
     def hand_back(self, error: BaseException | None, ended: bool) -> None:
         """Tell the loop that nothing is left to do, or that this worker could not start, or that its thread ends."""
         pool = self.runner.pool
-        pool.done.append((self, None, self.take(), error, ENDED if ended else HANDED_BACK))
+        pool.done.append((self, error, ENDED if ended else HANDED_BACK))
         pool.loop.wake()
+
+    def book(self) -> None:
+        """Conclude what is done; on the loop."""
+        if self.ran.ticks:
+            self.ran.book(self.expired, self.runner.pool.loop.on_error)
 
     def holds_state(self) -> bool:
         """Whether user_data holds anything: then the worker keeps its thread."""
         data = self.context.user_data
         return type(data) is not UserData or bool(vars(data))
-
-
-def _alone(trigger: Any) -> bool:
-    """Whether its events are concluded one by one: a batch of events, or one that others wait behind."""
-    return trigger.kind == "batch" or getattr(trigger, "one_by_one", False)
 
 
 def outlast(worker: Any) -> None:
@@ -319,8 +291,21 @@ class ThreadRunner:
                 self.function.on_start_failed(error)
         if not self._closing:
             self._flush()
-            if not self.low and self._idle is None and self.drain():
-                self._idle = self.pool.loop.call_later(IDLE_MS, self._unload)
+            if not self.low:
+                self._rest()
+
+    def served(self, worker: Worker) -> None:
+        """`handed_back` of a worker that was served on the loop's own thread, and nothing went wrong."""
+        pool = self.pool
+        worker.busy = False
+        pool.busy -= 1
+        pool._ended += 1
+        pool.loop._guard(worker.book)
+        pool.judge(worker)
+        if self.queue:
+            self._flush()
+        elif not self.low:
+            self._rest()
 
     def failed_to_start(self, reason: str) -> None:
         """Turn away what is queued: the function was suspended."""
@@ -354,6 +339,10 @@ class ThreadRunner:
                     worker.told = True
             else:
                 self.pool.end(worker)
+
+    def _rest(self) -> None:
+        if self._idle is None and self.drain():
+            self._idle = self.pool.loop.call_later(IDLE_MS, self._unload)
 
     def _unload(self) -> None:
         """Nothing came for a while: the workers and the code go, until the next event."""
@@ -402,11 +391,10 @@ class ThreadRunner:
         for worker in self.workers:
             if worker.busy:
                 busy = True
-                worker.pass_on()
+                worker.book()
                 if worker.since != worker.seen:
                     worker.seen = worker.since
                     self._fetch_ms = FETCH_MS
-        self.pool.collect()
         if busy and self._fetcher is None:
             self._fetcher = self.pool.loop.call_later(self._fetch_ms, self._fetch)
 
@@ -446,9 +434,7 @@ class ThreadRunner:
             return  # it was done in this very moment: its outcome counts, and the thread ends by itself
         worker.expired = event
         worker.context.revoke()
-        batch = worker.take()
-        if batch is not None:
-            batch.book()
+        worker.book()
         self.workers.remove(worker)
         self.lost += 1
         self.pool.lose()

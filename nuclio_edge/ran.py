@@ -1,0 +1,77 @@
+"""Calls that a worker has made and the loop has not concluded: noted on the worker's thread, booked on the loop in one go."""
+
+from __future__ import annotations
+
+from .core.worker import conclude
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .core.event import Event
+    from .core.inbox import Trigger
+
+
+class Ran:
+    """Two lists beside each other, in the order in which the handler was called; only the worker lengthens them.
+
+    `calls` has the event alone when the handler returned None, else (event, result, error). `ticks`, which is
+    lengthened last, has how long each call took, by `port.clock`. The loop may take what there is at any moment:
+    nobody waits for the handler of the event behind. One event at a time would cost it 0.4 us more, a third of what an
+    event costs in a flood.
+    """
+
+    __slots__ = ("calls", "ticks")
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.ticks: list[int] = []
+
+    def book(self, expired: Event | None, on_error: Callable[[BaseException, Any], Any]) -> None:
+        """Conclude all that there is, in order, but for the `expired` event, which was concluded; on the loop."""
+        count = len(self.ticks)
+        calls, ticks = self.calls[:count], self.ticks[:count]
+        del self.calls[:count], self.ticks[:count]
+        trigger: Any = None
+        run: list[Event] = []  # calls of this trigger that returned None, so far
+        busy = size = 0
+        for call, took in zip(calls, ticks, strict=True):
+            if type(call) is tuple or call._trigger is not trigger:
+                if run:
+                    _book(trigger, run, busy, size, on_error)
+                    run = []
+                    busy = size = 0
+                event, result, error = call if type(call) is tuple else (call, None, None)
+                trigger = event._trigger
+                if type(call) is tuple or trigger.kind == "batch" or getattr(trigger, "one_by_one", False):
+                    if event is not expired:
+                        try:
+                            conclude(trigger, event, result, error, took)
+                        except Exception as error:  # noqa: BLE001 - the others are concluded all the same
+                            on_error(error, conclude)
+                    trigger = None
+                    continue
+                buckets = trigger.buckets = trigger.buckets or [0] * 65
+            run.append(call)
+            busy += took
+            size += len(call.raw_body)
+            buckets[took.bit_length()] += 1
+        if run:
+            _book(trigger, run, busy, size, on_error)
+
+
+def _book(
+    trigger: Trigger, run: list[Event], busy: int, size: int, on_error: Callable[[BaseException, Any], Any]
+) -> None:
+    """Add calls that returned None to the trigger's counters, then settle those whose source wants to know."""
+    trigger.handled += len(run)
+    trigger.busy += busy
+    trigger.leave(len(run), size, None)
+    settle = trigger.source.settle
+    for event in run:
+        if event._token is not None:
+            try:
+                settle(event, None, None)
+            except Exception as error:  # noqa: BLE001 - as above
+                on_error(error, settle)
