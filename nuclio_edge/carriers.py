@@ -64,6 +64,7 @@ class Carrier:
         worker.carrier = self
         if self.row is not None:
             set_name(self.row, worker.runner.function.name)
+            worker.noted = 0
 
     def bound(self) -> bool:
         """Whether it belongs to a worker that holds state."""

@@ -2,15 +2,16 @@
 
 A hand-over to a worker's thread and back costs four switches of threads, 25 to 55 us of CPU, more than the whole event.
 So while events stream, the thread that turns the loop is a worker's carrier, and runs a handler that has shown itself
-short on the spot. A handler that waits must stall only itself all the same: before the call the seat is lent, and a
-deputy looks each millisecond. A lease that it sees twice it takes: the deputy turns the loop from then on, the other
-thread goes on as what it then is, the carrier of a slow worker. See docs/decisions/0008-the-loops-seat.md.
+short on the spot. A handler that waits must stall only itself all the same: before the call the seat is lent, and
+an alarm of the kernel is put off. If it goes off, a deputy wakes up. A lease that has lasted for a millisecond it takes:
+the deputy turns the loop from then on, the other thread goes on as what it then is, the carrier of a slow worker. See
+docs/decisions/0008-the-loops-seat.md.
 
 Laws:
 - One thread has the seat, and only it touches what belongs to the loop. While the seat is lent nobody does.
 - A lease is one element of a deque: `remove` gives the seat back to its lender or to the deputy, never to both, and
   never to a lender of before whose handler ends while the seat is lent again.
-- Nothing is led unless a deputy is awake; it sleeps, without any wake-up, when nothing was led for some milliseconds.
+- Nothing is led unless a deputy watches; it ends that, and needs no wake-up, when nothing was led for some milliseconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 
 from . import running
+from .alarm import Alarm
 from .core import port
 
 TYPE_CHECKING = False
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from .core.loop import Loop
     from .threads import Worker
 
-TICK_S = 0.001  # between two looks of the deputy: a handler that waits holds the loop up for one to two of them
-QUIET_TICKS = 16  # looks without a lease after which the deputy sleeps
+PATIENCE_NS = 1_000_000  # a lease that lasts longer is taken; a handler that waits holds the loop up for up to twice that
+QUIET_NS = 16_000_000  # without a lease for so long the deputy watches no more
 STREAM_GAP_MS = 5  # hand-overs that follow each other within this time, so many of them, are a stream
 STREAM_LENGTH = 16
 MOVE_MS = 50  # the seat goes to the carrier of another worker when it was of no use for so long
@@ -55,6 +57,9 @@ class Seat:
         self._errands: deque[Worker] = deque()
         self._lent: deque[int] = deque()
         self._lease = 0
+        self._lent_at = 0
+        self._alarm: Alarm | None = None  # the deputy makes it
+        self._put_off_ms = 0  # when the alarm was put off last
         self._turning = self._pinned = False
         self._last_ms = self._used_ms = 0
         self._streak = 0
@@ -93,10 +98,15 @@ class Seat:
     def close(self) -> None:
         """End the threads of the deputy and of who was to have the seat next."""
         self._turning = self.watching = False
+        if self._alarm is not None:
+            self._alarm.set(1)
         for carrier in (self._deputy, self._heir):
             if carrier is not None and self._pool is not None:
                 self._pool.dismiss(carrier)
         self._deputy = self._heir = None
+        if self._alarm is not None:
+            self._alarm.close()
+            self._alarm = None
 
     # -- asked by the pool, on the loop -------------------------------------------------------------------------------
 
@@ -154,8 +164,11 @@ class Seat:
             if self._deputy is None:
                 return
             self._deputy.duty = self.watch
-        self.watching = True
-        self._deputy.go.release()
+            self._deputy.go.release()
+        elif self._alarm is not None:  # it has slept, and its alarm is its own
+            self.watching = True
+            self._put_off_ms = now
+            self._alarm.set(QUIET_NS)
 
     # -- with the seat ------------------------------------------------------------------------------------------------
 
@@ -210,10 +223,15 @@ class Seat:
         if self._pinned or carrier is None or (worker.carrier is not carrier and not pool.seize(carrier, worker)):
             pool.dispatch(worker)  # it, or the one served just before, is bound to its thread by now
             return 0
+        loop = self.loop
+        loop.thread = 0
+        self._lent_at = port.clock()
         lease = self._lease = self._lease + 1
-        self.loop.thread = 0
         self._lent.append(lease)
-        # In this order: the deputy says that it sleeps, then looks for a lease.
+        if loop.now != self._put_off_ms and self._alarm is not None:
+            self._put_off_ms = loop.now
+            self._alarm.set(2 * PATIENCE_NS)
+        # In this order: the deputy says that it watches no more, then looks for a lease.
         if not self.watching and self._regain(lease):
             pool.dispatch(worker)
             return 0
@@ -222,9 +240,8 @@ class Seat:
         if not self._regain(lease):
             worker.hand_back(error, ended)
             return ENDED if ended else ELSEWHERE
-        self._used_ms = self.loop.now
+        self._used_ms = loop.now
         self.led += 1
-        loop = self.loop
         if error is None and not ended:
             worker.runner.served(worker)
         else:
@@ -248,34 +265,43 @@ class Seat:
     # -- the deputy's thread ------------------------------------------------------------------------------------------
 
     def watch(self, carrier: Carrier) -> bool:
-        """Look each millisecond whether a handler keeps the seat too long, and take it then; true when it is over."""
+        """Take the seat from a handler that keeps it for too long; true when the time of this thread is over."""
+        alarm = self._alarm
+        if alarm is None:
+            try:
+                alarm = Alarm()
+            except (OSError, ImportError, AttributeError):
+                self._pinned = True  # nobody can watch: nothing is led
+                carrier.go.acquire()
+                return True
+            self._alarm = alarm
         lent = self._lent
-        seen = self._lease
-        quiet = 0
+        seen, quiet = self._lease, True
+        self.watching = True
+        alarm.set(QUIET_NS)
         while True:
-            carrier.go.acquire(timeout=TICK_S)
+            alarm.wait()
             if not self._turning:
                 return True
-            if self._lease != seen:
-                seen = self._lease
-                quiet = 0
-                continue
-            try:
-                lent.remove(seen)
-            except ValueError:
-                quiet += 1
-                if quiet < QUIET_TICKS:
-                    continue
+            lease = self._lease  # before `_lent_at`, which is written first
+            if lent and port.clock() - self._lent_at >= PATIENCE_NS:
+                try:
+                    lent.remove(lease)
+                except ValueError:
+                    pass
+                else:
+                    self.watching = False
+                    self._deputy = None
+                    self.taken += 1
+                    return self.sit(carrier)
+            if quiet and lease == seen and not lent:
                 self.watching = False
-                if lent:
-                    self.watching = True
-                    continue
-                carrier.go.acquire()
-                if not self._turning:
-                    return True
-                quiet = 0
-                continue
-            self.watching = False
-            self._deputy = None
-            self.taken += 1
-            return self.sit(carrier)
+                if not lent:
+                    continue  # until `_notice` sets the alarm again
+                self.watching = True
+            # In this order: who lends adds to `_lent`, then looks at `_put_off_ms`.
+            alarm.set(QUIET_NS)
+            self._put_off_ms = -1
+            seen, quiet = self._lease, not lent
+            if not quiet:
+                alarm.set(PATIENCE_NS)

@@ -54,6 +54,7 @@ class Worker:
         "context",
         "current",
         "expired",
+        "noted",
         "pace",
         "ran",
         "ready",
@@ -75,6 +76,7 @@ class Worker:
         # The loop reads both at any moment, `current` first: `since` is then the start of that call or of a later one.
         self.current: Any = None  # the event in the handler, or _STARTING
         self.since = 0
+        self.noted = 0  # when an event was noted last
         self.calls = self.pace = 0  # in the last hand-over, and the ns that one took
         self.ran = Ran()
         self.seen = 0  # `since`, when the loop looked last
@@ -120,10 +122,12 @@ class Worker:
             self.ready = True
             loop.post(function.on_started)
         handler = function.handler
-        # What is called first and after each hand-over: it notes the event. While the function is a suspect, always.
+        # What is called first and once a millisecond: it notes the event. While the function is a suspect, always.
         call = noting = handler if carrier is None or carrier.row is None else self.note
         if function.suspect:
             handler = noting
+        elif stamp[0] - self.noted < _HAND_BACK:
+            call = handler
         ran = self.ran.calls.append
         took = self.ran.ticks.append
         calls = 0
@@ -177,6 +181,7 @@ class Worker:
     def note(self, context: Context, event: Event) -> Any:
         """Call the handler, the event noted in what outlives the process."""
         set_event(self.carrier.row, event)  # type: ignore[union-attr]  # a carrier serves us
+        self.noted = self.since
         return self.runner.function.handler(context, event)
 
     def hand_back(self, error: BaseException | None, ended: bool) -> None:
