@@ -45,7 +45,9 @@ def _calls() -> tuple[Callable[[], int], Callable[[int, int], object]]:
         )
     import ctypes  # 10 ms, on a small board 50: never on the loop's thread
 
-    library = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock: these calls are shorter than giving it up
+    library = ctypes.PyDLL(
+        None, use_errno=True
+    )  # keeps the interpreter's lock: these calls are shorter than giving it up
     new = (ctypes.c_long * 4)()  # struct itimerspec: interval and value, seconds and nanoseconds each
     settime = library.timerfd_settime
     settime.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .core.event import Event
     from .core.loop import Loop
     from .threads import Worker
     from .watchdog import Watchdog
@@ -116,8 +115,8 @@ class Pool:
         self.seat = seat if seat is not None else Seat(loop)
         self.seat.attach(self)
         self.busy = 0  # workers between their start and their hand-back
-        # Whose outcomes are to be looked at: (worker, error, what). `what` is 0, or HANDED_BACK or ENDED at the worker's
-        # end, `error` being why it could not start.
+        # Who has done something: (worker, error, what). `what` is 0, or HANDED_BACK or ENDED at the worker's end, and
+        # `error` why it could not start.
         self.done: deque[tuple[Worker, BaseException | None, int]] = deque()
         self.idle: dict[Carrier, None] = {}  # oldest first; their workers hold no state
         self.ready: deque[Worker] = deque()  # to be carried by whichever carrier is free first

@@ -60,7 +60,7 @@ class Durable:
     """
 
     __slots__ = (
-        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_numbered", "_packed", "_parked", "_plain",
+        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_many", "_numbered", "_packed", "_parked", "_plain",
         "_prefix", "_stored", "_storing", "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids",
         "kind", "name", "real", "reasons", "stage", "suspects", "trigger",
     )  # fmt: skip
@@ -82,6 +82,7 @@ class Durable:
         self._take = trigger.submit
         self._stored: Any = getattr(self.real, "stored", None)  # acknowledges, whatever comes of the event
         self._plain: Any = getattr(self.real, "acknowledge", None)  # the same for a token that is an int, in one call
+        self._many: Any = getattr(type(self.real), "settle_many", None) and self.real.settle_many
         self._answer: Any = getattr(self.real, "answer", None)  # sends a reply that is a message of its own
         self._failed = trigger.failed
         self._grace = -1
@@ -398,6 +399,26 @@ class Durable:
             if number:
                 self.backlog.settle(number)
         self.tell(event, response, error)
+
+    def settle_many(self, events: list[Event]) -> list[Event]:
+        """Settle events whose handlers returned None, and of which nothing is on disk; returns the others."""
+        delivery = self.delivery
+        for publisher in delivery.publishers:
+            if publisher._given:
+                publisher.take()
+        if self._many is None or delivery.outcomes or self.suspects is not None or self._loose:
+            return events
+        fresh = self.stage.fresh
+        plain, others = [], []
+        for event in events:
+            if event in fresh and type(event._token) is int and not event._props:
+                del fresh[event]
+                plain.append(event)
+            else:
+                others.append(event)
+        for event in self._many(plain):
+            self._plain(event)
+        return others
 
     def tell(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """Let the source know what came of an event, if it has not been told; the last that happens to it here."""

@@ -1,4 +1,4 @@
-"""Calls that a worker has made and the loop has not concluded: noted on the worker's thread, booked on the loop in one go."""
+"""Calls that a worker has made and the loop has not concluded: noted on the worker's thread, booked on the loop."""
 
 from __future__ import annotations
 
@@ -68,10 +68,15 @@ def _book(
     trigger.handled += len(run)
     trigger.busy += busy
     trigger.leave(len(run), size, None)
-    settle = trigger.source.settle
-    for event in run:
-        if event._token is not None:
-            try:
-                settle(event, None, None)
-            except Exception as error:  # noqa: BLE001 - as above
-                on_error(error, settle)
+    waiting = [event for event in run if event._token is not None]
+    source = trigger.source
+    if len(waiting) > 1 and hasattr(type(source), "settle_many"):
+        try:
+            waiting = source.settle_many(waiting)
+        except Exception as error:  # noqa: BLE001 - as above
+            on_error(error, source.settle_many)
+    for event in waiting:
+        try:
+            source.settle(event, None, None)
+        except Exception as error:  # noqa: BLE001 - as above
+            on_error(error, source.settle)

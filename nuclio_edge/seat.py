@@ -3,7 +3,7 @@
 A hand-over to a worker's thread and back costs four switches of threads, 25 to 55 us of CPU, more than the whole event.
 So while events stream, the thread that turns the loop is a worker's carrier, and runs a handler that has shown itself
 short on the spot. A handler that waits must stall only itself all the same: before the call the seat is lent, and
-an alarm of the kernel is put off. If it goes off, a deputy wakes up. A lease that has lasted for a millisecond it takes:
+an alarm of the kernel is put off. When it goes off, a deputy takes a lease that has lasted for a millisecond:
 the deputy turns the loop from then on, the other thread goes on as what it then is, the carrier of a slow worker. See
 docs/decisions/0008-the-loops-seat.md.
 
@@ -11,7 +11,7 @@ Laws:
 - One thread has the seat, and only it touches what belongs to the loop. While the seat is lent nobody does.
 - A lease is one element of a deque: `remove` gives the seat back to its lender or to the deputy, never to both, and
   never to a lender of before whose handler ends while the seat is lent again.
-- Nothing is led unless a deputy watches; it ends that, and needs no wake-up, when nothing was led for some milliseconds.
+- Nothing is led unless a deputy watches; it watches no more, without any wake-up, when nothing was led for a while.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from .core.loop import Loop
     from .threads import Worker
 
-PATIENCE_NS = 1_000_000  # a lease that lasts longer is taken; a handler that waits holds the loop up for up to twice that
+PATIENCE_NS = (
+    1_000_000  # a lease that lasts longer is taken: a handler that waits holds the loop up for one to two of it
+)
 QUIET_NS = 16_000_000  # without a lease for so long the deputy watches no more
 STREAM_GAP_MS = 5  # hand-overs that follow each other within this time, so many of them, are a stream
 STREAM_LENGTH = 16

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from .function import Function
 
 _HAND_BACK = port.TICKS_PER_MS
-# A worker whose queue never empties gives its thread back after so long, if its handler is short: from then on the loop's
-# own thread may serve it, which costs half as much. See seat.py.
+# A worker whose queue never empties gives its thread back after so long, if its handler is short: from then on the
+# loop's own thread may serve it, which costs half as much. See seat.py.
 _GIVE_WAY = 4 * port.TICKS_PER_MS
 FETCH_MS, SELDOM_MS = 5, 160  # between two looks for what a busy worker has done; doubled while it has done nothing
 _STARTING: Any = object()  # what a worker is at while it imports and runs init_context

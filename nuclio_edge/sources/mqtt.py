@@ -175,6 +175,10 @@ class MqttSource:
             self.answer(event, response)
         self.intake.settle(event)
 
+    def settle_many(self, events: list[MqttEvent]) -> list[MqttEvent]:
+        """Settle events whose handlers returned None; returns those that have to be settled one by one."""
+        return self.intake.session.settle_many(events)
+
     def answer(self, event: MqttEvent, response: Response | None) -> None:
         """Answer a request, if the event is one."""
         if b"\x08" in event._props and event.response_topic:

@@ -101,7 +101,8 @@ class Intake:
         session.expect(event, packet_id)
         taken = submit(event)
         if session.arriving is event:
-            session.keep(event, packet_id)
+            session.arriving = None  # `keep` spelled out: a call less
+            session.unsettled[packet_id] = event
         return False if taken else self._hold(event)
 
     def on_oversize(self, first: int, topic: bytes, packet_id: int, size: int) -> Any:

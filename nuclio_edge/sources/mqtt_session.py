@@ -142,6 +142,29 @@ class Session:
             del self.unsettled[packet_id]
             self.acknowledge(token)
 
+    def settle_many(self, packets: list[Any]) -> list[Any]:
+        """`settle` of those that are plain, for 0.9 us less each; the others are returned, and still to be settled."""
+        others = []
+        unsettled = self.unsettled
+        least = self._first_token
+        acks = self._acks
+        if not acks:
+            self._at_end(self.flush)
+        for packet in packets:
+            token = packet._token
+            if (
+                type(token) is int
+                and token >= least
+                and not token & _QOS2
+                and not packet._props
+                and unsettled.get(token & _ID) is packet
+            ):
+                del unsettled[token & _ID]
+                acks.append(token)
+            else:
+                others.append(packet)
+        return others
+
     def part(self, packet: Any) -> None:
         """The delivery was settled while no connection could carry that: let go of the event itself."""
         if packet._token == _SETTLED:
