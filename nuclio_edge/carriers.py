@@ -351,6 +351,7 @@ class Pool:
     def judge(self, worker: Worker) -> None:
         """Judge by its last hand-over whether a worker's handler is short."""
         runner = worker.runner
+        self.seat.last_ms = self.loop.now
         if worker.pace > SHORT_NS:
             runner.slow = SLOW
         elif runner.slow:

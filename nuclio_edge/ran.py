@@ -31,6 +31,9 @@ class Ran:
     def book(self, expired: Event | None, on_error: Callable[[BaseException, Any], Any]) -> None:
         """Conclude all that there is, in order, but for the `expired` event, which was concluded; on the loop."""
         count = len(self.ticks)
+        if count == 1:  # most often, where nothing streams
+            _conclude(self.calls.pop(0), self.ticks.pop(0), expired, on_error)
+            return
         calls, ticks = self.calls[:count], self.ticks[:count]
         del self.calls[:count], self.ticks[:count]
         trigger: Any = None
@@ -42,16 +45,11 @@ class Ran:
                     _book(trigger, run, busy, size, on_error)
                     run = []
                     busy = size = 0
-                event, result, error = call if type(call) is tuple else (call, None, None)
-                trigger = event._trigger
-                if type(call) is tuple or trigger.kind == "batch" or getattr(trigger, "one_by_one", False):
-                    if event is not expired:
-                        try:
-                            conclude(trigger, event, result, error, took)
-                        except Exception as error:  # noqa: BLE001 - the others are concluded all the same
-                            on_error(error, conclude)
+                if type(call) is tuple or call._trigger.kind == "batch" or getattr(call._trigger, "one_by_one", False):
+                    _conclude(call, took, expired, on_error)
                     trigger = None
                     continue
+                trigger = call._trigger
                 buckets = trigger.buckets = trigger.buckets or [0] * 65
             run.append(call)
             busy += took
@@ -59,6 +57,15 @@ class Ran:
             buckets[took.bit_length()] += 1
         if run:
             _book(trigger, run, busy, size, on_error)
+
+
+def _conclude(call: Any, took: int, expired: Event | None, on_error: Callable[[BaseException, Any], Any]) -> None:
+    event, result, error = call if type(call) is tuple else (call, None, None)
+    if event is not expired:
+        try:
+            conclude(event._trigger, event, result, error, took)
+        except Exception as fault:  # noqa: BLE001 - the others are concluded all the same
+            on_error(fault, conclude)
 
 
 def _book(

@@ -63,7 +63,8 @@ class Seat:
         self._alarm: Alarm | None = None  # the deputy makes it
         self._put_off_ms = 0  # when the alarm was put off last
         self._turning = self._pinned = False
-        self._last_ms = self._used_ms = 0
+        self.last_ms = 0  # when a worker was started, or has handed back, last
+        self._used_ms = 0
         self._streak = 0
         self._over = allocate_lock()
         self._error: BaseException | None = None
@@ -156,8 +157,8 @@ class Seat:
     def _notice(self, worker: Worker) -> None:
         """Count hand-overs; a stream of them wakes the deputy."""
         now = self.loop.now
-        self._streak = self._streak + 1 if now - self._last_ms <= STREAM_GAP_MS else 0
-        self._last_ms = now
+        self._streak = self._streak + 1 if now - self.last_ms <= STREAM_GAP_MS else 0
+        self.last_ms = now
         if self._streak < STREAM_LENGTH or self._pool is None:
             return
         self._streak = 0

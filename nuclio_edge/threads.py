@@ -305,7 +305,7 @@ class ThreadRunner:
         worker.busy = False
         pool.busy -= 1
         pool._ended += 1
-        pool.loop._guard(worker.book)
+        worker.book()
         pool.judge(worker)
         if self.queue:
             self._flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -88,3 +89,38 @@ def test_after_as_many_deliveries_as_32_bits_can_count_acknowledgements_are_stil
     for packet_id in (1, 2, 3):
         session.settle(written.come(packet_id))
     assert written.end_turn() == bytes.fromhex("40020001 40020002 40020003")
+
+
+def test_settled_together_each_delivery_comes_to_what_it_comes_to_by_itself() -> None:
+    dice = random.Random(5)
+    for _ in range(300):
+        alone, together = Written(), Written()
+        moves = [dice.choice("ppppqrls") for _ in range(dice.randrange(1, 12))]
+        packets: list[list[Any]] = []
+        for written in (alone, together):
+            session = written.session
+            made = []
+            for packet_id, move in enumerate(moves, 1):
+                event = written.come(packet_id)
+                session.keep(event, packet_id)
+                event._props = b"\x08\x00" if move == "r" else b""
+                if move == "q":
+                    event._token = session.token(0x34, packet_id)
+                if move == "s":
+                    session.settle(event)
+                if move == "l":
+                    session.disconnected()
+                made.append(event)
+            packets.append(made)
+        for event in packets[0]:
+            alone.session.settle(event)
+        others = together.session.settle_many(packets[1])
+        if "l" not in moves:
+            assert [moves[packets[1].index(event)] for event in others] == [move for move in moves if move in "qrs"]
+        for event in others:
+            together.session.settle(event)
+        assert together.end_turn() == alone.end_turn()
+        assert together.session.stale == alone.session.stale
+        assert together.session.received == alone.session.received
+        assert list(together.session.unsettled) == list(alone.session.unsettled)
+        assert [event._token for event in packets[1]] == [event._token for event in packets[0]]

@@ -206,13 +206,42 @@ def test_a_handler_that_became_slow_leaves_the_loops_thread_though_it_holds_stat
     assert set(rig.stream()) == {b"True"}  # and comes back to it
 
 
+def test_a_worker_whose_queue_does_not_empty_is_led_in_the_end(rigs: Any) -> None:
+    code = (
+        "import time\n"
+        "def handler(context, event):\n"
+        "    end = time.perf_counter() + 0.00005\n"
+        "    while time.perf_counter() < end:\n        pass\n"
+    )
+    rig = rigs(function("f", trigger="inbox = { size = 20000 }"), f=code)
+    settled = Settled()
+    rig.processor.loop.post(lambda: [rig.processor.sources["mem"].deliver("/f", b"", settled) for _ in range(8000)])
+    rig.until(lambda: len(settled.outcomes) == 8000)
+    assert rig.seat.led > 0
+    assert rig.balanced()
+
+
+def test_where_the_kernel_has_no_timer_for_us_nothing_is_led(rigs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> Any:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("nuclio_edge.seat.Alarm", refused)
+    rig = rigs(function("f"), f=SHORT)
+    for _ in range(300):
+        assert rig.ask("/f")[0] == 200
+    assert rig.seat.led == 0
+    assert rig.balanced()
+
+
 def test_a_quiet_processor_is_woken_by_nobody(rigs: Any) -> None:
     rig = rigs(function("f"), f=SHORT)
     rig.stream()
     rig.until(lambda: not rig.seat.watching, "the deputy to sleep")
     turns = rig.processor.loop.wakeups
-    deputy = rig.seat._deputy
-    assert deputy is not None and deputy.go.locked()
+    alarm = rig.seat._alarm
+    assert alarm is not None
+    with open(f"/proc/self/fdinfo/{alarm.descriptor}", encoding="ascii") as info:
+        assert "it_value: (0, 0)" in info.read()  # it is not set: the deputy sleeps until somebody does
     assert rig.processor.loop.wakeups <= turns + 1
     assert len(rig.stream()) > 0  # it wakes again
 

@@ -1,0 +1,181 @@
+"""What a worker notes of its calls, and what the loop makes of it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from nuclio_edge.core.event import Event
+from nuclio_edge.core.inbox import Budget, Trigger
+from nuclio_edge.core.loop import Loop
+from nuclio_edge.ran import Ran
+
+
+class Function:
+    """As little of one as a trigger asks for."""
+
+    name, outputs = "f", ()
+
+    def __init__(self) -> None:
+        self.failures: list[Any] = []
+
+    def on_failure(self, event: Any, error: Any, status: int) -> None:
+        self.failures.append((event, status))
+
+
+class Source:
+    """Settles one by one; raises for the events in `bad`."""
+
+    kind, name = "memory", "mem"
+
+    def __init__(self) -> None:
+        self.settled: list[Any] = []
+        self.bad: list[Any] = []
+
+    def settle(self, event: Any, response: Any, error: Any) -> None:
+        if event in self.bad:
+            raise ValueError("bad")
+        self.settled.append(event)
+
+
+class Together(Source):
+    """Settles those with an even body together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.together: list[list[Any]] = []
+
+    def settle_many(self, events: list[Any]) -> list[Any]:
+        even = [event for event in events if int(event.raw_body) % 2 == 0]
+        self.together.append(even)
+        self.settled += even
+        return [event for event in events if event not in even]
+
+
+def trigger_of(source: Source) -> Trigger:
+    return Trigger(Function(), source, Loop(), budget=Budget(1 << 30, 1 << 10))
+
+
+def events(trigger: Trigger, count: int, token: Any = 1) -> list[Event]:
+    made = []
+    for number in range(count):
+        event = Event()
+        event.raw_body = str(number).encode()
+        event._trigger = trigger
+        event._token = token
+        assert trigger.enter(event) == 1
+        made.append(event)
+    return made
+
+
+def note(ran: Ran, call: Any, ticks: int = 8) -> None:
+    ran.calls.append(call)
+    ran.ticks.append(ticks)
+
+
+def closed(*triggers: Trigger) -> None:
+    for trigger in triggers:
+        trigger.loop.close()
+
+
+def test_calls_are_concluded_in_order_and_counted_as_each_by_itself() -> None:
+    source = Source()
+    trigger = trigger_of(source)
+    ran = Ran()
+    a, b, c, d = events(trigger, 4)
+    note(ran, a, 8)
+    note(ran, b, 9)
+    note(ran, (c, None, ValueError("x")), 1)
+    note(ran, d, 16)
+    errors: list[Any] = []
+    ran.book(None, lambda *what: errors.append(what))
+    assert source.settled == [a, b, c, d]
+    assert (trigger.handled, trigger.failed, trigger.pending, trigger.held, trigger.busy) == (3, 1, 0, 0, 34)
+    assert [trigger.buckets[bits] for bits in (1, 4, 5)] == [1, 2, 1]
+    assert not errors
+    assert not ran.calls
+    assert not ran.ticks
+    closed(trigger)
+
+
+def test_calls_of_several_triggers_are_counted_at_their_own() -> None:
+    source = Source()
+    first, second = trigger_of(source), trigger_of(source)
+    ran = Ran()
+    mine, theirs = events(first, 3), events(second, 2)
+    for event in (mine[0], theirs[0], mine[1], mine[2], theirs[1]):
+        note(ran, event)
+    ran.book(None, lambda *what: None)
+    assert (first.handled, second.handled, first.pending, second.pending) == (3, 2, 0, 0)
+    assert source.settled == [mine[0], theirs[0], mine[1], mine[2], theirs[1]]
+    closed(first, second)
+
+
+def test_an_expired_event_is_not_concluded_again() -> None:
+    for others in (0, 3):
+        source = Source()
+        trigger = trigger_of(source)
+        ran = Ran()
+        late, *rest = events(trigger, 1 + others)
+        for event in rest:
+            note(ran, event)
+        note(ran, (late, None, None))
+        ran.book(late, lambda *what: None)
+        assert source.settled == rest
+        assert trigger.pending == 1
+        closed(trigger)
+
+
+def test_a_source_that_raises_leaves_no_other_event_untold() -> None:
+    source = Source()
+    trigger = trigger_of(source)
+    ran = Ran()
+    made = events(trigger, 6)
+    source.bad = [made[1], made[4]]
+    for event in made[:3]:
+        note(ran, event)
+    for event in made[3:]:
+        note(ran, (event, "said", None))
+    errors: list[Any] = []
+    ran.book(None, lambda *what: errors.append(what))
+    assert source.settled == [made[0], made[2], made[3], made[5]]
+    assert [type(error) for error, _ in errors] == [ValueError, ValueError]
+    assert trigger.pending == 0
+    closed(trigger)
+
+
+def test_what_a_source_does_not_settle_together_is_settled_one_by_one() -> None:
+    source = Together()
+    trigger = trigger_of(source)
+    ran = Ran()
+    made = events(trigger, 5)
+    silent = events(trigger, 1, token=None)
+    for event in [*made, *silent]:
+        note(ran, event)
+    ran.book(None, lambda *what: None)
+    assert source.together == [[made[0], made[2], made[4]]]
+    assert source.settled == [made[0], made[2], made[4], made[1], made[3]]
+    assert trigger.handled == 6
+    closed(trigger)
+
+
+def test_each_call_is_concluded_once_whenever_the_loop_looks() -> None:
+    source = Source()
+    trigger = trigger_of(source)
+    trigger.size = 1 << 20
+    ran = Ran()
+    made = events(trigger, 20_000)
+
+    def work() -> None:
+        for number, event in enumerate(made):
+            note(ran, event if number % 7 else (event, None, None))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    while worker.is_alive():
+        ran.book(None, lambda *what: None)
+    worker.join()
+    ran.book(None, lambda *what: None)
+    assert source.settled == made
+    assert (trigger.handled, trigger.pending) == (20_000, 0)
+    closed(trigger)
