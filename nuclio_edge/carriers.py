@@ -44,10 +44,11 @@ ENDED = -2
 class Carrier:
     """A thread that carries one worker after another; `duty` and `worker` belong to the loop between two jobs."""
 
-    __slots__ = ("duty", "go", "idle_since", "row", "started", "thread", "worker")
+    __slots__ = ("duty", "go", "idle_since", "noted", "row", "started", "thread", "worker")
 
     def __init__(self, number: int, row: Any) -> None:
         self.row = row  # where the watchdog reads whose handler runs here since when
+        self.noted = 0  # when an event of its worker was noted there last
         self.started: Any = [0] if row is None else start_of(row)
         self.go = threading.Lock()
         self.go.acquire()
@@ -63,7 +64,7 @@ class Carrier:
         worker.carrier = self
         if self.row is not None:
             set_name(self.row, worker.runner.function.name)
-            worker.noted = 0
+            self.noted = 0
 
     def bound(self) -> bool:
         """Whether it belongs to a worker that holds state."""

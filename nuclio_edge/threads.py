@@ -54,7 +54,6 @@ class Worker:
         "context",
         "current",
         "expired",
-        "noted",
         "pace",
         "ran",
         "ready",
@@ -76,7 +75,6 @@ class Worker:
         # The loop reads both at any moment, `current` first: `since` is then the start of that call or of a later one.
         self.current: Any = None  # the event in the handler, or _STARTING
         self.since = 0
-        self.noted = 0  # when an event was noted last
         self.calls = self.pace = 0  # in the last hand-over, and the ns that one took
         self.ran = Ran()
         self.seen = 0  # `since`, when the loop looked last
@@ -126,7 +124,7 @@ class Worker:
         call = noting = handler if carrier is None or carrier.row is None else self.note
         if function.suspect:
             handler = noting
-        elif stamp[0] - self.noted < _HAND_BACK:
+        elif carrier is not None and stamp[0] - carrier.noted < _HAND_BACK:
             call = handler
         ran = self.ran.calls.append
         took = self.ran.ticks.append
@@ -180,8 +178,9 @@ class Worker:
 
     def note(self, context: Context, event: Event) -> Any:
         """Call the handler, the event noted in what outlives the process."""
-        set_event(self.carrier.row, event)  # type: ignore[union-attr]  # a carrier serves us
-        self.noted = self.since
+        carrier: Any = self.carrier
+        set_event(carrier.row, event)
+        carrier.noted = self.since
         return self.runner.function.handler(context, event)
 
     def hand_back(self, error: BaseException | None, ended: bool) -> None:
