@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 
 from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog, pending
-from .dead_letters import pack_dead
+from .disk import Disk
 from .durable import replace_file
 from .durable_ledger import DEAD_LETTERED, DurableLedger
 from .durable_trigger import Durable
+from .spool_unwritten import Unwritten
 from .staging import Stage
 
 TYPE_CHECKING = False
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from .function import Function
     from .one_at_a_time import OneAtATime
     from .processor import Processor
+    from .spool import Spool
 
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
+SPOOL = "spool"  # the folder in the state directory
 MARKER = "delivery"  # a file beside the spool; no name that slots.py, clock.py or supervise.py has there
 
 
@@ -60,11 +63,25 @@ class Delivery:
 
     def open(self) -> None:
         """Read what the last process left."""
+        self.spool = Unwritten(self._table.max_size, self._begin_to_write) if self._is_new() else self._load()
+        self.ledger = DurableLedger(self.spool)
+        self._read_marker()
+
+    def _is_new(self) -> bool:
+        """Whether there is a folder for the spool, made now perhaps, and nothing in it."""
+        folder = os.path.join(self._state_dir, SPOOL)
+        try:
+            Disk().make_folder(folder)
+            return not os.listdir(folder)
+        except OSError:
+            return False  # the spool says what it is
+
+    def _load(self) -> Spool:
         from .spool import Spool
 
-        self.spool = Spool(
+        spool = Spool(
             self.loop,
-            os.path.join(self._state_dir, "spool"),
+            os.path.join(self._state_dir, SPOOL),
             size=self._table.max_size,
             flush_ms=self._table.flush,
             writes_per_day=self._table.writes_per_day,
@@ -72,9 +89,20 @@ class Delivery:
             on_trouble=self._trouble,
             on_notice=self.logger.warn,
         )
-        self.spool.open()
-        self.ledger = DurableLedger(self.spool)
-        self._read_marker()
+        spool.open()
+        return spool
+
+    def _begin_to_write(self) -> Spool:
+        """The first record is there: have a spool from now on."""
+        if not isinstance(self.spool, Unwritten):  # asked by who has kept what was in its place
+            return self.spool  # type: ignore[no-any-return]  # a Spool
+        spool = self.spool = self._load()
+        for stage in self._stages.values():
+            stage.spool = spool
+        for backlog in self._backlogs.values():
+            backlog.spool = spool
+        self.ledger.follow(spool)
+        return spool
 
     def _read_marker(self) -> None:
         """The file that is there while a process runs, and longer while what an earlier one may have handled waits."""
@@ -238,6 +266,8 @@ class Delivery:
         self, side: Any, event: Event, response: Response, error: BaseException | None, reason: str = "failed"
     ) -> None:
         """Keep an event that has failed for good as a dead letter, and settle it with that."""
+        from .dead_letters import pack_dead
+
         payload = pack_dead(side.trigger, event, response, error, reason, self.loop.wall)
         outcome = self.outcomes.pop(event, None)
         if outcome is not None and outcome.left:

@@ -44,6 +44,11 @@ class DurableLedger:
         self._written: dict[str, int] = {}  # sum of what was last written of each
         spool.on_write = self.write
 
+    def follow(self, spool: Any) -> None:
+        """Another one is in the spool's place, in which is nothing of ours yet."""
+        self._spool = spool
+        spool.on_write = self.write
+
     def take(self, trigger: Trigger) -> None:
         """Count for a durable trigger from now on."""
         key = trigger.ledger_id

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.dead_letters import all_of, send_again
+from nuclio_edge.spool_unwritten import Unwritten
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ durable = true
 
 
 def spool_of(rig: Rig) -> Any:
-    return rig.processor.delivery.spool  # type: ignore[union-attr]
+    return rig.processor.delivery._begin_to_write()  # type: ignore[union-attr]
 
 
 def module(rig: Rig) -> dict[str, Any]:
@@ -222,6 +223,29 @@ def test_events_of_a_suspended_function_wait_on_disk(start: Any) -> None:
 
 def _no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_the_spool_is_loaded_when_something_is_to_be_stored_and_not_before(tmp_path: Path) -> None:
+    with Rig(tmp_path, MEMORY + function(), f=GATED) as rig:
+        delivery: Any = rig.processor.delivery
+        assert type(delivery.spool) is Unwritten
+        assert rig.processor.differences() == []
+        settled = Settled()
+        rig.deliver("/in", b"quick", settled)
+        rig.until(lambda: "gate" in module(rig))
+        module(rig)["gate"].set()
+        rig.until(lambda: settled.outcomes)
+        assert type(delivery.spool) is Unwritten
+        assert os.listdir(tmp_path / "state" / "spool") == []
+        module(rig)["gate"].clear()
+        rig.deliver("/in", b"slow")
+        rig.until(lambda: stored(rig) == 1 and durable(rig))
+        assert type(delivery.spool) is not Unwritten
+        module(rig)["gate"].set()
+        rig.until(lambda: stored(rig) == 0)
+        assert bodies(rig) == [b"quick", b"slow"]
+        assert rig.balanced()
+        assert rig.processor.differences() == []
 
 
 def test_without_a_disk_events_are_settled_after_the_handler_and_said_once(start: Any) -> None:

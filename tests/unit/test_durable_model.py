@@ -163,7 +163,7 @@ class Durability(RuleBasedStateMachine):
     def crash(self) -> None:
         self.lives += 1
         folder = self.root / str(self.lives)
-        while self.delivery.spool._flying is not None:  # no copy of a file that is being made
+        while self.delivery.spool.in_hand is not None:  # no copy of a file that is being made
             self.turn(1)
         shutil.copytree(self.folder, folder)
         self.source.acknowledged = set()  # what the dead process's writer still does is heard by nobody
