@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 next_number = port.next_number  # at hand for the way in
 
-READ = 65_536  # bytes that are read back at a time: a turn of the loop waits for no more
+READ = 4096  # bytes that are read back at a time, 50 small events in half a millisecond: a turn waits for no more
 # How long a full inbox makes its source wait before events go to the disk. A function that handles half an inbox in
 # this time keeps up, and is only waited for: a flood through the disk costs 9 us an event more.
 GRACE_MS = 25
@@ -60,9 +60,9 @@ class Durable:
     """
 
     __slots__ = (
-        "_answer", "_failed", "_grace", "_in_flight", "_loose", "_many", "_numbered", "_packed", "_parked", "_plain",
-        "_prefix", "_stored", "_storing", "_strand", "_take", "_waits", "backlog", "delivery", "detour", "ids",
-        "kind", "name", "real", "reasons", "stage", "suspects", "trigger",
+        "_answer", "_failed", "_grace", "_holds_back", "_in_flight", "_loose", "_many", "_numbered", "_packed",
+        "_parked", "_plain", "_prefix", "_stored", "_storing", "_strand", "_take", "_waits", "backlog", "delivery",
+        "detour", "ids", "kind", "name", "real", "reasons", "stage", "suspects", "trigger",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,7 @@ class Durable:
         self._failed = trigger.failed
         self._grace = -1
         self._in_flight = 0
+        self._holds_back = False  # the source, until less is on its way to the disk
         self._numbered = trigger.kind in _NUMBERED
         self._prefix = port.boot + "-"
         # Of these a handler may change what `pack` looks at: packed when they come, not when they are stored.
@@ -191,7 +192,10 @@ class Durable:
     def _spill(self, event: Event) -> bool:
         """Put an event on disk alone; False when the source shall keep it for now."""
         delivery = self.delivery
-        if delivery.spool.trouble or self._in_flight > IN_FLIGHT:
+        if delivery.spool.trouble:
+            return False
+        if self._in_flight > IN_FLIGHT:
+            self._holds_back = True
             return False
         self._store_what_waits()
         self.trigger.admitted += 1
@@ -234,7 +238,8 @@ class Durable:
         self._parked.discard(number)
         if alone:
             self._in_flight -= len(event.raw_body)
-            if self.trigger._waiting and self._in_flight <= IN_FLIGHT // 2:
+            if self._holds_back and self._in_flight <= IN_FLIGHT // 2:
+                self._holds_back = False
                 self.trigger._room()
         if error is None:
             if event._token is not UNTOLD:
@@ -312,7 +317,7 @@ class Durable:
         backlog = self.backlog
         before = backlog.alone
         refused = False
-        if before and trigger.pending < trigger.size:
+        if before and trigger.pending <= trigger.size >> 1:  # not for each that fits: reading is done in bulk
             for record in backlog.next(READ):
                 if not self.bring(record):
                     refused = True

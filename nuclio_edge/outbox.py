@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
 
 KEY = "idempotency-key"  # the user property by which a receiver knows a message that comes again
-READ = 65_536
+READ = 4096  # bytes that are read back at a time: a turn waits for no more
 FEW = 50  # messages in the client at which more are read from the disk
 _VERSION = 1
 # Of a message: flags (qos, retain << 2, whether it expires << 3), bytes of topic, properties, body.

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 # How long a nearly full window is watched before its events are stored: workers that are merely not scheduled yet get
 # their turn, and a connection that is shared with a slow function stalls no longer than this and a sync.
 PRESS_MS = 25
+# Once they were of no use for that, the next windows are not watched for as long, so as not to stall the others again.
+HASTY_MS = 1
+HASTY_FOR_MS = 10_000
 AGAIN_MS = 1000  # between two looks at a disk that cannot be used
 
 
@@ -25,7 +28,7 @@ class Stage:
     `fresh` and take out of both. `limit`: so many waiting events, and the source's window is nearly used up.
     """
 
-    __slots__ = ("_pressed", "aging", "fresh", "limit", "loop", "refused", "spool", "timer", "wait")
+    __slots__ = ("_hasty_until", "_pressed", "aging", "fresh", "limit", "loop", "refused", "spool", "timer", "wait")
 
     def __init__(self, loop: Loop, spool: Any, wait: int, limit: int) -> None:
         self.loop = loop
@@ -37,6 +40,7 @@ class Stage:
         self.refused: dict[Any, Any] = {}  # the disk could not be used for them; they are the oldest
         self.timer: Timer | None = None
         self._pressed = False
+        self._hasty_until = 0
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.aging) + len(self.refused)
@@ -55,7 +59,7 @@ class Stage:
             self._pressed = True
             self.aging.update(self.fresh)  # what is here now is looked at then, what comes meanwhile is not
             self.fresh = {}
-            self.loop.call_later(PRESS_MS, self._relieve)
+            self.loop.call_later(HASTY_MS if self.loop.now < self._hasty_until else PRESS_MS, self._relieve)
 
     def remove(self, item: Any) -> bool:
         """It is concluded, or goes another way; whether it waited here."""
@@ -102,6 +106,8 @@ class Stage:
     def _relieve(self) -> None:
         self._pressed = False
         if len(self.aging) >= self.limit // 2 and not self.spool.trouble:
+            if self.loop.now >= self._hasty_until:
+                self._hasty_until = self.loop.now + HASTY_FOR_MS
             self._store()
 
     def _store(self) -> None:

@@ -116,6 +116,30 @@ def test_an_event_that_ran_when_the_process_died_runs_again_and_is_marked(start:
         rig.until(lambda: stored(rig) == 0)
 
 
+def test_what_is_on_disk_is_not_read_while_there_is_no_room_for_it(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with start(function("inbox = { size = 8 }"), GATED) as rig:
+        spool = spool_of(rig)
+        reads: list[Any] = []
+        records = spool.records
+
+        def read(*about: Any) -> Any:
+            reads.append(about)
+            return records(*about)
+
+        monkeypatch.setattr(spool, "records", read)
+        for number in range(300):
+            rig.deliver("/in", b"%d" % number)
+            if number % 20 == 19:
+                rig.until(lambda upto=number: rig.trigger("f").admitted == upto + 1)  # type: ignore[misc]
+                spool.commit_soon()
+                rig.until(lambda: durable(rig))
+        assert spool.commits > 10
+        assert len(reads) <= 2
+        module(rig)["gate"].set()
+        rig.until(lambda: rig.trigger("f").handled == 300)
+        assert bodies(rig) == [b"%d" % number for number in range(300)]
+
+
 def test_what_finds_no_room_in_memory_is_on_disk_alone_and_keeps_its_order(start: Any) -> None:
     with start(function("inbox = { size = 8 }"), GATED) as rig:
         for number in range(200):

@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from functools import partial
+from socket import MSG_DONTWAIT
 from typing import TYPE_CHECKING
 
 from tests.bench.broker import CHUNK, Broker, LostError, Packets
@@ -45,44 +46,56 @@ def fair_drain(bench: Bench) -> None:
         bench.report.missing("fair drain", str(error))
         return
     with broker:
-        found = bench.interleave({
-            "alone": partial(beside, bench, broker, count, "hang.py", 0),
-            "a sixth hangs": partial(beside, bench, broker, count, "hang.py", HUNG),
-            "a sixth is flooded": partial(beside, bench, broker, count, "slow.py", FLOOD),
-        })  # fmt: skip
-    for name, measures in found.items():
-        bench.report.value(f"five functions, {name}: p50", measures["p50"], "ms")
-        bench.report.value(f"five functions, {name}: p99", measures["p99"], "ms")
-    for name in ("a sixth hangs", "a sixth is flooded"):
-        bench.ratio(f"{name}, to alone, p99", found, name, "alone", "p99", bar=2.0)
+        for qos, what in ((0, "QoS 0"), (1, "QoS 1, durable")):
+            found = bench.interleave({
+                f"{what}, alone": partial(beside, bench, broker, qos, count, "hang.py", 0),
+                f"{what}, a sixth hangs": partial(beside, bench, broker, qos, count, "hang.py", HUNG),
+                f"{what}, a sixth is flooded": partial(beside, bench, broker, qos, count, "slow.py", FLOOD),
+            })  # fmt: skip
+            for name, measures in found.items():
+                bench.report.value(f"five functions, {name}: p50", measures["p50"], "ms")
+                bench.report.value(f"five functions, {name}: p99", measures["p99"], "ms")
+            for name in ("a sixth hangs", "a sixth is flooded"):
+                bench.ratio(
+                    f"{what}, {name}, to alone, p99", found, f"{what}, {name}", f"{what}, alone", "p99", bar=2.0
+                )
 
 
-def beside(bench: Bench, broker: Mosquitto, count: int, sixth: str, rate: int) -> dict[str, float]:
-    """Round trips of the five while the sixth gets `rate` events a second."""
+def beside(bench: Bench, broker: Mosquitto, qos: int, count: int, sixth: str, rate: int) -> dict[str, float]:
+    """Round trips of the five while the sixth gets `rate` events a second, all in one connection."""
     text = "".join(
-        function("echo.py", f"fair/{number}", name=f"echo{number}", isolation="thread", out="bench/out")
+        function(
+            "echo.py",
+            f"fair/{number}",
+            name=f"echo{number}",
+            isolation="thread",
+            qos=qos,
+            durable=qos > 0,
+            out="bench/out",
+        )
         for number in range(5)
     ).replace('inbox = { when_full = "block" }', "")
     text += f'[function.sixth]\nhandler = "{{functions}}/{sixth}"\ntimeout = "1s"\n'
-    text += '[[function.sixth.trigger]]\ntopic = "bench/in"\nqos = 0\n'
+    text += f'[[function.sixth.trigger]]\ntopic = "bench/in"\nqos = {qos}\n'
     before = broker.log.count(" bench/in")
     with processor(bench.folder(), manifest(broker.url, text)) as subject, Driver(broker.port) as driver:
         subscribed(broker, subject, before)
         with Driver(broker.port, "flood") as flood:
-            steady(driver.sock, STEADY, count // 4, flood.sock, rate)
-            took = steady(driver.sock, STEADY, count, flood.sock, rate)
+            steady(driver.sock, qos, count // 4, flood.sock, rate)
+            took = steady(driver.sock, qos, count, flood.sock, rate)
     return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99)}
 
 
-def steady(sock: socket.socket, rate: float, count: int, flood: socket.socket, flood_rate: int) -> list[float]:
+def steady(sock: socket.socket, qos: int, count: int, flood: socket.socket, flood_rate: int) -> list[float]:
     """Milliseconds from each of `count` events over five topics to its reply, while `flood` sends others."""
+    rate = STEADY
     due: list[float] = []
     took = [-1.0] * count
     left, sent, flooded = count, 0, 0
     rest = b""
     begin = time.perf_counter() + 0.01
     end = begin + count / rate + 60
-    more = b"".join(publish("bench/in", b"%064d" % number, version=4) for number in range(8))
+    more = b"".join(publish("bench/in", b"%064d" % number, qos, number + 1) for number in range(8))
     each = len(more) // 8
     sock.setblocking(False)
     while left:
@@ -91,13 +104,15 @@ def steady(sock: socket.socket, rate: float, count: int, flood: socket.socket, f
             raise LostError(f"{left} of {count} replies did not come")
         if sent < count and now >= begin + sent / rate:
             due.append(now)
-            sock.send(publish(f"fair/{sent % 5}", b"%08d" % sent + b"." * 56, version=4))
+            sock.send(publish(f"fair/{sent % 5}", b"%08d" % sent + b"." * 56, qos, sent % 1000 + 1))
             sent += 1
             continue
         behind = min(int((now - begin) * flood_rate) - flooded, 8)
         if behind > 0:
             flood.sendall(more[: behind * each])
             flooded += behind
+            if qos:
+                _discard(flood)
         wait = min(begin + sent / rate - now if sent < count else 1.0, 0.002 if flood_rate else 1.0)
         if not select.select([sock], [], [], max(wait, 0))[0]:
             continue
@@ -114,6 +129,14 @@ def steady(sock: socket.socket, rate: float, count: int, flood: socket.socket, f
         rest = data
     sock.setblocking(True)
     return took
+
+
+def _discard(sock: socket.socket) -> None:
+    """Take acknowledgements off a socket."""
+    try:
+        sock.recv(CHUNK, MSG_DONTWAIT)
+    except BlockingIOError:
+        pass
 
 
 def sixth(more: str) -> str:
