@@ -29,10 +29,10 @@ class Backlog:
         self._after = 0  # every record up to here is held
 
     def next(self, limit: int) -> list[Any]:
-        """The oldest records that are on disk alone, until their payloads have `limit` bytes; one at least."""
+        """Some of the oldest records that are on disk alone, one at least; they have about `limit` bytes at most."""
         found: list[Any] = []
         after = self._after
-        while self.alone > len(found) and limit > 0:
+        while self.alone and not found:
             try:
                 records = self.spool.records(after, limit, self.kind, self.key)
             except OSError:
@@ -40,10 +40,7 @@ class Backlog:
             if not records:
                 break
             after = records[-1].id
-            for record in records:
-                if record.id not in self.held:
-                    found.append(record)
-                    limit -= len(record.payload)
+            found = [record for record in records if record.id not in self.held]
         return found
 
     def take(self, number: int) -> None:
