@@ -175,7 +175,7 @@ class Spool:
         group.payloads.append(payload)
         group.dones.append(done)
         group.live += 1
-        group.size += HEAD + (size or length(payload))
+        group.size += HEAD + (len(payload) if type(payload) is bytes else size or length(payload))
         if settles or tallies:
             self._settling.settle_by(group, number - group.first, settles, tallies, self._flying)
         if urgent or group.size >= GROUP:

@@ -87,10 +87,11 @@ class Hand:
             if write.create:
                 self.create(write.segment.path, write.segment.size)
                 write.create = False
+        small = sum(write.size for write in writes) < SMALL
         for write in writes:
             descriptor = self._open(write)
             try:
-                self._put(job, write, descriptor)
+                self._put(job, write, descriptor, fill=small)
                 self.disk.sync(descriptor)
             except OSError:
                 job.broken = write.segment
@@ -98,7 +99,7 @@ class Hand:
                 raise
             job.durable.append(write.segment)
 
-    def _put(self, job: Job, write: Write, descriptor: int) -> None:
+    def _put(self, job: Job, write: Write, descriptor: int, *, fill: bool) -> None:
         segment = write.segment
         parts = []
         at = write.at
@@ -109,7 +110,7 @@ class Hand:
         end = write.at + write.size
         if end > segment.filled:
             segment.filled = end
-            if write.size < SMALL:
+            if fill:
                 segment.filled = min(segment.room, (end + FILL - 1) // FILL * FILL)  # not over the header's copy
                 parts.append(bytes(segment.filled - end))
             if segment.filled == segment.room:

@@ -83,7 +83,7 @@ def enqueue(bench: Bench) -> None:
     bench.ratio("ours to sqlite3's, wall", found, "spool", "sqlite3", "wall", bar=0.1)
     say("bytes at write(2) per payload byte", found["spool"]["bytes"], "x", bar=1.25)
     say("the same, settled too", found["spool settled"]["bytes"], "x", bar=1.25)
-    say("the same, a file's first life", found["spool new files"]["bytes"], "x")
+    say("the same, a file's first life", found["spool new files"]["bytes"], "x", bar=1.25)
     say(
         "skipped: came and went between two commits, CPU",
         [skipped(bench.folder(), groups) for _ in range(5)],
@@ -92,16 +92,21 @@ def enqueue(bench: Bench) -> None:
 
 
 def spool_groups(folder: Path, groups: int, *, settle: bool = False, fresh: bool = False) -> dict[str, float]:
-    """Groups one after another, one on its way while the next collects; in recycled files unless `fresh`."""
-    loop, spool = opened(folder, size=8 << 20, flush_ms=60_000)
+    """Groups one after another, one on its way while the next collects; in recycled files unless `fresh`.
+
+    The spool has room for all of them: to give something up is another act.
+    """
+    size = max(groups * GROUP * 300, 8 << 20)
+    loop, spool = opened(folder, size=size, flush_ms=60_000)
     stored = Stored(loop)
     try:
         if not fresh:
-            for _ in range(8 << 20 >> 13):  # until every file was written once
-                for _ in range(GROUP):
-                    spool.append(EVENT, "warm", BODY, stored)
+            for _ in range(size >> 14):  # until every file was written once
+                ids = [spool.append(EVENT, "warm", bytes(1000), stored) for _ in range(GROUP >> 2)]
                 spool.commit_soon()
-                stored.wait(stored.count + GROUP)
+                stored.wait(stored.count + len(ids))
+                for number in ids:
+                    spool.settle(number)
         before, written, begin = stored.count, spool.written, time.perf_counter()
         cpu = time.process_time()
         last: list[int] = []
