@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BODY = os.urandom(200)
 GROUP = 64
+LARGE_GROUP = 512
 EVENT = 1
 LAZY = "lazy_itable_init=0,lazy_journal_init=0"  # else the kernel goes on making the file system while we measure
 
@@ -63,46 +64,70 @@ class Stored:
 
 
 def enqueue(bench: Bench) -> None:
-    """Events of 200 bytes in groups of 64, each durable when it is told so."""
+    """Events of 200 bytes in groups, each durable when it is told so; a group of 512 is what comes while one is synced."""
     sys.setswitchinterval(SWITCH_S)  # as the processor has it
-    groups = bench.many(2000)
-    found = bench.interleave(
-        {
-            "spool": lambda: spool_groups(bench.folder(), groups),
-            "spool settled": lambda: spool_groups(bench.folder(), groups, settle=True),
-            "spool new files": lambda: spool_groups(bench.folder(), groups, fresh=True),
-            "sqlite3": lambda: sqlite_groups(bench.folder(), groups // 10),
-        }
-    )
     say = bench.report.value
-    say("durable enqueue, groups of 64: wall", found["spool"]["wall"], "us/event", bar=1e6 / 150_000)
-    say("durable enqueue, groups of 64: CPU", found["spool"]["cpu"], "us/event")
-    say("the same, each settled in the next group: wall", found["spool settled"]["wall"], "us/event")
-    say("sqlite3, WAL, FULL, groups of 64: wall", found["sqlite3"]["wall"], "us/event")
-    say("sqlite3, WAL, FULL, groups of 64: CPU", found["sqlite3"]["cpu"], "us/event")
-    bench.ratio("ours to sqlite3's, wall", found, "spool", "sqlite3", "wall", bar=0.1)
-    say("bytes at write(2) per payload byte", found["spool"]["bytes"], "x", bar=1.25)
-    say("the same, settled too", found["spool settled"]["bytes"], "x", bar=1.25)
-    say("the same, a file's first life", found["spool new files"]["bytes"], "x", bar=1.25)
+    for size in (GROUP, LARGE_GROUP):
+        groups = bench.many(2000) * GROUP // size
+        found = bench.interleave(
+            {
+                "spool": lambda size=size, groups=groups: spool_groups(bench.folder(), groups, size),  # type: ignore[misc]
+                "settled": lambda size=size, groups=groups: spool_groups(bench.folder(), groups, size, settle=True),  # type: ignore[misc]
+                "new files": lambda size=size, groups=groups: spool_groups(bench.folder(), groups, size, fresh=True),  # type: ignore[misc]
+                "sqlite3": lambda size=size, groups=groups: sqlite_groups(bench.folder(), groups // 10, size),  # type: ignore[misc]
+            }
+        )
+        what = f"groups of {size}"
+        most = 1e6 / 150_000 if size == LARGE_GROUP else None
+        say(f"durable enqueue, {what}: wall", found["spool"]["wall"], "us/event", bar=most)
+        say(f"durable enqueue, {what}: CPU", found["spool"]["cpu"], "us/event")
+        say("the same, each settled in the next group: wall", found["settled"]["wall"], "us/event")
+        say(f"sqlite3, WAL, FULL, {what}: wall", found["sqlite3"]["wall"], "us/event")
+        say(f"sqlite3, WAL, FULL, {what}: CPU", found["sqlite3"]["cpu"], "us/event")
+        bench.ratio(f"ours to sqlite3's, {what}, wall", found, "spool", "sqlite3", "wall", bar=0.1)
+        say("fdatasync alone, of as many bytes", [bare_sync(bench.folder(), size) for _ in range(5)], "us/event")
+        say("bytes at write(2) per payload byte", found["spool"]["bytes"], "x", bar=1.25)
+        say("the same, settled too", found["settled"]["bytes"], "x", bar=1.25)
+        say("the same, a file's first life", found["new files"]["bytes"], "x", bar=1.25)
     say(
         "skipped: came and went between two commits, CPU",
-        [skipped(bench.folder(), groups) for _ in range(5)],
+        [skipped(bench.folder(), bench.many(2000)) for _ in range(5)],
         "us/event",
     )
 
 
-def spool_groups(folder: Path, groups: int, *, settle: bool = False, fresh: bool = False) -> dict[str, float]:
+def bare_sync(folder: Path, size: int) -> float:
+    """What the disk takes for a group of events, by itself."""
+    block = os.urandom(size * 222)
+    descriptor = os.open(folder / "bare", os.O_RDWR | os.O_CREAT)
+    try:
+        os.write(descriptor, bytes(len(block) * 8))
+        os.fsync(descriptor)
+        took = []
+        for number in range(100):
+            os.pwrite(descriptor, block, number % 8 * len(block))
+            begin = time.perf_counter()
+            os.fdatasync(descriptor)
+            took.append(time.perf_counter() - begin)
+    finally:
+        os.close(descriptor)
+    return sorted(took)[50] * 1e6 / size
+
+
+def spool_groups(
+    folder: Path, groups: int, each: int = GROUP, *, settle: bool = False, fresh: bool = False
+) -> dict[str, float]:
     """Groups one after another, one on its way while the next collects; in recycled files unless `fresh`.
 
     The spool has room for all of them: to give something up is another act.
     """
-    size = max(groups * GROUP * 300, 8 << 20)
+    size = max(groups * each * 300, 8 << 20)
     loop, spool = opened(folder, size=size, flush_ms=60_000)
     stored = Stored(loop)
     try:
         if not fresh:
             for _ in range(size >> 14):  # until every file was written once
-                ids = [spool.append(EVENT, "warm", bytes(1000), stored) for _ in range(GROUP >> 2)]
+                ids = [spool.append(EVENT, "warm", bytes(1000), stored) for _ in range(16)]
                 spool.commit_soon()
                 stored.wait(stored.count + len(ids))
                 for number in ids:
@@ -111,16 +136,16 @@ def spool_groups(folder: Path, groups: int, *, settle: bool = False, fresh: bool
         cpu = time.process_time()
         last: list[int] = []
         for group in range(groups):
-            ids = [spool.append(EVENT, "a", BODY, stored) for _ in range(GROUP)]
+            ids = [spool.append(EVENT, "a", BODY, stored) for _ in range(each)]
             if settle:
                 for number in last:
                     spool.settle(number)
                 last = ids
             spool.commit_soon()
             loop.turn(0)
-            stored.wait(before + group * GROUP)  # all but the one that was just handed over
-        stored.wait(before + groups * GROUP)
-        events = groups * GROUP
+            stored.wait(before + group * each)  # all but the one that was just handed over
+        stored.wait(before + groups * each)
+        events = groups * each
         return {
             "wall": (time.perf_counter() - begin) * 1e6 / events,
             "cpu": (time.process_time() - cpu) * 1e6 / events,
@@ -148,8 +173,8 @@ def skipped(folder: Path, groups: int) -> float:
     return cpu
 
 
-def sqlite_groups(folder: Path, groups: int) -> dict[str, float]:
-    """The same with a table: a row an event, as each comes, and a commit after 64."""
+def sqlite_groups(folder: Path, groups: int, each: int = GROUP) -> dict[str, float]:
+    """The same with a table: a row an event, as each comes, and a commit after each group."""
     database = sqlite3.connect(folder / "queue.db", isolation_level=None)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
@@ -157,10 +182,10 @@ def sqlite_groups(folder: Path, groups: int) -> dict[str, float]:
     begin, cpu = time.perf_counter(), time.process_time()
     for _ in range(groups):
         database.execute("BEGIN")
-        for _ in range(GROUP):
+        for _ in range(each):
             database.execute("INSERT INTO queue (kind, key, body) VALUES (?, ?, ?)", (EVENT, "a", BODY))
         database.execute("COMMIT")
-    events = groups * GROUP
+    events = groups * each
     wall, cpu = (time.perf_counter() - begin) * 1e6 / events, (time.process_time() - cpu) * 1e6 / events
     database.close()
     return {"wall": wall, "cpu": cpu}
