@@ -64,7 +64,7 @@ class Stored:
 
 
 def enqueue(bench: Bench) -> None:
-    """Events of 200 bytes in groups, each durable when it is told so; a group of 512 is what comes while one is synced."""
+    """Events of 200 bytes in groups, each durable when it is told so; 512 are what comes while a group is synced."""
     sys.setswitchinterval(SWITCH_S)  # as the processor has it
     say = bench.report.value
     for size in (GROUP, LARGE_GROUP):
