@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 
 from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog, pending
-from .disk import Disk
 from .durable import replace_file
 from .durable_ledger import DEAD_LETTERED, DurableLedger
 from .durable_trigger import Durable
-from .spool_unwritten import Unwritten
+from .spool.disk import Disk
+from .spool.unwritten import Unwritten
 from .staging import Stage
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .function import Function
     from .one_at_a_time import OneAtATime
     from .processor import Processor
-    from .spool import Spool
+    from .spool.spool import Spool
 
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
@@ -77,7 +77,7 @@ class Delivery:
             return False  # the spool says what it is
 
     def _load(self) -> Spool:
-        from .spool import Spool
+        from .spool.spool import Spool
 
         spool = Spool(
             self.loop,

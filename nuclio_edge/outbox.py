@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .clock import Stamp
     from .core.event import Event
     from .delivery import Delivery
-    from .spool_tallies import Tally
+    from .spool.tallies import Tally
 
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
 

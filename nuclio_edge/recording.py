@@ -20,8 +20,8 @@ from struct import Struct
 from .core import msgpack
 from .core.port import now_ms
 from .core.record import HEAD, Reader, frames, seed_of
-from .disk import Disk
 from .errors import EdgeError
+from .spool.disk import Disk
 from .stored import Stored, UnreadableError
 
 TYPE_CHECKING = False

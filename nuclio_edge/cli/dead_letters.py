@@ -77,7 +77,7 @@ def _spool(folder: str) -> Iterator[Any]:
     from _thread import get_ident
 
     from nuclio_edge.core.loop import Loop
-    from nuclio_edge.spool import Spool
+    from nuclio_edge.spool.spool import Spool
 
     loop = Loop()
     loop.thread = get_ident()

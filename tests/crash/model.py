@@ -6,7 +6,7 @@ What a cut may do to what was not synced, at any moment:
 - of the names made, changed or removed in a folder since that was synced any may be so and any others not.
 What was synced stays. A sector that is not being written stays too ("powersafe overwrite", as SQLite assumes of disks).
 
-`ModelDisk` has the methods of nuclio_edge.disk.Disk; whatever goes through those can be tried with it.
+`ModelDisk` has the methods of nuclio_edge.spool.disk.Disk; whatever goes through those can be tried with it.
 """
 
 from __future__ import annotations

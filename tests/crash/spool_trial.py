@@ -7,8 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.spool import Spool
-from nuclio_edge.spool_writer import Hand, Job
+from nuclio_edge.spool.spool import Spool
+from nuclio_edge.spool.writer import Hand, Job
 from tests.crash.model import ModelDisk
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.disk import Disk
-from nuclio_edge.spool import AGAIN_MS, FULL, Spool
+from nuclio_edge.spool.disk import Disk
+from nuclio_edge.spool.spool import AGAIN_MS, FULL, Spool
 from nuclio_edge.testing.clock import Clock
 
 if TYPE_CHECKING:

@@ -235,7 +235,7 @@ def test_a_full_disk_is_said_once_counted_and_gets_better(tmp_path: Path, monkey
             raise OSError(28, "No space left on device")
         os.posix_fallocate(descriptor, 0, size)
 
-    monkeypatch.setattr("nuclio_edge.disk.Disk.allocate", allocate)
+    monkeypatch.setattr("nuclio_edge.spool.disk.Disk.allocate", allocate)
     with Rig(tmp_path, manifest(), f=HANDLER) as rig:
         recorder = rig.processor.assembly.recorder
         for number in range(3):
@@ -263,7 +263,7 @@ def test_a_disk_that_hangs_holds_up_neither_events_nor_the_stop(
     monkeypatch.setattr(recorder_module, "CLOSE_S", 0.05)
     monkeypatch.setattr(recorder_module, "MOST_WAITING", 10_000)
     original = os.pwrite
-    monkeypatch.setattr("nuclio_edge.disk.os.pwrite", lambda *a: (go.wait(30), original(*a))[1])
+    monkeypatch.setattr("nuclio_edge.spool.disk.os.pwrite", lambda *a: (go.wait(30), original(*a))[1])
     try:
         with Rig(tmp_path, manifest(), f=HANDLER) as rig:
             recorder = rig.processor.assembly.recorder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.spool import Spool
+from nuclio_edge.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.spool import Spool
-from nuclio_edge.spool_budget import ASKED_MS, DAY_MS, Budget
+from nuclio_edge.spool.budget import ASKED_MS, DAY_MS, Budget
+from nuclio_edge.spool.spool import Spool
 from nuclio_edge.testing.clock import Clock
 from tests.waiting import wait_until
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.spool import Spool
+from nuclio_edge.spool.spool import Spool
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

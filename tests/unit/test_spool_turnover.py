@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.spool import Spool
+from nuclio_edge.spool.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,16 +9,17 @@ import os
 import threading
 from queue import SimpleQueue
 
-from .core.record import frames
+from nuclio_edge.core.record import frames
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .core.loop import Loop
+    from nuclio_edge.core.loop import Loop
+
     from .disk import Disk
-    from .spool_segment import Segment
+    from .segment import Segment
 
 # A group smaller than this fills what follows with zeros, once in a file's life: from then on a sync of it writes
 # data and nothing else, where it would commit the file system's journal too (three pages more a sync on ext4). For

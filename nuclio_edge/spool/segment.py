@@ -12,8 +12,8 @@ from binascii import crc32
 from bisect import bisect_left
 from struct import Struct
 
-from .core import port
-from .core.record import Reader, seed_of
+from nuclio_edge.core import port
+from nuclio_edge.core.record import Reader, seed_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from errno import EFBIG, errorcode
 
-from .core.record import HEAD
-from .spool_group import length
+from nuclio_edge.core.record import HEAD
+
+from .group import length
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .group import Group
+    from .settling import Settling
     from .spool import Spool
-    from .spool_group import Group
-    from .spool_settling import Settling
 
 
 class Refusal:

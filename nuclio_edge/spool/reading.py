@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import chain
 
-from .core.record import HEAD, Reader, size_of
-from .spool_segment import payload_of
-from .spool_writer import Job
+from nuclio_edge.core.record import HEAD, Reader, size_of
+
+from .segment import payload_of
+from .writer import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .disk import Disk
+    from .group import Group
+    from .log import Log
+    from .segment import Segment
     from .spool import Spool
-    from .spool_group import Group
-    from .spool_log import Log
-    from .spool_segment import Segment
-    from .spool_writer import Hand
+    from .writer import Hand
 
 _GLANCE = 1024  # bytes that are read at once; most records are no longer
 

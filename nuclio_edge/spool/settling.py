@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from .core.record import HEAD
-from .spool_group import length
-from .spool_lanes import Settlement
+from nuclio_edge.core.record import HEAD
+
+from .group import length
+from .lanes import Settlement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .spool_group import Group
-    from .spool_log import Log
-    from .spool_tallies import Tally
+    from .group import Group
+    from .log import Log
+    from .tallies import Tally
 
 _RANGES = 4096  # of a settlement; more begin another
 

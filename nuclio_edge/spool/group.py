@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from .core.record import HEAD
+from nuclio_edge.core.record import HEAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from .spool_lanes import Lane, Settlement
+    from .lanes import Lane, Settlement
 
     Done = Callable[[OSError | None], Any]
 

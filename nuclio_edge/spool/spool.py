@@ -25,33 +25,35 @@ from __future__ import annotations
 
 from errno import EAGAIN, ENOBUFS, ENOSPC
 
-from .core import port
-from .core.record import HEAD
+from nuclio_edge.core import port
+from nuclio_edge.core.record import HEAD
+
+from .budget import Budget
+from .cursor import Readers
 from .disk import Disk
-from .spool_budget import Budget
-from .spool_cursor import Readers
-from .spool_group import Group, length
-from .spool_log import Log
-from .spool_plan import compose
-from .spool_reading import Reading
-from .spool_recovery import Recovery
-from .spool_refusal import Refusal
-from .spool_room import Room
-from .spool_settling import Settling
-from .spool_writer import Job, Writer
+from .group import Group, length
+from .log import Log
+from .plan import compose
+from .reading import Reading
+from .recovery import Recovery
+from .refusal import Refusal
+from .room import Room
+from .settling import Settling
+from .writer import Job, Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .core.loop import Loop
-    from .spool_cursor import Cursor
-    from .spool_group import Done
-    from .spool_plan import Plan
-    from .spool_reading import Record
-    from .spool_tallies import Tallies, Tally
-    from .spool_writer import Hand
+    from nuclio_edge.core.loop import Loop
+
+    from .cursor import Cursor
+    from .group import Done
+    from .plan import Plan
+    from .reading import Record
+    from .tallies import Tallies, Tally
+    from .writer import Hand
 
 GROUP = 64 << 10  # bytes at which a group is written without waiting
 FULL = 4 << 20  # bytes at which appends are refused because the disk does not keep up

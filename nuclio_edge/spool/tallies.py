@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .spool_lanes import Lane, Lanes
+    from .lanes import Lane, Lanes
 
     Tally = tuple[int, int | str, int, int]  # kind and key of the lane, slot, how many more
 

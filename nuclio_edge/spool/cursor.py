@@ -5,15 +5,15 @@ Records of a kind that has readers are settled by them, when the last has gone p
 
 from __future__ import annotations
 
-from .core.port import json_bytes
+from nuclio_edge.core.port import json_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
+    from .reading import Record
     from .spool import Spool
-    from .spool_reading import Record
 
 
 class Cursor:

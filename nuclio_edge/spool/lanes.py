@@ -5,16 +5,17 @@ A lane's number stands for its kind and key in every record. The log names it at
 
 from __future__ import annotations
 
-from .core.port import json_bytes, json_loads
-from .core.record import pack_numbers, unpack_numbers
-from .spool_tallies import Tallies
+from nuclio_edge.core.port import json_bytes, json_loads
+from nuclio_edge.core.record import pack_numbers, unpack_numbers
+
+from .tallies import Tallies
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from .spool_segment import Segment
+    from .segment import Segment
 
 
 class Lane:

@@ -8,17 +8,18 @@ Laws:
 
 from __future__ import annotations
 
-from .core import port
-from .spool_reading import Look, places
-from .spool_writer import Job
+from nuclio_edge.core import port
+
+from .reading import Look, places
+from .writer import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from .plan import Plan
+    from .reading import Place
+    from .segment import Segment
     from .spool import Spool
-    from .spool_plan import Plan
-    from .spool_reading import Place
-    from .spool_segment import Segment
-    from .spool_writer import Hand
+    from .writer import Hand
 
 _BATCH = 64 << 10  # bytes that are copied with one group
 _MANY = 4  # segments from which on it is worth while to copy

@@ -10,11 +10,12 @@ from collections import Counter
 from itertools import accumulate, repeat
 from operator import attrgetter
 
-from .core.port import json_bytes
-from .core.record import HEAD, pack_numbers
-from .spool_group import as_bytes
-from .spool_lanes import Settlement, pack_checkpoint
-from .spool_segment import (
+from nuclio_edge.core.port import json_bytes
+from nuclio_edge.core.record import HEAD, pack_numbers
+
+from .group import as_bytes
+from .lanes import Settlement, pack_checkpoint
+from .segment import (
     CHECKPOINT,
     CONTROL,
     COPY,
@@ -29,17 +30,17 @@ from .spool_segment import (
     Segment,
     make_header,
 )
-from .spool_writer import PAGE, Write
+from .writer import PAGE, Write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .spool_cursor import Readers
-    from .spool_group import Group
-    from .spool_lanes import Lane
-    from .spool_log import Log
-    from .spool_reading import Place
-    from .spool_room import Room
-    from .spool_settling import Settling
+    from .cursor import Readers
+    from .group import Group
+    from .lanes import Lane
+    from .log import Log
+    from .reading import Place
+    from .room import Room
+    from .settling import Settling
 
 _KIND, _NUMBER, _NAMED = attrgetter("kind"), attrgetter("number"), attrgetter("named")
 

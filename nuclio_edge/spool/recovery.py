@@ -13,11 +13,12 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 
-from .core import port
-from .core.port import json_loads
-from .core.record import unpack_numbers
-from .spool_lanes import Lanes, unpack_checkpoint, unpack_settlement
-from .spool_segment import (
+from nuclio_edge.core import port
+from nuclio_edge.core.port import json_loads
+from nuclio_edge.core.record import unpack_numbers
+
+from .lanes import Lanes, unpack_checkpoint, unpack_settlement
+from .segment import (
     CHECKPOINT,
     CONTROL,
     COPY,
@@ -33,14 +34,14 @@ from .spool_segment import (
     read_header,
     scan,
 )
-from .spool_tallies import is_tally
+from .tallies import is_tally
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from .disk import Disk
-    from .spool_log import Log
+    from .log import Log
 
 _PAGE = 4096
 _PLAUSIBLE = 1_704_067_200_000  # 2024: a clock that says less has not been set

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import os
 
-from .core import port
-from .spool_lanes import Lanes
+from nuclio_edge.core import port
+
+from .lanes import Lanes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from .spool_plan import Plan
-    from .spool_segment import Segment
+    from .plan import Plan
+    from .segment import Segment
 
 _SHORT_MS = 60_000  # between two attempts to make a file on a full disk
 
