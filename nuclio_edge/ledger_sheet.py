@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from .delivery import Delivery
+    from .delivery.delivery import Delivery
     from .ledger import TriggerRow
     from .processor import Processor
 
@@ -122,7 +122,7 @@ class Disk:
     """The spool."""
 
     def __init__(self, delivery: Delivery) -> None:
-        from .backlog import NAMES
+        from .delivery.backlog import NAMES
 
         spool = delivery.spool
         self.lanes = [Lane(NAMES.get(lane.kind, str(lane.kind)), lane) for lane in spool.log.lanes]

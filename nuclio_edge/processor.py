@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .core.inbox import Trigger
     from .core.response import Response
     from .crash import End
-    from .delivery import Delivery
+    from .delivery.delivery import Delivery
     from .function import Function
     from .ledger import Tally
     from .logs import Log
@@ -392,7 +392,7 @@ class Processor:
             self._make_delivery()
 
     def _make_delivery(self) -> None:
-        from .delivery import Delivery
+        from .delivery.delivery import Delivery
 
         self.delivery = Delivery(self)
         self.delivery.open()

@@ -20,9 +20,9 @@ from struct import Struct
 from .core import msgpack
 from .core.port import now_ms
 from .core.record import HEAD, Reader, frames, seed_of
+from .delivery.stored import Stored, UnreadableError
 from .errors import EdgeError
 from .spool.disk import Disk
-from .stored import Stored, UnreadableError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

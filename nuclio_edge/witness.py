@@ -11,7 +11,7 @@ body. Results are kept, so that a replay can give the handler what the world ans
 from __future__ import annotations
 
 from .core import port
-from .stored import pack
+from .delivery.stored import pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

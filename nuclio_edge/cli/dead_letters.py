@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from nuclio_edge.dead_letters import DeadLetter
+    from nuclio_edge.delivery.dead_letters import DeadLetter
 
 ACTIONS = ("list", "show", "send", "drop")
 _LONGEST = 60  # characters of an error in the list
@@ -92,7 +92,7 @@ def _spool(folder: str) -> Iterator[Any]:
 
 def _chosen(spool: Any, options: argparse.Namespace) -> tuple[list[DeadLetter], list[int]]:
     """The letters that are meant, and the numbers that are those of none."""
-    from nuclio_edge.dead_letters import all_of
+    from nuclio_edge.delivery.dead_letters import all_of
 
     found = [
         letter
@@ -138,7 +138,7 @@ def _look(folder: str, options: argparse.Namespace) -> int:
 
 def _change(folder: str, options: argparse.Namespace) -> int:
     """Send or drop; when this returns 0 the disk has it."""
-    from nuclio_edge.dead_letters import send_again
+    from nuclio_edge.delivery.dead_letters import send_again
 
     if not options.ids and not options.all:
         print(f"{PROGRAM} dead-letters {options.action}: name their numbers, or --all", file=sys.stderr)
@@ -175,7 +175,7 @@ def _missing(options: argparse.Namespace, numbers: list[int]) -> int:
 def as_dict(letter: DeadLetter, *, whole: bool) -> dict[str, Any]:
     """A dead letter as JSON; `whole` with its event, as Nuclio's SDK writes events."""
     from nuclio_edge.core.port import json_loads
-    from nuclio_edge.stored import UnreadableError
+    from nuclio_edge.delivery.stored import UnreadableError
 
     said: dict[str, Any] = {"id": letter.id, **letter.about}
     try:

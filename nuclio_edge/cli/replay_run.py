@@ -6,9 +6,9 @@ import inspect
 
 from nuclio_edge.cli.beside import Beside
 from nuclio_edge.cli.replay_clock import ReplayClock
+from nuclio_edge.delivery.stored import UnreadableError
 from nuclio_edge.manifest.model import changed
 from nuclio_edge.recorder import LONG, STRANGE, Recorder, kept
-from nuclio_edge.stored import UnreadableError
 from nuclio_edge.witness import stand_in
 
 TYPE_CHECKING = False

@@ -39,14 +39,14 @@ class MemoryEvent(Event):
 
 def to_parts(event: MemoryEvent) -> tuple[int, bytes, bytes]:
     """What `stored` keeps beside body and time: the attributes that are set."""
-    from nuclio_edge.stored_other import set_parts
+    from nuclio_edge.delivery.stored_other import set_parts
 
     return set_parts(event)
 
 
 def from_parts(trigger: Trigger | None, _first: int, _path: bytes, rest: bytes, body: bytes, wall: int) -> MemoryEvent:
     """The event of what was kept of it."""
-    from nuclio_edge.stored_other import attributes
+    from nuclio_edge.delivery.stored_other import attributes
 
     event = MemoryEvent(trigger, None, "", body, attributes(rest))
     event.timestamp_ms = wall

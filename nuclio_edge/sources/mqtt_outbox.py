@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.loop import Loop
-    from nuclio_edge.outbox import Entry
+    from nuclio_edge.delivery.outbox import Entry
 
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...], Entry | None]
 

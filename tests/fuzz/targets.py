@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from nuclio_edge import frames as framing
 from nuclio_edge import recording as ring
-from nuclio_edge import stored as storing
 from nuclio_edge.core import decode as decoding
 from nuclio_edge.core import mqtt_codec as codec
 from nuclio_edge.core import mqtt_properties as properties
@@ -18,6 +17,7 @@ from nuclio_edge.core import msgpack as packing
 from nuclio_edge.core import record
 from nuclio_edge.core.port import json_dumps
 from nuclio_edge.core.record import HEAD, seed_of
+from nuclio_edge.delivery import stored as storing
 from nuclio_edge.manifest import check
 from nuclio_edge.manifest.problems import render, render_warnings
 

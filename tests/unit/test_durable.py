@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge.dead_letters import all_of, send_again
+from nuclio_edge.delivery.dead_letters import all_of, send_again
 from nuclio_edge.spool.unwritten import Unwritten
 from tests.rig import MEMORY, Rig, Settled
 

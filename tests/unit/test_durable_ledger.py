@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nuclio_edge.durable_ledger import COUNTS, REASONS, slot_of
+from nuclio_edge.delivery.ledger import COUNTS, REASONS, slot_of
 from nuclio_edge.ledger_sheet import Sheet
 from tests.rig import MEMORY, Rig, Settled
 

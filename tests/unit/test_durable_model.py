@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from nuclio_edge.core.inbox import Budget, Trigger
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.worker import conclude
-from nuclio_edge.delivery import Delivery
+from nuclio_edge.delivery.delivery import Delivery
 from nuclio_edge.sources.mqtt_event import mqtt_event
 
 KEY = "function.f.trigger[0]"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nuclio_edge import clock
 from nuclio_edge.clock import CLOCK, FLOOR_MS, QUALITIES, SYNCED
 from nuclio_edge.core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY
-from nuclio_edge.outbox import Keeper, pack, time_left, unpack
+from nuclio_edge.delivery.outbox import Keeper, pack, time_left, unpack
 from nuclio_edge.testing import Clock
 
 if TYPE_CHECKING:

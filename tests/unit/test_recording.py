@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuclio_edge.core import msgpack
+from nuclio_edge.delivery.stored import pack
 from nuclio_edge.recording import EVENT, OUTCOME, START, Recording, RecordingError, Ring, entry_parts, parse, read
 from nuclio_edge.sources.mqtt_event import mqtt_event
-from nuclio_edge.stored import pack
 
 SIZE = 65536
 

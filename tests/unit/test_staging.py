@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.staging import HASTY_FOR_MS, HASTY_MS, PRESS_MS, Stage
+from nuclio_edge.delivery.staging import HASTY_FOR_MS, HASTY_MS, PRESS_MS, Stage
 from nuclio_edge.testing.clock import Clock
 
 if TYPE_CHECKING:

@@ -13,11 +13,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nuclio_edge import clock
-from nuclio_edge import stored as stored_module
 from nuclio_edge.core import coap_compose, port
 from nuclio_edge.core.event import Event, TriggerInfo
 from nuclio_edge.core.event_sdk import EventSource
 from nuclio_edge.core.mqtt_properties import USER_PROPERTY, pack_properties
+from nuclio_edge.delivery import stored as stored_module
+from nuclio_edge.delivery.stored import HEADER, KINDS, Stored, UnreadableError, marked, pack
+from nuclio_edge.delivery.stored_other import OtherEvent, _names
 from nuclio_edge.sources.coap_event import CoapEvent
 from nuclio_edge.sources.gpio_event import GpioEvent
 from nuclio_edge.sources.http_event import http_event
@@ -26,8 +28,6 @@ from nuclio_edge.sources.mqtt_event import mqtt_event
 from nuclio_edge.sources.sensor import SensorEvent
 from nuclio_edge.sources.serial import SerialEvent
 from nuclio_edge.sources.timer import TimerEvent
-from nuclio_edge.stored import HEADER, KINDS, Stored, UnreadableError, marked, pack
-from nuclio_edge.stored_other import OtherEvent, _names
 from nuclio_edge.url import Url
 
 METHODS = ("as_json", "to_json", "compile_explicit_ack_message")

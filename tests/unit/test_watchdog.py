@@ -241,7 +241,7 @@ print(armed(), os.listdir(sys.argv[1]))
 
 def test_where_there_is_no_shared_memory_the_traces_have_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Delivery keeps a marker in the same folder, and replaces it."""
-    from nuclio_edge.delivery import MARKER
+    from nuclio_edge.delivery.delivery import MARKER
     from nuclio_edge.slots import slots_path
 
     monkeypatch.setattr(os.path, "isdir", lambda _path: False)

@@ -18,17 +18,17 @@ from __future__ import annotations
 import sys
 from struct import Struct
 
-from . import clock
-from .clock import SET, SYNCED, UNSET
-from .core import port
-from .errors import EdgeError
+from nuclio_edge import clock
+from nuclio_edge.clock import SET, SYNCED, UNSET
+from nuclio_edge.core import port
+from nuclio_edge.errors import EdgeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.event import Event
-    from .core.inbox import Trigger
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.core.inbox import Trigger
 
 VERSION = 1
 HEADER = Struct("<BBBBBHHIII")
@@ -47,7 +47,7 @@ _MOST_MS = 1 << 48  # the year 10889
 OTHER = 0
 # The kind's number -> (kind, the module and class of its event). Numbers are on disk: none is ever used again.
 KINDS = {
-    OTHER: ("", "nuclio_edge.stored_other:OtherEvent"),
+    OTHER: ("", "nuclio_edge.delivery.stored_other:OtherEvent"),
     1: ("mqtt", "nuclio_edge.sources.mqtt_event:MqttEvent"),
     2: ("coap", "nuclio_edge.sources.coap_event:CoapEvent"),
     3: ("http", "nuclio_edge.sources.http_event:HttpEvent"),
@@ -214,7 +214,7 @@ class Stored:
         """The attributes that could not be kept as they were, of an event that is not of our kinds."""
         if self._number not in _LOOSE:
             return []
-        from .stored_other import changed
+        from nuclio_edge.delivery.stored_other import changed
 
         return changed(bytes(self._record[self._rest_at : self._body_at]))
 
@@ -241,7 +241,7 @@ class Stored:
         elif boot != _OWN_BOOT and self._flags >> _QUALITY:
             clock.keep(event, self.timestamp_ms, -1, "", self.clock_quality)
         if trigger is None:
-            from .core.event import TriggerInfo
+            from nuclio_edge.core.event import TriggerInfo
 
             event.trigger = TriggerInfo(self.kind, "")
         return event

@@ -11,10 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.event import Event
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.function import Function
+
     from .delivery import Delivery
-    from .durable_trigger import Durable
-    from .function import Function
+    from .trigger import Durable
 
 # So many events of a function run alone after a crash. More may have been in work, but each start ends this many for
 # good: a culprit behind them is reached in the end.

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import os
 
+from nuclio_edge.durable import replace_file
+from nuclio_edge.spool.disk import Disk
+from nuclio_edge.spool.unwritten import Unwritten
+
 from .backlog import DEAD, EVENT, MARK, NAMES, OUTBOX, Backlog, pending
-from .durable import replace_file
-from .durable_ledger import DEAD_LETTERED, DurableLedger
-from .durable_trigger import Durable
-from .spool.disk import Disk
-from .spool.unwritten import Unwritten
+from .ledger import DEAD_LETTERED, DurableLedger
 from .staging import Stage
+from .trigger import Durable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from .core.event import Event
-    from .core.inbox import Trigger
-    from .core.response import Response
-    from .function import Function
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.core.inbox import Trigger
+    from nuclio_edge.core.response import Response
+    from nuclio_edge.function import Function
+    from nuclio_edge.processor import Processor
+    from nuclio_edge.spool.spool import Spool
+
     from .one_at_a_time import OneAtATime
-    from .processor import Processor
-    from .spool.spool import Spool
 
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
@@ -77,7 +79,7 @@ class Delivery:
             return False  # the spool says what it is
 
     def _load(self) -> Spool:
-        from .spool.spool import Spool
+        from nuclio_edge.spool.spool import Spool
 
         spool = Spool(
             self.loop,

@@ -7,7 +7,7 @@ messages again.
 
 from __future__ import annotations
 
-from .durable_ledger import FAILED, HANDLED
+from .ledger import FAILED, HANDLED
 
 MANY = 16_384  # bytes of messages of one event that wait in memory for its end
 
@@ -15,10 +15,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.event import Event
-    from .core.response import Response
-    from .durable_trigger import Durable
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.core.response import Response
+
     from .outbox import Entry
+    from .trigger import Durable
 
 
 class Outcome:

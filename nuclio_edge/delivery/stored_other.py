@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from .core import event_sdk, msgpack
-from .core.event import Event, TriggerInfo
-from .core.event_sdk import EventSource
-from .url import Url
+from nuclio_edge.core import event_sdk, msgpack
+from nuclio_edge.core.event import Event, TriggerInfo
+from nuclio_edge.core.event_sdk import EventSource
+from nuclio_edge.url import Url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.inbox import Trigger
+    from nuclio_edge.core.inbox import Trigger
 
 # What the header keeps, and what belongs to a delivery.
 _APART = {"raw_body", "id", "timestamp_ms", "monotonic_ms", "boot_id", "clock_quality"}

@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.loop import Loop, Timer
+    from nuclio_edge.core.loop import Loop, Timer
 
 # How long a nearly full window is watched before its events are stored: workers that are merely not scheduled yet get
 # their turn, and a connection that is shared with a slow function stalls no longer than this and a sync.

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import deque
 from struct import Struct
 
-from . import clock
+from nuclio_edge import clock
+from nuclio_edge.core.mqtt_codec import ProtocolError
+from nuclio_edge.core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
+
 from .backlog import OUTBOX, Backlog
-from .core.mqtt_codec import ProtocolError
-from .core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY, pack_properties, unpack_properties
 from .outcome import MANY, Outcome
 
 TYPE_CHECKING = False
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .clock import Stamp
-    from .core.event import Event
+    from nuclio_edge.clock import Stamp
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.spool.tallies import Tally
+
     from .delivery import Delivery
-    from .spool.tallies import Tally
 
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...]]
 

@@ -11,14 +11,15 @@ the outcomes and the pending events come to.
 
 from __future__ import annotations
 
+from nuclio_edge.ledger import TriggerRow, row_of
+
 from .backlog import EVENT
-from .ledger import TriggerRow, row_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.inbox import Trigger
+    from nuclio_edge.core.inbox import Trigger
 
 # Slots; numbers on disk, none is ever used again. From REASONS on, a slot is a reason for which events were shed.
 COUNTS = ("handled", "failed", "dead_lettered", "retried", "duplicates", "late")

@@ -14,19 +14,21 @@ from __future__ import annotations
 
 from collections import deque
 
+from nuclio_edge.core import port
+from nuclio_edge.core.response import Response
+from nuclio_edge.queues import take_all
+
 from .backlog import EVENT, Backlog
-from .core import port
-from .core.response import Response
 from .outcome import Outcome
-from .queues import take_all
 from .stored import Stored, UnreadableError, pack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.event import Event
-    from .core.inbox import Trigger
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.core.inbox import Trigger
+
     from .delivery import Delivery
     from .staging import Stage
 

@@ -5,18 +5,20 @@ The payload of such a record: u8 version, u32 length of a JSON object, the objec
 
 from __future__ import annotations
 
+from nuclio_edge.core.port import json_bytes, json_loads
+
 from .backlog import DEAD, EVENT
-from .core.port import json_bytes, json_loads
-from .durable_trigger import UNTOLD
 from .stored import Stored, marked, pack
+from .trigger import UNTOLD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .core.event import Event
-    from .core.inbox import Trigger
-    from .core.response import Response
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.core.inbox import Trigger
+    from nuclio_edge.core.response import Response
+
     from .delivery import Delivery
 
 _VERSION = 1
