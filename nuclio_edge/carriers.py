@@ -36,7 +36,7 @@ SHORT_OF_THREADS_MS = 100  # between two attempts to start a thread where there 
 # that may take a millisecond more for no fault of its own, as it waited for the interpreter's lock.
 SHORT_NS = 200_000
 SLOW = 32  # hand-overs of a short handler after a slow one, before it is led (again)
-# In the place of a call's ticks: a worker has nothing left to do, and whether its thread has ended with it.
+# Beside a worker in `Pool.done`: it has nothing left to do, and whether its thread has ended with it.
 HANDED_BACK = -1
 ENDED = -2
 
@@ -352,6 +352,8 @@ class Pool:
     def judge(self, worker: Worker) -> None:
         """Judge by its last hand-over whether a worker's handler is short."""
         runner = worker.runner
+        if not worker.calls:
+            return
         self.seat.last_ms = self.loop.now
         if worker.pace > SHORT_NS:
             runner.slow = SLOW

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class Ran:
     """Two lists beside each other, in the order in which the handler was called; only the worker lengthens them.
 
-    `calls` has the event alone when the handler returned None, else (event, result, error). `ticks`, which is
-    lengthened last, has how long each call took, by `port.clock`. The loop may take what there is at any moment:
-    nobody waits for the handler of the event behind. One event at a time would cost it 0.4 us more, a third of what an
-    event costs in a flood.
+    `calls` has the event alone when the handler returned None, else (event, result, error), as always of a worker that
+    was abandoned. `ticks`, which is lengthened last, has how long each call took, by `port.clock`. The loop may take
+    what there is at any moment: nobody waits for the handler of the event behind. One event at a time would cost it
+    0.4 us more, a third of what an event costs in a flood.
     """
 
     __slots__ = ("calls", "ticks")
@@ -51,9 +51,12 @@ class Ran:
                     continue
                 trigger = call._trigger
                 buckets = trigger.buckets = trigger.buckets or [0] * 65
+            try:
+                size += len(call.raw_body)
+            except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
+                call.raw_body = b""
             run.append(call)
             busy += took
-            size += len(call.raw_body)
             buckets[took.bit_length()] += 1
         if run:
             _book(trigger, run, busy, size, on_error)
@@ -62,6 +65,10 @@ class Ran:
 def _conclude(call: Any, took: int, expired: Event | None, on_error: Callable[[BaseException, Any], Any]) -> None:
     event, result, error = call if type(call) is tuple else (call, None, None)
     if event is not expired:
+        try:
+            len(event.raw_body)
+        except Exception:  # noqa: BLE001 - as above
+            event.raw_body = b""
         try:
             conclude(event._trigger, event, result, error, took)
         except Exception as fault:  # noqa: BLE001 - the others are concluded all the same

@@ -61,8 +61,9 @@ class Seat:
         self._lease = 0
         self._lent_at = 0
         self._alarm: Alarm | None = None  # the deputy makes it
-        self._put_off_ms = 0  # when the alarm was put off last
-        self._turning = self._pinned = False
+        self._put_off_ms = -1  # the turn in which a lease has put the alarm off; -1: the deputy has set it since
+        self._begun = False  # whether the deputy's thread has begun to watch
+        self._turning = self.pinned = False
         self.last_ms = 0  # when a worker was started, or has handed back, last
         self._used_ms = 0
         self._streak = 0
@@ -78,8 +79,8 @@ class Seat:
 
         Where a bound worker's carrier has the seat, another carrier gets it at the end of this turn and keeps it.
         """
-        if not self._pinned:
-            self._pinned = True
+        if not self.pinned:
+            self.pinned = True
             worker = self.carrier.worker if self.carrier is not None else None
             if worker is not None and worker.holds_state():
                 self.leave(worker)
@@ -116,7 +117,7 @@ class Seat:
     def leads(self, worker: Worker) -> bool:
         """Whether the worker will be served by the loop's own thread when this turn ends."""
         runner = worker.runner
-        if not self._turning or runner.slow or not worker.ready or self._pinned:
+        if not self._turning or runner.slow or not worker.ready or self.pinned:
             return False
         if not self.watching:
             self._notice(worker)
@@ -168,9 +169,9 @@ class Seat:
                 return
             self._deputy.duty = self.watch
             self._deputy.go.release()
-        elif self._alarm is not None:  # it has slept, and its alarm is its own
+        elif self._begun and self._alarm is not None:  # it has ended watching, and waits for its alarm
             self.watching = True
-            self._put_off_ms = now
+            self._put_off_ms = -1
             self._alarm.set(QUIET_NS)
 
     # -- with the seat ------------------------------------------------------------------------------------------------
@@ -223,7 +224,7 @@ class Seat:
         carrier = self.carrier
         pool = self._pool
         assert pool is not None  # noqa: S101 - workers come from it
-        if self._pinned or carrier is None or (worker.carrier is not carrier and not pool.seize(carrier, worker)):
+        if self.pinned or carrier is None or (worker.carrier is not carrier and not pool.seize(carrier, worker)):
             pool.dispatch(worker)  # it, or the one served just before, is bound to its thread by now
             return 0
         loop = self.loop
@@ -231,9 +232,10 @@ class Seat:
         self._lent_at = port.clock()
         lease = self._lease = self._lease + 1
         self._lent.append(lease)
-        if loop.now != self._put_off_ms and self._alarm is not None:
+        alarm = self._alarm
+        if loop.now != self._put_off_ms and alarm is not None:
             self._put_off_ms = loop.now
-            self._alarm.set(2 * PATIENCE_NS)
+            alarm.set(2 * PATIENCE_NS)
         # In this order: the deputy says that it watches no more, then looks for a lease.
         if not self.watching and self._regain(lease):
             pool.dispatch(worker)
@@ -246,7 +248,10 @@ class Seat:
         self._used_ms = loop.now
         self.led += 1
         if error is None and not ended:
-            worker.runner.served(worker)
+            try:
+                worker.runner.served(worker)
+            except Exception as fault:  # noqa: BLE001 - one bad thing stays one bad thing
+                loop.on_error(fault, worker.runner.served)
         else:
             worker.hand_back(error, ended)
             loop._guard(pool.collect)
@@ -274,14 +279,14 @@ class Seat:
             try:
                 alarm = Alarm()
             except (OSError, ImportError, AttributeError):
-                self._pinned = True  # nobody can watch: nothing is led
+                self.pinned = True  # nobody can watch: nothing is led
                 carrier.go.acquire()
                 return True
             self._alarm = alarm
         lent = self._lent
-        seen, quiet = self._lease, True
-        self.watching = True
-        alarm.set(QUIET_NS)
+        seen, quiet = self._lease, False
+        self._begun = self.watching = True
+        alarm.set(PATIENCE_NS)
         while True:
             alarm.wait()
             if not self._turning:
@@ -293,7 +298,7 @@ class Seat:
                 except ValueError:
                     pass
                 else:
-                    self.watching = False
+                    self.watching = self._begun = False
                     self._deputy = None
                     self.taken += 1
                     return self.sit(carrier)

@@ -1,4 +1,4 @@
-"""Worker threads: a deque a function, claimed by atomic `popleft`; outcomes come back by one deque and a wake-up.
+"""Worker threads: a deque a function, claimed by atomic `popleft`; each notes what it did, a deque says who has news.
 
 Laws:
 - The loop alone starts workers, gives them a carrier (the thread) and concludes events; a worker claims and calls.
@@ -75,7 +75,9 @@ class Worker:
         # The loop reads both at any moment, `current` first: `since` is then the start of that call or of a later one.
         self.current: Any = None  # the event in the handler, or _STARTING
         self.since = 0
-        self.calls = self.pace = 0  # in the last hand-over, and the ns that one took
+        self.calls = self.pace = (
+            0  # calls in the last hand-over, and the ns that each took in the last one that had any
+        )
         self.ran = Ran()
         self.seen = 0  # `since`, when the loop looked last
 
@@ -128,7 +130,7 @@ class Worker:
             call = handler
         ran = self.ran.calls.append
         took = self.ran.ticks.append
-        calls = 0
+        calls = self.calls = 0
         start = told = begun = clock()
         until = start + limit_ns
         while start < until:
@@ -163,12 +165,12 @@ class Worker:
                 stamp[0] = told = end
                 call = noting
                 self.tell()
-                if end - begun > _GIVE_WAY and end - begun < calls * SHORT_NS:
+                if calls * SHORT_NS > end - begun > _GIVE_WAY and not runner.pool.seat.pinned:
                     break
             start = end
+        self.calls = calls
         if calls:
             self.pace = (start - begun) // calls
-            self.calls = calls
 
     def tell(self) -> None:
         """Let the loop look at what is done."""
@@ -192,7 +194,11 @@ class Worker:
     def book(self) -> None:
         """Conclude what is done; on the loop."""
         if self.ran.ticks:
-            self.ran.book(self.expired, self.runner.pool.loop.on_error)
+            on_error = self.runner.pool.loop.on_error
+            try:
+                self.ran.book(self.expired, on_error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the worker's hand-back counts
+                on_error(error, self.book)
 
     def holds_state(self) -> bool:
         """Whether user_data holds anything: then the worker keeps its thread."""
@@ -366,6 +372,11 @@ class ThreadRunner:
 
     def _flush(self) -> None:
         queued = waiting = len(self.queue)
+        if self._fetcher is None:
+            for worker in self.workers:
+                if worker.busy:  # it may have claimed what has just come, and not have told what it did before that
+                    self._begin_fetching()
+                    break
         if not waiting or self.function.suspended:
             return
         if self._idle is not None:
@@ -384,8 +395,11 @@ class ThreadRunner:
         if self._deadline is None:
             self._watch()
         if self._fetcher is None and (queued > 1 or waiting):  # else one event found one worker, which tells at once
-            self._fetch_ms = FETCH_MS
-            self._fetcher = self.pool.loop.call_later(FETCH_MS, self._fetch)
+            self._begin_fetching()
+
+    def _begin_fetching(self) -> None:
+        self._fetch_ms = FETCH_MS
+        self._fetcher = self.pool.loop.call_later(FETCH_MS, self._fetch)
 
     def _fetch(self) -> None:
         """Conclude what busy workers have done and not told: they may be in a call that takes long."""

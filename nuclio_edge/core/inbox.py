@@ -126,7 +126,8 @@ class Trigger:
         self.pending -= count
         budget = self.budget
         if budget is not None:
-            cost = size + count * EVENT_COST
+            # With nothing pending all of it: a handler may have changed a body, and no memory stays taken for ever.
+            cost = size + count * EVENT_COST if self.pending else self.held
             self.held -= cost
             budget.used -= cost
         if self._grace >= 0 and self.pending <= self.size >> 1:

@@ -29,7 +29,7 @@ class Backlog:
         self._after = 0  # every record up to here is held
 
     def next(self, limit: int) -> list[Any]:
-        """Some of the oldest records that are on disk alone, one at least; they have about `limit` bytes at most."""
+        """Some of the oldest records that are on disk alone, about `limit` bytes; none when the disk cannot be read."""
         found: list[Any] = []
         after = self._after
         while self.alone and not found:

@@ -65,7 +65,10 @@ class Delivery:
 
     def open(self) -> None:
         """Read what the last process left."""
-        self.spool = Unwritten(self._table.max_size, self._begin_to_write) if self._is_new() else self._load()
+        if self._is_new():
+            self.spool = Unwritten(self.loop, self._table.max_size, self._begin_to_write, self._trouble)
+        else:
+            self.spool = self._load()
         self.ledger = DurableLedger(self.spool)
         self._read_marker()
 

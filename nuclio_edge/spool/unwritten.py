@@ -6,37 +6,76 @@ something is to be stored: 0.6 MiB, and 15 ms once.
 
 from __future__ import annotations
 
+from errno import EAGAIN, errorcode
 from types import SimpleNamespace
+
+from nuclio_edge.core import port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from nuclio_edge.core.loop import Loop
+
     from .spool import Spool
+
+
+AGAIN_MS = 1000  # between two attempts to become a spool
 
 
 class Unwritten:
     """As much of a Spool's contract as holds without a record; loop thread only.
 
-    `begin()` returns the spool and puts it into the place of this; `size` is its limit in bytes.
+    `begin()` returns the spool and puts it into the place of this; `size` is its limit in bytes. Where it cannot be had
+    (no descriptor left to load it with), appends fail by `done(error)` as with a disk that cannot be used, and
+    `on_trouble(text)` is called, with "" when it works.
     """
 
-    trouble = ""
     in_hand = None
     written = commits = damaged = 0
 
-    def __init__(self, size: int, begin: Callable[[], Spool]) -> None:
+    def __init__(
+        self, loop: Loop, size: int, begin: Callable[[], Spool], on_trouble: Callable[[str], Any] = lambda _: None
+    ) -> None:
+        self.trouble = ""
         self.on_write: Callable[[], Any] = lambda: None  # there is nothing to be written with
         self.refused: dict[str, int] = {}
         self.recovery = SimpleNamespace(next=1)
         self.log = SimpleNamespace(lanes=_NoLanes(), sizes={}, limit=size)
         self.tallies = _NoTallies()
+        self._loop = loop
         self._begin = begin
+        self._on_trouble = on_trouble
+        self._error = OSError()
+        self._retry_at = 0
+        self._number = 0  # of what was refused; a spool's own numbers are above 0
 
-    def append(self, *record: Any, **more: Any) -> int:
+    def append(self, kind: int, key: int | str, payload: Any, done: Any = None, **more: Any) -> int:
         """The first record."""
-        return self._begin().append(*record, **more)
+        if not self.trouble or port.ticks_ms() >= self._retry_at:
+            try:
+                spool = self._begin()
+            except Exception as fault:  # noqa: BLE001 - descriptors, memory, files that an upgrade has replaced
+                self._fail(fault if isinstance(fault, OSError) else OSError(EAGAIN, f"{type(fault).__name__}: {fault}"))
+            else:
+                if self.trouble and not spool.trouble:
+                    self._on_trouble("")
+                return spool.append(kind, key, payload, done, **more)
+        error = self._error
+        reason = errorcode.get(error.errno or 0, "other")
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        if done is not None:
+            self._loop.call_soon(lambda: done(error))
+        self._number -= 1
+        return self._number
+
+    def _fail(self, error: OSError) -> None:
+        self._error = error
+        self._retry_at = port.ticks_ms() + AGAIN_MS
+        said, self.trouble = self.trouble, f"the spool cannot be loaded: {error}"
+        if not said:
+            self._on_trouble(self.trouble)
 
     def settle(self, _number: int) -> bool:
         """Nothing is pending."""

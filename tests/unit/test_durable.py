@@ -124,6 +124,34 @@ def test_an_event_that_ran_when_the_process_died_runs_again_and_is_marked(start:
         rig.until(lambda: stored(rig) == 0)
 
 
+def test_a_spool_that_cannot_be_loaded_is_a_disk_that_cannot_be_used_until_it_can(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(function(), GATED) as rig:
+        delivery: Any = rig.processor.delivery
+        load = delivery._load
+
+        def fails() -> Any:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(delivery, "_load", fails)
+        settled = Settled()
+        for number in range(3):
+            rig.deliver("/in", b"%d" % number, settled)
+        rig.until(lambda: delivery.spool.trouble)
+        rig.until(lambda: delivery.spool.refused.get("EMFILE", 0) >= 3)
+        assert rig.records.text().count("the spool cannot be used") == 1
+        monkeypatch.setattr(delivery, "_load", load)
+        rig.until(lambda: type(delivery.spool) is not Unwritten)
+        rig.until(lambda: stored(rig) == 3 and durable(rig))
+        assert "the spool can be used again" in rig.records.text()
+        module(rig)["gate"].set()
+        rig.until(lambda: len(settled.outcomes) == 3)
+        assert bodies(rig) == [b"0", b"1", b"2"]
+        assert rig.balanced()
+        assert rig.processor.differences() == []
+
+
 def test_what_is_on_disk_is_read_in_bulk_and_not_for_each_event_that_fits(
     start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

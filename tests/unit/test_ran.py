@@ -144,6 +144,26 @@ def test_a_source_that_raises_leaves_no_other_event_untold() -> None:
     closed(trigger)
 
 
+def test_an_event_whose_body_a_handler_has_spoiled_takes_no_other_along() -> None:
+    for count in (1, 5):
+        source = Source()
+        trigger = trigger_of(source)
+        ran = Ran()
+        made = events(trigger, count)
+        made[0].raw_body = None  # type: ignore[assignment]  # as a handler may
+        if count > 1:
+            made[3].raw_body = None  # type: ignore[assignment]
+        for number, event in enumerate(made):
+            note(ran, (event, "x", None) if number == 3 else event)
+        errors: list[Any] = []
+        ran.book(None, lambda *what: errors.append(what))  # noqa: B023 - called at once
+        assert source.settled == made
+        assert not errors
+        assert trigger.pending == 0
+        assert trigger.held == trigger.budget.used == 0  # type: ignore[union-attr]
+        closed(trigger)
+
+
 def test_what_a_source_does_not_settle_together_is_settled_one_by_one() -> None:
     source = Together()
     trigger = trigger_of(source)

@@ -206,6 +206,41 @@ def test_a_handler_that_became_slow_leaves_the_loops_thread_though_it_holds_stat
     assert set(rig.stream()) == {b"True"}  # and comes back to it
 
 
+def test_what_a_led_handler_raises_into_the_booking_ends_nothing_but_itself(rigs: Any) -> None:
+    spoils = "def handler(context, event):\n    if event.raw_body == b'spoil':\n        event.raw_body = None\n"
+    rig = rigs(function("f"), f=spoils)
+    rig.stream()
+    settled = Settled()
+
+    def burst() -> None:
+        for body in (b"a", b"spoil", b"b", b"spoil"):
+            rig.processor.sources["mem"].deliver("/f", body, settled)
+
+    for count in range(4, 200, 4):
+        rig.processor.loop.post(burst)
+        rig.until(lambda wanted=count: len(settled.outcomes) == wanted)
+    assert rig.main.is_alive()
+    assert rig.balanced()
+    assert rig.trigger("f").held == 0
+
+
+def test_a_deputy_that_begins_to_watch_lets_the_next_lease_put_its_alarm_off(rigs: Any) -> None:
+    rig = rigs(function("f"), f=SHORT)
+    rig.stream()
+    rig.until(lambda: not rig.seat.watching, "the deputy to sleep")
+    seen: list[Any] = []
+
+    def stream() -> None:
+        worker = rig.processor.functions["f"].runner.workers[0]
+        while not rig.seat.watching:
+            rig.seat._notice(worker)
+        seen.append(rig.seat._put_off_ms)
+
+    rig.processor.loop.post(stream)
+    rig.until(lambda: seen)
+    assert seen == [-1]
+
+
 def test_a_worker_whose_queue_does_not_empty_is_led_in_the_end(rigs: Any) -> None:
     code = (
         "import time\n"

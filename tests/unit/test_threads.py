@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,27 @@ def test_nobody_waits_for_the_handler_of_the_event_behind(tmp_path: Path, answer
         rig.processor.functions["f"].handler.__globals__["go"].set()
         rig.until(lambda: len(settled.outcomes) == 4)
         assert rig.trigger("f").handled == 5
+
+
+@pytest.mark.parametrize("answer", ["None", "'done'"])
+def test_nor_for_that_of_an_event_that_is_claimed_while_the_loop_is_busy(tmp_path: Path, answer: str) -> None:
+    code = (
+        "import threading, time\ngo = threading.Event()\n"
+        "def handler(context, event):\n"
+        "    if event.raw_body:\n        go.wait(60)\n"
+        f"    time.sleep(0.0004)\n    return {answer}\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
+        rig.ask("/f")
+        runner = rig.processor.functions["f"].runner
+        rig.until(lambda: runner._fetcher is None)
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.processor.loop.turn(0)  # handed over
+        rig.deliver("/f", b"slow")
+        rig.processor.loop.post(lambda: time.sleep(0.01))  # the rest of a long turn: the worker claims both meanwhile
+        rig.until(lambda: settled.outcomes)
+        rig.processor.functions["f"].handler.__globals__["go"].set()
 
 
 def test_several_workers_run_side_by_side_each_with_a_context_of_its_own(tmp_path: Path) -> None:
