@@ -81,14 +81,15 @@ def beside(bench: Bench, broker: Mosquitto, qos: int, count: int, sixth: str, ra
     with processor(bench.folder(), manifest(broker.url, text)) as subject, Driver(broker.port) as driver:
         subscribed(broker, subject, before)
         with Driver(broker.port, "flood") as flood:
-            steady(driver.sock, qos, count // 4, flood.sock, rate)
-            took = steady(driver.sock, qos, count, flood.sock, rate)
+            steady(driver.sock, STEADY, count // 4, flood.sock, rate, qos)
+            took = steady(driver.sock, STEADY, count, flood.sock, rate, qos)
     return {"p50": percentile(took, 0.5), "p99": percentile(took, 0.99)}
 
 
-def steady(sock: socket.socket, qos: int, count: int, flood: socket.socket, flood_rate: int) -> list[float]:
+def steady(
+    sock: socket.socket, rate: float, count: int, flood: socket.socket, flood_rate: int, qos: int = 0
+) -> list[float]:
     """Milliseconds from each of `count` events over five topics to its reply, while `flood` sends others."""
-    rate = STEADY
     due: list[float] = []
     took = [-1.0] * count
     left, sent, flooded = count, 0, 0
