@@ -3,8 +3,8 @@
 A hand-over to a worker's thread and back costs four switches of threads, 25 to 55 us of CPU, more than the whole event.
 So while events stream, the thread that turns the loop is a worker's carrier, and runs a handler that has shown itself
 short on the spot. A handler that waits must stall only itself all the same: before the call the seat is lent, and
-an alarm of the kernel is put off. When it goes off, a deputy takes a lease that has lasted for a millisecond:
-the deputy turns the loop from then on, the other thread goes on as what it then is, the carrier of a slow worker. See
+an alarm of the kernel is put off. When it goes off, a deputy takes a lease that goes on for more than a millisecond: it
+turns the loop from then on, the other thread goes on as what it then is, the carrier of a slow worker. See
 docs/decisions/0008-the-loops-seat.md.
 
 Laws:
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from .core.loop import Loop
     from .threads import Worker
 
-PATIENCE_NS = (
-    1_000_000  # a lease that lasts longer is taken: a handler that waits holds the loop up for one to two of it
-)
+# A lease that lasts longer is looked at once more, then taken: a handler that waits holds the loop up for two to three
+# milliseconds at most. Taken at once, the seat would move whenever the kernel gave the processor to another process.
+PATIENCE_NS = 1_000_000
+AGAIN_NS = 500_000
 QUIET_NS = 16_000_000  # without a lease for so long the deputy watches no more
 STREAM_GAP_MS = 5  # hand-overs that follow each other within this time, so many of them, are a stream
 STREAM_LENGTH = 16
@@ -285,6 +286,7 @@ class Seat:
             self._alarm = alarm
         lent = self._lent
         seen, quiet = self._lease, False
+        late = 0  # the lease that was found to last too long, and is looked at once more
         self._begun = self.watching = True
         alarm.set(PATIENCE_NS)
         while True:
@@ -293,6 +295,10 @@ class Seat:
                 return True
             lease = self._lease  # before `_lent_at`, which is written first
             if lent and port.clock() - self._lent_at >= PATIENCE_NS:
+                if lease != late:  # its thread may not have had a processor, and is about to end it
+                    late = lease
+                    alarm.set(AGAIN_NS)
+                    continue
                 try:
                     lent.remove(lease)
                 except ValueError:
