@@ -66,6 +66,7 @@ def captured(test: Callable[[Rig], None]) -> Callable[[], None]:
         made = Rig()
         kept = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = made.out, made.err
+        running.bind(None)  # an inline function of another test may have been the last on this thread
         capture.install()
         try:
             test(made)
