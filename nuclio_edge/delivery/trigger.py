@@ -416,16 +416,14 @@ class Durable:
         if self._many is None or delivery.outcomes or self.suspects is not None or self._loose:
             return events
         fresh = self.stage.fresh
-        plain, others = [], []
-        for event in events:
-            if event in fresh and type(event._token) is int and not event._props:
-                del fresh[event]
-                plain.append(event)
-            else:
-                others.append(event)
-        for event in self._many(plain):
-            self._plain(event)
-        return others
+        elsewhere: list[Event] = []
+        if not fresh.keys() >= set(events):  # all of them at once: 0.13 us less each
+            elsewhere = [event for event in events if event not in fresh]
+            events = [event for event in events if event in fresh]
+        others: list[Event] = self._many(events)
+        for event in set(events).difference(others) if others else events:
+            del fresh[event]
+        return elsewhere + others
 
     def tell(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """Let the source know what came of an event, if it has not been told; the last that happens to it here."""

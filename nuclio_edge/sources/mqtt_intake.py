@@ -6,7 +6,7 @@ from collections import deque
 
 from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
-from nuclio_edge.sources.mqtt_session import REPLY_ONLY, Session, Shared
+from nuclio_edge.sources.mqtt_session import ARRIVAL, PUBACK, REPLY_ONLY, Session, Shared
 from nuclio_edge.sources.mqtt_subscribe import Split
 
 TYPE_CHECKING = False
@@ -98,7 +98,9 @@ class Intake:
             event._token = None
             return False if submit(event) else self._hold(event)
         session = self.session
-        session.expect(event, packet_id)
+        session.arrivals = arrival = session.arrivals + ARRIVAL  # `token` spelled out: 0.1 us less
+        event._token = arrival + (PUBACK + packet_id)
+        session.arriving = event
         taken = submit(event)
         if session.arriving is event:
             session.arriving = None  # `keep` spelled out: a call less

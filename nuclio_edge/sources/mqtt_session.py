@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 # A token is an int: the number of the arrival above 32 bits that are the acknowledgement as it will be written. Tokens
 # therefore sort by arrival, and those of earlier connections are smaller than `_first_token`.
-_ARRIVAL = 1 << 32
-_PUBACK = 0x40020000  # with the packet identifier in the lower half
+ARRIVAL = 1 << 32
+PUBACK = 0x40020000  # with the packet identifier in the lower half
 _QOS2 = 0x10000000  # makes it a PUBREC
 _ID = 0xFFFF
+_PLAIN = _ID | _QOS2
 _SETTLED = -1  # the token of what was settled while no connection could carry the acknowledgement
 
 SHARED_REPLY = False  # the same of a delivery that went to several functions
@@ -55,9 +56,11 @@ class Session:
         self._at_end = at_end
         self.unsettled: dict[int, Any] = {}  # packet identifier -> MqttEvent or Shared
         self.received: set[int] = set()  # QoS 2: settled, PUBREC sent, PUBREL not yet seen (4.3.3)
-        self._arrivals = 0
+        self.arrivals = 0  # times ARRIVAL; the way in counts those of QoS 1 itself, and binds them
         self._first_token = 0
-        self.arriving: Any = None  # the delivery that is being submitted and has not settled yet
+        # A new delivery of QoS 1 that is being submitted, and has not settled yet; if it is still here after that,
+        # `keep` it.
+        self.arriving: Any = None
         self._acks: list[int] = []
         self.stale = 0  # settled when their connection had gone: not acknowledged before the broker sends them again
 
@@ -70,18 +73,9 @@ class Session:
 
     def disconnected(self) -> None:
         """The connection is gone: nothing that came on it can be acknowledged any more."""
-        self._arrivals += _ARRIVAL
-        self._first_token = self._arrivals
+        self.arrivals += ARRIVAL
+        self._first_token = self.arrivals
         self._acks.clear()
-
-    def expect(self, event: Any, packet_id: int) -> None:
-        """Bind a delivery of QoS 1 that has just come, and is none that we have, to this connection.
-
-        It may settle while it is submitted; if it is still `arriving` after that, `keep` it.
-        """
-        self._arrivals = arrival = self._arrivals + _ARRIVAL
-        event._token = arrival + (_PUBACK + packet_id)
-        self.arriving = event
 
     def keep(self, event: Any, packet_id: int) -> None:
         """Keep a delivery that will settle later."""
@@ -90,8 +84,8 @@ class Session:
 
     def token(self, first: int, packet_id: int) -> int:
         """The token of a delivery of QoS 1 or 2 that has just come."""
-        self._arrivals += _ARRIVAL
-        return self._arrivals + _PUBACK + (_QOS2 if first & 4 else 0) + packet_id
+        self.arrivals += ARRIVAL
+        return self.arrivals + PUBACK + (_QOS2 if first & 4 else 0) + packet_id
 
     def again(self, first: int, packet_id: int, topic: bytes, body: bytes) -> Any:
         """Whether a PUBLISH is one that we have: the delivery, now bound to this connection; True if it is settled.
@@ -143,26 +137,23 @@ class Session:
             self.acknowledge(token)
 
     def settle_many(self, packets: list[Any]) -> list[Any]:
-        """`settle` of those that are plain, for 0.9 us less each; the others are returned, and still to be settled."""
+        """`settle` of those that are plain, for 1.1 us less each; the others are returned, and still to be settled."""
         others = []
-        unsettled = self.unsettled
         least = self._first_token
+        take = self.unsettled.pop
         acks = self._acks
         if not acks:
             self._at_end(self.flush)
         for packet in packets:
             token = packet._token
-            if (
-                type(token) is int
-                and token >= least
-                and not token & _QOS2
-                and not packet._props
-                and unsettled.get(token & _ID) is packet
-            ):
-                del unsettled[token & _ID]
-                acks.append(token)
-            else:
-                others.append(packet)
+            if type(token) is int and token >= least and not packet._props:
+                held = take(token & _PLAIN, None)  # of QoS 2 no such identifier is held: it keeps its own way
+                if held is packet:
+                    acks.append(token)
+                    continue
+                if held is not None:
+                    self.unsettled[token & _PLAIN] = held
+            others.append(packet)
         return others
 
     def part(self, packet: Any) -> None:

@@ -34,7 +34,8 @@ class Written:
     def come(self, packet_id: int) -> Any:
         """A delivery of QoS 1 that is being submitted."""
         event: Any = SimpleNamespace(_topic=b"a", raw_body=b"x", _first=0x32, _token=None)
-        self.session.expect(event, packet_id)
+        event._token = self.session.token(0x32, packet_id)
+        self.session.arriving = event
         return event
 
 
@@ -85,7 +86,7 @@ def test_what_settles_while_it_is_submitted_and_its_connection_is_lost_is_told_w
 
 def test_after_as_many_deliveries_as_32_bits_can_count_acknowledgements_are_still_right(written: Written) -> None:
     session = written.session
-    session._arrivals = session._first_token = (1 << 64) - (1 << 32)
+    session.arrivals = session._first_token = (1 << 64) - (1 << 32)
     for packet_id in (1, 2, 3):
         session.settle(written.come(packet_id))
     assert written.end_turn() == bytes.fromhex("40020001 40020002 40020003")
