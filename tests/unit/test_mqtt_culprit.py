@@ -98,7 +98,8 @@ def test_a_message_that_closes_every_connection_is_given_up_said_once_and_the_ot
         send(one, *good, qos=qos)  # the window is open again
         wait_until(lambda: publisher.sent == 80)
         assert len(broker.peers) == before
-        assert before <= 2 + LOSSES + PROOFS
+        # A close that swallows answers on their way leaves another message first: the count begins anew then.
+        assert before <= 2 * (2 + LOSSES + PROOFS)
 
 
 def test_another_one_on_the_same_topic_costs_fewer_connections_and_is_not_said_again(rig: Any) -> None:
