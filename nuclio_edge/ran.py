@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .core.worker import conclude
+from .core.encode import to_response
+from .core.worker import conclude, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,6 +12,11 @@ if TYPE_CHECKING:
 
     from .core.event import Event
     from .core.inbox import Trigger
+    from .core.response import Response
+
+    OnError = Callable[[BaseException, Any], Any]
+
+BAD = 400  # a status from here on says that the event has failed
 
 
 class Ran:
@@ -28,11 +34,14 @@ class Ran:
         self.calls: list[Any] = []
         self.ticks: list[int] = []
 
-    def book(self, expired: Event | None, on_error: Callable[[BaseException, Any], Any]) -> None:
+    def book(self, expired: Event | None, on_error: OnError) -> None:
         """Conclude all that there is, in order, but for the `expired` event, which was concluded; on the loop."""
         count = len(self.ticks)
         if count == 1:  # most often, where nothing streams
-            _conclude(self.calls.pop(0), self.ticks.pop(0), expired, on_error)
+            call, took = self.calls.pop(0), self.ticks.pop(0)
+            event, result, error = call if type(call) is tuple else (call, None, None)
+            if event is not expired:
+                _conclude(event, result, error, took, on_error)
             return
         calls, ticks = self.calls[:count], self.ticks[:count]
         del self.calls[:count], self.ticks[:count]
@@ -40,10 +49,10 @@ class Ran:
             _book_mixed(calls, ticks, expired, on_error)
 
 
-def _book_alike(calls: list[Any], ticks: list[int], on_error: Callable[[BaseException, Any], Any]) -> bool:
+def _book_alike(calls: list[Any], ticks: list[int], on_error: OnError) -> bool:
     """Book calls that are all of one trigger and returned None, 70 ns less each; False, with nothing done, if not."""
     trigger: Trigger = getattr(calls[0], "_trigger", None)  # type: ignore[assignment]  # of a tuple None
-    if trigger is None or _one_by_one(trigger):
+    if trigger is None or _is_apart(trigger):
         return False
     size = 0
     try:
@@ -56,64 +65,116 @@ def _book_alike(calls: list[Any], ticks: list[int], on_error: Callable[[BaseExce
     buckets = trigger.buckets = trigger.buckets or [0] * 65
     for took in ticks:
         buckets[took.bit_length()] += 1
-    _book(trigger, calls, sum(ticks), size, on_error)
+    _count(trigger, len(calls), sum(ticks), size)
+    _settle(trigger, calls, on_error)
     return True
 
 
-def _book_mixed(
-    calls: list[Any], ticks: list[int], expired: Event | None, on_error: Callable[[BaseException, Any], Any]
-) -> None:
-    trigger: Any = None
-    run: list[Event] = []  # calls of this trigger that returned None, so far
-    busy = size = 0
+def _book_mixed(calls: list[Any], ticks: list[int], expired: Event | None, on_error: OnError) -> None:
+    """Book whatever there is: what ended well in runs of one trigger, the others each by itself."""
+    run = Run(None, on_error)
     for call, took in zip(calls, ticks, strict=True):
-        if type(call) is tuple or call._trigger is not trigger:
-            if run:
-                _book(trigger, run, busy, size, on_error)
-                run = []
-                busy = size = 0
-            if type(call) is tuple or _one_by_one(call._trigger):
-                _conclude(call, took, expired, on_error)
-                trigger = None
-                continue
-            trigger = call._trigger
-            buckets = trigger.buckets = trigger.buckets or [0] * 65
-        try:
-            size += len(call.raw_body)
-        except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
-            call.raw_body = b""
-        run.append(call)
-        busy += took
-        buckets[took.bit_length()] += 1
-    if run:
-        _book(trigger, run, busy, size, on_error)
+        event, result, error = call if type(call) is tuple else (call, None, None)
+        if event._trigger is not run.trigger:
+            run.end()
+            run = Run(event._trigger, on_error)
+        if error is not None or event is expired or run.apart or not run.take(event, result, took):
+            run.end()
+            if event is not expired:
+                _conclude(event, result, error, took, on_error)
+    run.end()
 
 
-def _one_by_one(trigger: Trigger) -> bool:
+class Run:
+    """Calls of one trigger that ended well, one after another: counted in one go, then told to outputs and source."""
+
+    __slots__ = ("_answered", "_buckets", "_busy", "_events", "_on_error", "_responses", "_size", "apart", "outputs",
+                 "trigger")  # fmt: skip
+
+    def __init__(self, trigger: Any, on_error: OnError) -> None:
+        self.trigger = trigger
+        self.apart = trigger is None or _is_apart(trigger)  # what becomes of each is more than a count
+        self.outputs = () if trigger is None else trigger.function.outputs
+        self._on_error = on_error
+        self._events: list[Event] = []
+        self._responses: list[Response | None] = []
+        self._answered = False
+        self._busy = self._size = 0
+        self._buckets: list[int] = []
+        if not self.apart:
+            self._buckets = trigger.buckets = trigger.buckets or [0] * 65
+
+    def take(self, event: Event, result: Any, took: int) -> bool:
+        """Add a call without an error; False, with nothing done, when its answer says that it failed all the same."""
+        response = None
+        if result is not None:
+            if event._token is not None or self.outputs:
+                response = to_response(result)
+                if response.status_code >= BAD:
+                    return False
+                self._answered = True
+            elif status_of(result) >= BAD:
+                return False
+        self._size += _size_of(event)
+        self._events.append(event)
+        self._responses.append(response)
+        self._busy += took
+        self._buckets[took.bit_length()] += 1
+        return True
+
+    def end(self) -> None:
+        """Conclude what was added, and begin anew."""
+        events, responses = self._events, self._responses
+        if not events:
+            return
+        _count(self.trigger, len(events), self._busy, self._size)
+        self._events, self._responses = [], []
+        self._busy = self._size = 0
+        if not self._answered:
+            _settle(self.trigger, events, self._on_error)
+            return
+        self._answered = False
+        settle = self.trigger.source.settle
+        for event, response in zip(events, responses, strict=True):
+            try:
+                if response is not None:
+                    for send in self.outputs:
+                        send(response, event)
+                if event._token is not None:
+                    settle(event, response, None)
+            except Exception as error:  # noqa: BLE001 - the others are concluded all the same
+                self._on_error(error, settle)
+
+
+def _is_apart(trigger: Trigger) -> bool:
     return trigger.kind == "batch" or getattr(trigger, "one_by_one", False)
 
 
-def _conclude(call: Any, took: int, expired: Event | None, on_error: Callable[[BaseException, Any], Any]) -> None:
-    event, result, error = call if type(call) is tuple else (call, None, None)
-    if event is not expired:
-        try:
-            len(event.raw_body)
-        except Exception:  # noqa: BLE001 - as above
-            event.raw_body = b""
-        try:
-            conclude(event._trigger, event, result, error, took)
-        except Exception as fault:  # noqa: BLE001 - the others are concluded all the same
-            on_error(fault, conclude)
+def _size_of(event: Event) -> int:
+    try:
+        return len(event.raw_body)
+    except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
+        event.raw_body = b""
+        return 0
 
 
-def _book(
-    trigger: Trigger, run: list[Event], busy: int, size: int, on_error: Callable[[BaseException, Any], Any]
-) -> None:
-    """Add calls that returned None to the trigger's counters, then settle those whose source wants to know."""
-    trigger.handled += len(run)
+def _conclude(event: Any, result: Any, error: BaseException | None, took: int, on_error: OnError) -> None:
+    _size_of(event)
+    try:
+        conclude(event._trigger, event, result, error, took)
+    except Exception as fault:  # noqa: BLE001 - as above
+        on_error(fault, conclude)
+
+
+def _count(trigger: Trigger, count: int, busy: int, size: int) -> None:
+    trigger.handled += count
     trigger.busy += busy
-    trigger.leave(len(run), size, None)
-    waiting = [event for event in run if event._token is not None]
+    trigger.leave(count, size, None)
+
+
+def _settle(trigger: Trigger, events: list[Event], on_error: OnError) -> None:
+    """Settle events whose handlers returned None, if their source wants to know."""
+    waiting = [event for event in events if event._token is not None]
     source = trigger.source
     if len(waiting) > 1 and hasattr(type(source), "settle_many"):
         try:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.inbox import Budget, Trigger
 from nuclio_edge.core.loop import Loop
+from nuclio_edge.core.response import Response
 from nuclio_edge.ran import Ran
 
 
@@ -199,3 +203,65 @@ def test_each_call_is_concluded_once_whenever_the_loop_looks() -> None:
     assert source.settled == made
     assert (trigger.handled, trigger.pending) == (20_000, 0)
     closed(trigger)
+
+
+class Spoken(Source):
+    """Notes in one list what outputs send and what is settled; raises where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[tuple[Any, ...]] = []
+
+    def settle(self, event: Any, response: Any, error: Any) -> None:
+        self.said.append(("settled", event.id, response and (response.status_code, response.body), type(error)))
+        if event in self.bad:
+            raise ValueError("bad")
+
+    def send(self, response: Any, event: Any) -> None:
+        self.said.append(("sent", event.id, response.status_code, response.body))
+        if event in self.bad:
+            raise ValueError("bad")
+
+
+GOOD = [None, None, None, "text", {"a": 1}, b"raw", 7, (201, "made")]
+RESULTS: st.SearchStrategy[Any] = st.sampled_from([*GOOD, (404, "no"), (500, {}), Response(status_code=503), {1, 2}])
+CALLS = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # of which trigger; the last has outputs
+        RESULTS,
+        st.sampled_from([None, None, None, ValueError("x")]),
+        st.sampled_from([None, 1]),  # the token
+        st.sampled_from([False, False, False, False, True]),  # whether source and output raise
+        st.integers(0, 5000),
+    ),
+    max_size=12,
+)
+
+
+def outcome(calls: list[tuple[Any, ...]], *, together: bool) -> tuple[Any, ...]:
+    """What is counted and said when the calls are booked, in one go or each by itself."""
+    source = Spoken()
+    triggers = [trigger_of(source) for _ in range(3)]
+    triggers[2].function.outputs = (source.send,)
+    ran, errors = Ran(), []
+    for number, (which, result, error, token, bad, ticks) in enumerate(calls):
+        [event] = events(triggers[which], 1, token)
+        event.id = str(number)
+        if bad:
+            source.bad.append(event)
+        note(ran, event if result is None and error is None else (event, result, error), ticks)
+    if together:
+        ran.book(None, lambda error, _call: errors.append(type(error)))
+    else:
+        while ran.calls:
+            one = Ran()
+            note(one, ran.calls.pop(0), ran.ticks.pop(0))
+            one.book(None, lambda error, _call: errors.append(type(error)))
+    closed(*triggers)
+    counted = [(t.handled, t.failed, t.pending, t.held, t.busy, [b for b in t.buckets if b]) for t in triggers]
+    return counted, source.said, errors, [len(t.function.failures) for t in triggers]
+
+
+@given(CALLS)
+def test_booked_together_calls_come_to_what_each_comes_to_by_itself(calls: list[tuple[Any, ...]]) -> None:
+    assert outcome(calls, together=True) == outcome(calls, together=False)
