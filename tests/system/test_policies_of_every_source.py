@@ -144,12 +144,13 @@ def test_each_policy_does_what_it_says_and_everything_is_counted(
     is_full(one)
     trigger, rig = one.trigger, one.rig
     assert trigger.pending <= SIZE and rig.balanced()
+    # Of a sensor's readings the newest waits for room, for a moment with every policy, in the place of the one before.
+    replaced = {"collapsed"} if kind == "sensor" else set()
     if policy == "block":
-        # Of a sensor's readings the newest one waits, and takes the place of the one before it.
-        assert set(trigger.shed) <= ({"collapsed"} if kind == "sensor" else set())
+        assert set(trigger.shed) <= replaced
         assert trigger.admitted - sum(trigger.shed.values()) == SIZE
     else:
-        assert set(trigger.shed) == {policy}
+        assert set(trigger.shed) - replaced == {policy}
         assert sum(trigger.shed.values()) == trigger.admitted - trigger.pending
     (tmp_path / "go").touch()
     if kind in ("timer", "sensor"):
