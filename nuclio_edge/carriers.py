@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .core.loop import Loop
-    from .threads import Worker
+    from .thread_worker import Worker
     from .watchdog import Watchdog
 
 IDLE_MS = 60_000

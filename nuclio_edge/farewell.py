@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .core.context import Context
     from .function import Function
     from .processes import ProcessRunner
-    from .threads import ThreadRunner, Worker
+    from .thread_worker import Worker
+    from .threads import ThreadRunner
 
 KINDS = ("drain", "termination")
 
@@ -176,7 +177,7 @@ class Last:
         self.over = True
         ended = self.abandoned
         if ended:
-            from .threads import outlast
+            from .thread_worker import outlast
 
             outlast(self)
         self.carrier.started[0] = 0

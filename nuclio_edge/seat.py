@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .carriers import Carrier, Pool
     from .core.loop import Loop
-    from .threads import Worker
+    from .thread_worker import Worker
 
 # A lease that lasts longer is looked at once more, then taken: a handler that waits holds the loop up for two to three
 # milliseconds at most. Taken at once, the seat would move whenever the kernel gave the processor to another process.
