@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Whose frames call user code. A child that came out of a coroutine must not run its parent's asyncio loop either.
 _CALLERS = (
-    "nuclio_edge.threads",
+    "nuclio_edge.thread_worker",
     "nuclio_edge.core.worker",
     "nuclio_edge.aio_worker",
     "nuclio_edge.function",
