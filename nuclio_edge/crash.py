@@ -147,7 +147,7 @@ def text_of(end: End) -> str:
 def _owner(stack: str, running: list[str], functions: Mapping[str, FunctionSpec]) -> tuple[str | None, str]:
     """The running function whose file, else whose folder, is in a stack, and which of the two it was.
 
-    A stack with the file of a function that does not run any more (of an earlier second, of a thread it began) is nobody's.
+    A stack with the file of a function that does not run any more (an earlier second's, or a thread's) is nobody's.
     """
     owners = [name for name, function in functions.items() if f'"{_shown(function.file or "")}"' in stack]
     for name in running:
