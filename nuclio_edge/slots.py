@@ -66,7 +66,11 @@ class Slots:
                 raise PermissionError(f"{path} is not ours alone")
             os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, _SIZE)
-            os.posix_fallocate(descriptor, 0, _SIZE)  # else a full memory shows as SIGBUS at the first write
+            try:
+                os.posix_fallocate(descriptor, 0, _SIZE)  # else a full memory shows as SIGBUS at the first write
+            except OSError:
+                _remove(path)
+                raise
             return mmap.mmap(descriptor, _SIZE)
         finally:
             os.close(descriptor)
@@ -130,12 +134,11 @@ def _in_memory(here: str) -> Slots:
         return Slots(path, here)
     if path:  # of another user, whom the directory belonged to
         os.unlink(here)
-    path = mine + os.urandom(8).hex()
+    slots = Slots(mine + os.urandom(8).hex(), here)
     try:
-        slots = Slots(path, here)
-        os.symlink(path, here)
+        os.symlink(slots.path, here)
     except OSError:
-        _remove(path)
+        _remove(slots.path)
         raise
     return slots
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests import vm
 from tests.cli import Running, write
+from tests.leaks import remove_mappings
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -115,6 +116,7 @@ def test_who_removes_the_state_directory_begins_anew(tmp_path: Path) -> None:
     with Running(tmp_path) as run:
         assert run.wait() == -signal.SIGKILL
         assert "the last process" not in run.log
+    remove_mappings(tmp_path / "state")
     shutil.rmtree(tmp_path / "state")
     (tmp_path / "away").rename(tmp_path / "state")
     with Running(tmp_path) as run:

@@ -218,6 +218,8 @@ def test_a_full_disk_or_memory_does_not_hold_up_the_start(
     assert (made.trouble is None) == (full == "memory")
     assert full == "memory" or "No space left" in str(made.trouble)
     made.close()
+    assert set(os.listdir(tmp_path)) == {"shm"}  # no half of a mapping, which the next start would take for one
+    assert os.listdir(shm.parent) == []
 
 
 def test_what_a_process_left_is_told_once(tmp_path: Path, shm: Path, loop: Loop) -> None:
