@@ -90,8 +90,9 @@ def judge(
     elif left is None:
         end = End(POWER, "went down with the device", "", [])
     elif kills > left.kills >= 0:
-        end = End(MEMORY, "was killed for want of memory", "", running)
-        end.blame(*_likeliest(names, before))
+        end = End(MEMORY, "was killed for want of memory", report, running)
+        name, what = _busiest(report, names, functions)
+        end.blame(*(name, f"{what} used the processor most") if name is not None else _likeliest(names, before))
     else:
         end = End(KILLED, "was killed", "", running)
         end.blame(*_likeliest(names, before))
@@ -144,16 +145,37 @@ def text_of(end: End) -> str:
 
 
 def _owner(stack: str, running: list[str], functions: Mapping[str, FunctionSpec]) -> tuple[str | None, str]:
-    """The running function whose file, else whose folder, is in a stack, and which of the two it was."""
+    """The running function whose file, else whose folder, is in a stack, and which of the two it was.
+
+    A stack with the file of a function that does not run any more (an earlier second's, or a thread's) is nobody's.
+    """
+    owners = [name for name, function in functions.items() if f'"{_shown(function.file or "")}"' in stack]
     for name in running:
-        function = functions.get(name)
-        if function is not None and f'"{_shown(function.file or "")}"' in stack:
+        if name in owners:
             return name, "its code"
+    if owners:
+        return None, ""
     for name in running:
         function = functions.get(name)
         if function is not None and f'"{_shown(function.path)}{os.sep}' in stack:
             return name, "its folder's code"
     return None, ""
+
+
+def _busiest(report: str, running: list[str], functions: Mapping[str, FunctionSpec]) -> tuple[str | None, str]:
+    """The one of several running functions that most notes of who uses the processor are of, and what of it they saw.
+
+    Memory is taken by writing to it, which is work. When it runs short, whatever begins gets stuck as the kernel drops
+    the pages of its code: the one that began last is rather a victim. One note is a second of processor time.
+    """
+    if len(set(running)) < 2:
+        return None, ""
+    seen: dict[tuple[str, str], int] = {}
+    for note in report.split(EVIDENCE)[1:]:
+        name, what = _owner(note, running, functions)
+        if name is not None:
+            seen[name, what] = seen.get((name, what), 0) + 1
+    return max(seen, key=lambda one: seen[one]) if seen else (None, "")
 
 
 def _likeliest(names: list[str], before: Mapping[str, int]) -> tuple[str | None, str]:

@@ -4,6 +4,9 @@ Each row has one writer at a time, which stores into it without a system call: s
 and which event it began with. What it survives: every end of the process (a signal, the kernel for want of memory,
 os._exit). What it does not: the end of the machine or the container. It lies in /dev/shm: of a file on a disk the
 kernel would write the page back every 30 s while events flow, 11 MB a day, to know at a power cut what ran before.
+
+Which mapping is whose says the state directory alone, by a link to it. The directory's path would not do: containers
+that share /dev/shm (--ipc=host) have theirs at one path, and who empties the directory begins anew.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ _ROW = struct.Struct(f"=q{_NAME}s{_EVENT}s")  # start in ns of perf_counter, 0 w
 _EVENT_AT = 8 + _NAME
 _EVENT_IN_ROW = struct.Struct(f"{_EVENT}s").pack_into  # cuts and fills up with zeros
 _SIZE = _HEAD.size + ROWS * _ROW.size
+_MEMORY = "/dev/shm"  # noqa: S108 - the name is random, it is opened without following links, and only if it is ours
 
 
 class Left:
@@ -42,10 +46,11 @@ class Left:
 
 
 class Slots:
-    """The mapping of a state directory (without a path: one that does not outlive the process)."""
+    """The mapping in a file, to which `link` leads if there is one (no path: it does not outlive the process)."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, link: str = "") -> None:
         self.path = path
+        self._link = link
         self._map = self._open() if path else mmap.mmap(-1, _SIZE)
         view = memoryview(self._map)
         size, first = _ROW.size, _HEAD.size
@@ -61,7 +66,11 @@ class Slots:
                 raise PermissionError(f"{path} is not ours alone")
             os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, _SIZE)
-            os.posix_fallocate(descriptor, 0, _SIZE)  # else a full memory shows as SIGBUS at the first write
+            try:
+                os.posix_fallocate(descriptor, 0, _SIZE)  # else a full memory shows as SIGBUS at the first write
+            except OSError:
+                _remove(path)
+                raise
             return mmap.mmap(descriptor, _SIZE)
         finally:
             os.close(descriptor)
@@ -94,21 +103,57 @@ class Slots:
         self._free.append(row)
 
     def close(self) -> None:
-        """Remove the mapping: the process ends as it should (the memory goes with it)."""
+        """Remove the mapping: the process ends as it should (the memory goes with it). Idempotent."""
+        _remove(self.path)
+        _remove(self._link)  # afterwards: a link that leads nowhere does no harm, a mapping without a link would stay
+
+
+def open_slots(state_dir: str) -> tuple[Slots, str | None]:
+    """Open what the last process of a state directory has left, or a new one; and why nothing will be left, or None.
+
+    In memory if possible, else in the directory itself: there is no /dev/shm, or no room in it, or somebody else's file
+    where ours should be, or the file system of the directory has no links.
+    """
+    here = os.path.join(state_dir, "running")
+    trouble = None
+    for place in (_in_memory, _in_directory):
         try:
-            os.unlink(self.path)
-        except OSError:
-            pass
+            return place(here), None
+        except OSError as error:
+            trouble = f"{here}: {error.strerror}"
+    return Slots(""), trouble
 
 
-def slots_path(state_dir: str) -> str:
-    """Where the mapping of a state directory is: in memory if possible, else in the directory itself."""
-    if os.path.isdir("/dev/shm"):  # noqa: S108 - opened without following links, and only if it is ours
-        key = 0x811C9DC5  # FNV-1a, 32 bits: a module that has a checksum is 0.15 MB
-        for byte in os.fsencode(os.path.realpath(state_dir)):
-            key = (key ^ byte) * 0x01000193 & 0xFFFFFFFF
-        return f"/dev/shm/nuclio-edge-{os.geteuid()}-{key:08x}"  # noqa: S108 - as above
-    return os.path.join(state_dir, "running")
+def _in_memory(here: str) -> Slots:
+    mine = f"{_MEMORY}/nuclio-edge-{os.geteuid()}-"
+    try:
+        path = os.readlink(here)
+    except OSError:  # nothing there, or a mapping: then symlink() fails, and that one is used until it is closed
+        path = ""
+    if path.startswith(mine) and "/" not in path[len(mine) :]:
+        return Slots(path, here)
+    if path:  # of another user, whom the directory belonged to
+        os.unlink(here)
+    slots = Slots(mine + os.urandom(8).hex(), here)
+    try:
+        os.symlink(slots.path, here)
+    except OSError:
+        _remove(slots.path)
+        raise
+    return slots
+
+
+def _in_directory(here: str) -> Slots:
+    if os.path.islink(here):
+        os.unlink(here)
+    return Slots(here)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def set_name(row: Any, function: str) -> None:

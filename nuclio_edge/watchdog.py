@@ -17,7 +17,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` is this one with en
 import os
 import time
 
-from .slots import Slots, set_event, set_name, slots_path, start_of
+from .slots import open_slots, set_event, set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +49,6 @@ class Watchdog:
     def __init__(self, loop: Loop, state_dir: str, limit: Callable[[], int]) -> None:
         self.loop = loop
         self._limit = limit
-        self.trouble: str | None = None
         self.report_path = os.path.join(state_dir, "crash.txt")
         self._busy: Any = _never
         self._timer: Any = None
@@ -57,14 +56,7 @@ class Watchdog:
         self._noted = ""  # which function, and
         self._again = 0  # from when on another event is noted
         self._since: Any = [0]  # where since when, in the row of the loop's own thread
-        for path in (slots_path(state_dir), os.path.join(state_dir, "running"), ""):
-            try:
-                self.slots = Slots(path)
-                break
-            except OSError as error:  # somebody else's file, or no room: there is another place
-                trouble = f"{path}: {error.strerror}"
-        if not self.slots.path:
-            self.trouble = trouble
+        self.slots, self.trouble = open_slots(state_dir)
         self._pid = 0
         self._file = -1
         self._in_file = True

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 from tests.certificates import Certificates
-from tests.leaks import Held, left_behind
+from tests.leaks import Held, left_behind, remove_mappings
 from tests.mosquitto import Mosquitto
 
 if TYPE_CHECKING:
@@ -28,10 +28,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind() -> Iterator[None]:
+def _nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves threads, descriptors, processes or asyncio tasks; set up first, hence torn down last."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     before = Held()
     yield
+    if folder is not None:
+        remove_mappings(folder)
     left = left_behind(before)
     if left:
         pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)

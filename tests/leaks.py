@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def left_behind(before: Held, grace: float = GRACE) -> list[str]:
         time.sleep(pause if left else 0)
         pause = min(pause * 2, 0.1)
     return left
+
+
+def remove_mappings(folder: Path) -> None:
+    """Remove from /dev/shm what processors with a state directory below `folder` have left there, being killed."""
+    for link in folder.rglob("running"):
+        if link.is_symlink() and os.readlink(link).startswith("/dev/shm/nuclio-edge-"):
+            Path(os.readlink(link)).unlink(missing_ok=True)
 
 
 def _descriptors() -> set[tuple[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests import vm
 from tests.cli import Running, write
+from tests.leaks import remove_mappings
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -103,6 +105,22 @@ def test_of_a_process_that_is_killed_again_and_again_the_one_that_ran_each_time_
         assert suspended["message"].startswith("function suspended: the last process was killed")
         assert suspended["with"]["again_in_ms"] == 1_000
         assert run.wait() == -signal.SIGKILL  # it came back after that second
+
+
+def test_who_removes_the_state_directory_begins_anew(tmp_path: Path) -> None:
+    """And so does a container that has its own at the same path, and /dev/shm in common with others (--ipc=host)."""
+    begin(tmp_path, KILL)
+    with Running(tmp_path) as run:
+        assert run.wait() == -signal.SIGKILL
+    (tmp_path / "state").rename(tmp_path / "away")
+    with Running(tmp_path) as run:
+        assert run.wait() == -signal.SIGKILL
+        assert "the last process" not in run.log
+    remove_mappings(tmp_path / "state")
+    shutil.rmtree(tmp_path / "state")
+    (tmp_path / "away").rename(tmp_path / "state")
+    with Running(tmp_path) as run:
+        run.wait_for(message="the last process was killed")
 
 
 def ended_by_another_signal(run: Running) -> bool:

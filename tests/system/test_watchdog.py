@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from nuclio_edge.cli import OK, RESTART
 from tests.cli import PROGRAM, Running, environment, write
 from tests.terminal import open_terminal
 from tests.waiting import wait_until
@@ -157,7 +158,8 @@ def handler(context, event):
         process.send_signal(signal.SIGTERM)
         while b"received " not in seen:
             seen += os.read(ours, 4096)
-        assert process.wait(30) == 0
+        # In good order; the call that the stop took over its time-out may be in its last 50 ms, its thread not ended.
+        assert process.wait(30) in (OK, RESTART)
     finally:
         process.kill()
         process.wait()

@@ -84,6 +84,29 @@ def test_memory_that_ran_out_is_told_from_a_kill_by_the_kernels_count() -> None:
     assert kills_for_memory() >= -1
 
 
+def used_by(*files: str) -> str:
+    """Notes of who used the processor, one a second of its time."""
+    return "".join(f'Stack (most recent call first):\n  File "{file}", line 3 in handler\n' for file in files)
+
+
+def test_of_several_that_ran_when_memory_ran_out_it_is_the_one_that_used_the_processor_most() -> None:
+    report = used_by("/f/a.py", "/g/b.py", "/lib/loop.py", "/g/b.py", "/f/a.py", "/g/b.py", "/f/a.py", "/g/b.py")
+    end = verdict(report, left("a", "b"), kills=5)
+    assert (end.kind, end.culprit, end.event) == (MEMORY, "b", "id-b /path")
+    assert end.why == "its code used the processor most"
+    assert crash.text_of(end).endswith(report)
+    assert verdict(report, left("a", "b"), kills=5, before={"a": 1}).culprit == "b"
+    assert verdict(used_by("/g/deep/x.py"), left("a", "b"), kills=5).why == "its folder's code used the processor most"
+
+
+def test_who_used_the_processor_is_no_evidence_of_who_is_not_running_any_more_nor_of_a_kill_from_outside() -> None:
+    assert verdict(used_by("/g/b.py"), left("a", "other"), kills=5).why == "it began last"
+    assert verdict(used_by("/lib/loop.py"), left("a", "b"), kills=5).why == "it began last"
+    assert verdict(used_by("/f/other.py"), left("b", "a"), kills=5).culprit == "b"  # a is in the folder of the other
+    assert verdict(used_by("/f/a.py"), left("a"), kills=5).why == "nothing else was running"
+    assert verdict(used_by("/g/b.py"), left("a", "b"), kills=4).why == "it began last"
+
+
 def test_of_several_without_evidence_it_is_rather_the_one_that_was_suspected_the_last_time() -> None:
     assert verdict("", left("a", "b")).why == "it began last"
     end = verdict("", left("a", "b"), before={"b": 1})

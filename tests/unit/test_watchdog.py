@@ -6,19 +6,18 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import watchdog
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.crash import culprit
-from nuclio_edge.slots import ROWS, Slots, set_name, slots_path, start_of
+from nuclio_edge.slots import ROWS, Slots, open_slots, set_name, start_of
 from nuclio_edge.watchdog import Watchdog, limit_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 REPORT = "Timeout (0:00:06)!\nThread 0x1 (most recent call first):\n"
 
@@ -49,10 +48,11 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture
 def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the mapping shall be, in the place of /dev/shm."""
-    path = tmp_path / "shm" / "slots"
+    """Where the mapping of `tmp_path` is, says the link there; in a folder of the test's instead of /dev/shm."""
+    path = tmp_path / "shm" / f"nuclio-edge-{os.geteuid()}-5107"
     path.parent.mkdir()
-    monkeypatch.setattr(watchdog, "slots_path", lambda _state_dir: str(path))
+    monkeypatch.setattr("nuclio_edge.slots._MEMORY", str(path.parent))
+    (tmp_path / "running").symlink_to(path)
     return path
 
 
@@ -121,15 +121,82 @@ def test_a_file_of_another_user_is_left_alone(tmp_path: Path, shm: Path, loop: L
     assert shm.read_text() == "theirs"
 
 
-def test_without_shared_memory_the_state_directory_holds_the_mapping(
+def test_without_shared_memory_the_state_directory_holds_the_mapping_and_no_file_of_anybody_elses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os.path, "isdir", lambda path: False)
-    assert slots_path(str(tmp_path)) == str(tmp_path / "running")
+    from nuclio_edge.delivery.delivery import MARKER  # delivery's, in the same folder; it replaces it
+
+    monkeypatch.setattr("nuclio_edge.slots._MEMORY", str(tmp_path / "nothing"))
+    made, trouble = open_slots(str(tmp_path))
+    assert (made.path, trouble) == (str(tmp_path / "running"), None)
+    assert not (tmp_path / "running").is_symlink()
+    assert made.path != str(tmp_path / MARKER)
+    made.close()
+    assert not (tmp_path / "running").exists()
 
 
-def test_two_state_directories_have_two_mappings(tmp_path: Path) -> None:
-    assert slots_path(str(tmp_path / "a")) != slots_path(str(tmp_path / "b"))
+def test_a_mapping_that_had_to_lie_in_the_directory_is_read_even_if_there_is_memory_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setattr("nuclio_edge.slots._MEMORY", str(tmp_path / "nothing"))
+        open_slots(str(tmp_path))[0].begin("0000beef", 7)
+    (tmp_path / "shm").mkdir()
+    monkeypatch.setattr("nuclio_edge.slots._MEMORY", str(tmp_path / "shm"))
+    made, trouble = open_slots(str(tmp_path))
+    assert (made.path, trouble) == (str(tmp_path / "running"), None)
+    assert made.left() is not None
+    assert os.listdir(tmp_path / "shm") == []
+    made.close()
+    made, _ = open_slots(str(tmp_path))
+    assert made.path.startswith(str(tmp_path / "shm"))
+
+
+def killed_in(state: Path) -> str:
+    """Leave in a state directory what a process leaves that is killed while `door` runs; returns the mapping's path."""
+    state.mkdir()
+    made, _ = open_slots(str(state))
+    made.begin("0000beef", 0)
+    row = made.take()
+    set_name(row, "door")
+    start_of(row)[0] = 5
+    return made.path
+
+
+def test_what_a_process_left_is_that_of_its_state_directory_not_of_the_directorys_path(
+    tmp_path: Path, shm: Path
+) -> None:
+    state = tmp_path / "state"
+    mapping = killed_in(state)
+    state.rename(tmp_path / "moved")
+    state.mkdir()
+    made, _ = open_slots(str(state))  # removed and begun anew, or another container's
+    assert made.left() is None
+    assert made.path != mapping
+    made.close()
+    moved, _ = open_slots(str(tmp_path / "moved"))
+    left = moved.left()
+    assert left is not None
+    assert left.running == [("door", "")]
+    assert moved.path == mapping
+    moved.close()
+    assert os.listdir(state) == os.listdir(tmp_path / "moved") == os.listdir(shm.parent) == []
+
+
+@pytest.mark.parametrize("target", ["{shm}/../precious", "{shm}/nuclio-edge-12345-5107", "nowhere"])
+def test_a_link_that_leads_elsewhere_is_replaced_and_what_it_leads_to_is_not_touched(
+    tmp_path: Path, shm: Path, target: str
+) -> None:
+    link = tmp_path / "running"
+    link.unlink()
+    link.symlink_to(target.format(shm=shm.parent))
+    victim = tmp_path / link.readlink()
+    victim.write_text("precious")
+    made, _ = open_slots(str(tmp_path))
+    assert made.path == os.readlink(link)
+    assert Path(made.path).parent == shm.parent
+    made.close()
+    assert victim.read_text() == "precious"
 
 
 @pytest.mark.parametrize("full", ["memory", "disk", "both"])
@@ -151,6 +218,8 @@ def test_a_full_disk_or_memory_does_not_hold_up_the_start(
     assert (made.trouble is None) == (full == "memory")
     assert full == "memory" or "No space left" in str(made.trouble)
     made.close()
+    assert set(os.listdir(tmp_path)) == {"shm"}  # no half of a mapping, which the next start would take for one
+    assert os.listdir(shm.parent) == []
 
 
 def test_what_a_process_left_is_told_once(tmp_path: Path, shm: Path, loop: Loop) -> None:
@@ -237,12 +306,3 @@ print(armed(), os.listdir(sys.argv[1]))
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
     off, on = "(False, False)", "(True, True)"
     assert done.stdout.splitlines() == [off, on, on, f"{off} []", f"{off} []"], done.stderr
-
-
-def test_where_there_is_no_shared_memory_the_traces_have_a_file_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delivery keeps a marker in the same folder, and replaces it."""
-    from nuclio_edge.delivery.delivery import MARKER
-    from nuclio_edge.slots import slots_path
-
-    monkeypatch.setattr(os.path, "isdir", lambda _path: False)
-    assert slots_path("state") == "state/running" != f"state/{MARKER}"
