@@ -145,7 +145,7 @@ class OneAtATime:
                 self.delivery.spool.settle(mark)
                 return
             before = set(side.ids)
-            if not side.bring(record):
+            if not side.overflow.bring(record):
                 self.delivery.spool.settle(mark)
                 self._timer = self.delivery.loop.call_later(LOOK_MS, self._next)
                 return
@@ -181,7 +181,7 @@ class OneAtATime:
             trigger._room()
         self._gates = []
         for side in self.left:
-            side.trigger.loop.call_soon(side.refill)
+            side.trigger.loop.call_soon(side.overflow.refill)
 
     def _trust(self, side: Durable) -> None:
         side.because("wary", holds=False)
