@@ -49,7 +49,7 @@ class Overflow:
         self.trigger = side.trigger
         self.backlog = side.backlog
         self._take = take  # the way into the inbox
-        self.storing: deque[Event] = deque()  # on their way to the disk, and nowhere else; in order
+        self.storing = 0  # events on their way to the disk that are nowhere else
         self._in_flight = 0  # bytes of them
         self._holds_back = False  # the source, until less is on its way to the disk
         self._strand: deque[Event] = deque()  # was to be on disk alone, and the disk could not be used
@@ -64,7 +64,7 @@ class Overflow:
     @property
     def unsafe(self) -> int:
         """How many of them would be lost if the process ended now."""
-        return len(self.storing) + len(self._strand)
+        return self.storing + len(self._strand)
 
     # -- to the disk --------------------------------------------------------------------------------------------------
 
@@ -79,13 +79,13 @@ class Overflow:
             return False
         self._store_what_waits()
         self.trigger.admitted += 1
-        delivery.spool.append(EVENT, self.backlog.key, side.pack(event), self._done)
-        self.storing.append(event)
+        delivery.spool.append(EVENT, self.backlog.key, side.pack(event), lambda error: self._done(event, error))
+        self.storing += 1
         self._in_flight += len(event.raw_body)
         self.backlog.alone += 1
         side.because("backlog")
         self._wait()
-        if (len(side.storing) + len(self.storing)) * 2 >= side.stage.limit:
+        if (len(side.storing) + self.storing) * 2 >= side.stage.limit:
             delivery.spool.commit_soon()  # its source would send no more
         return True
 
@@ -133,9 +133,9 @@ class Overflow:
         self._strand.append(event)
         self._wait()
 
-    def _done(self, error: OSError | None) -> None:
-        """A record of what was spilt is durable, or never will be."""
-        event = self.storing.popleft()
+    def _done(self, event: Event, error: OSError | None) -> None:
+        """The record of an event that was spilt is durable, or never will be."""
+        self.storing -= 1
         self._in_flight -= len(event.raw_body)
         if self._holds_back and self._in_flight <= IN_FLIGHT // 2:
             self._holds_back = False

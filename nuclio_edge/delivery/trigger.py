@@ -12,8 +12,6 @@ it joins it there: order is kept, and memory bounded.
 
 from __future__ import annotations
 
-from collections import deque
-
 from nuclio_edge.core import port
 from nuclio_edge.core.response import Response
 
@@ -82,7 +80,7 @@ class Durable:
         # Of these a handler may change what `pack` looks at: packed when they come, not when they are stored.
         self._loose = not self._numbered and trigger.kind not in ("http", "coap")
         self._packed: dict[Any, Any] = {}
-        self.storing: deque[tuple[Event, int]] = deque()  # events of the inbox, with their records; in order
+        self.storing: dict[Event, int] = {}  # events of the inbox, and their records that are not durable yet
         self.overflow = Overflow(self, trigger.submit)
         trigger.source = self
         trigger.submit = self.submit
@@ -185,18 +183,18 @@ class Durable:
 
     def store(self, event: Event) -> None:
         """Have an event that is in memory stored; by the stage."""
-        number: int = self.delivery.spool.append(EVENT, self.backlog.key, self.pack(event), self._done)
-        self.storing.append((event, number))
-        self.ids[event] = number
+        spool = self.delivery.spool
+        number: int = spool.append(EVENT, self.backlog.key, self.pack(event), lambda error: self._done(event, error))
+        self.storing[event] = self.ids[event] = number
         self.backlog.held.add(number)
 
     def pack(self, event: Event) -> Any:
         """An event as it is stored: as it came."""
         return self._packed.pop(event, None) or pack(event)
 
-    def _done(self, error: OSError | None) -> None:
-        """A record of an event that was in memory is durable, or never will be."""
-        event, number = self.storing.popleft()
+    def _done(self, event: Event, error: OSError | None) -> None:
+        """The record of an event that was in memory is durable, or never will be; not in the order of the records."""
+        number = self.storing.pop(event)
         parked = self.overflow.landed(number)
         if error is None:
             self.tell_stored(event)

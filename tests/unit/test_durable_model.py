@@ -11,7 +11,7 @@ import tempfile
 from _thread import get_ident
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -22,6 +22,9 @@ from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.worker import conclude
 from nuclio_edge.delivery.delivery import Delivery
 from nuclio_edge.sources.mqtt_event import mqtt_event
+
+if TYPE_CHECKING:
+    import pytest
 
 KEY = "function.f.trigger[0]"
 
@@ -246,6 +249,29 @@ class Box:
 
     def append(self, event: Any) -> None:
         self.held.append(event)
+
+
+def test_a_dead_letter_that_the_disk_does_not_take_is_no_affair_of_the_next_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Durability()
+    try:
+        world._submit(0, again=False)
+        world._submit(1, again=False)
+        world.delivery.flush()  # both wait for the writer, and with them …
+        monkeypatch.setattr("nuclio_edge.spool.spool.FULL", 1)
+        monkeypatch.setattr("nuclio_edge.spool.spool.GROUP", 1)
+        conclude(world.trigger, world.function.held.pop(0), None, ValueError("no"), 0)  # … the end of the first
+        monkeypatch.undo()
+        while world.delivery.busy():
+            world.turn(1)
+        assert world.acknowledged == {0, 1}
+        assert world.delivery.spool.refused == {"ENOBUFS": 1}
+        assert world.delivery.differences() == []
+        assert world.delivery.spool.totals()["pending"] == 1  # the second, once
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
 
 
 TestDurability = Durability.TestCase
