@@ -330,7 +330,7 @@ class Processor:
     def make_durable(self, trigger: Trigger) -> None:
         """Have a trigger's events or dead letters kept on disk."""
         if self.delivery is None and self.keeps and not self.offline:
-            self._make_delivery()
+            self._make_delivery().begin()
         if self.delivery is not None:
             self.delivery.attach(trigger)
 
@@ -344,11 +344,12 @@ class Processor:
         if brokers or any(t.durable or t.dead_letter for t in specs) or os.path.isdir(folder):
             self._make_delivery()
 
-    def _make_delivery(self) -> None:
+    def _make_delivery(self) -> Delivery:
         from .delivery.delivery import Delivery
 
         self.delivery = Delivery(self)
         self.delivery.open()
+        return self.delivery
 
     def share_budget(self) -> None:
         """Share an eighth of the memory budget out as floors, so that a flooded inbox cannot starve the others.

@@ -48,6 +48,7 @@ class Delivery:
         self.publishers: tuple[Any, ...] = ()
         self.outcomes: dict[Event, Any] = {}
         self.stopping = False
+        self._begun = False
         self._unsaid: dict[tuple[int, str], int] = {}  # what was lost since that was last said
         self.unclean = False  # the last process died
         self.spool: Any = None
@@ -130,7 +131,11 @@ class Delivery:
             pass  # the spool says that the disk cannot be used
 
     def begin(self) -> None:
-        """Every trigger has its place: run again what is to be run again, and name what nobody takes."""
+        """Every trigger has its place: run again what is to be run again, and name what nobody takes.
+
+        Whose trigger comes later begins with what it has on disk at once.
+        """
+        self._begun = True
         for side in list(self.sides.values()):
             side.overflow.resume()
         self.tell_orphans()
@@ -211,6 +216,7 @@ class Delivery:
         trigger.admitted += backlog.alone
         if before is not None:
             before.trigger.admitted -= backlog.alone
+        if self._begun:
             side.overflow.resume()
 
     def retire(self, function: Function) -> None:

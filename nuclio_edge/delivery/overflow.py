@@ -35,7 +35,8 @@ class Overflow:
     Law: every event here is counted as admitted and not as pending, and is either one of `backlog.alone` (its record is
     on disk or on its way) or, when the disk could not be used for it, in the strand, in memory. Order: while there is
     anything here, "backlog" is one of the trigger's reasons, so that what comes behind joins it; the strand, which is
-    older, enters the inbox before what is read from the disk.
+    older, enters the inbox before what is read from the disk. The backlog is the `heir`'s: when the function was
+    replaced, its new version's, which counts it from then on; when it is gone, it counts nowhere until it is back.
     """
 
     __slots__ = (
@@ -78,13 +79,11 @@ class Overflow:
             self._holds_back = True
             return False
         self._store_what_waits()
-        self.trigger.admitted += 1
         delivery.spool.append(EVENT, self.backlog.key, side.pack(event), lambda error: self._done(event, error))
         self.storing += 1
         self._in_flight += len(event.raw_body)
         self.backlog.alone += 1
-        side.because("backlog")
-        self._wait()
+        self._hand_over()
         if (len(side.storing) + self.storing) * 2 >= side.stage.limit:
             delivery.spool.commit_soon()  # its source would send no more
         return True
@@ -100,14 +99,10 @@ class Overflow:
         number = side.ids.pop(event, 0)
         if not number:
             return False
+        self.trigger.admitted -= 1
         self.backlog.put_back(number)
         self._parked.add(number)
-        heir = self._heir()
-        if heir is not self:
-            self.trigger.admitted -= 1
-            heir.trigger.admitted += 1
-        heir.side.because("backlog")
-        heir._wait()
+        self._hand_over()
         return True
 
     def withdraw(self) -> None:
@@ -130,6 +125,10 @@ class Overflow:
     def strand(self, event: Event) -> None:
         """The disk could not be used for an event that is here."""
         self.backlog.alone -= 1
+        heir = self._heir()
+        if heir is not None:
+            heir.trigger.admitted -= 1
+        self.trigger.admitted += 1
         self._strand.append(event)
         self._wait()
 
@@ -239,7 +238,15 @@ class Overflow:
             self._waits = True
             self.trigger.on_room(self.refill)
 
-    def _heir(self) -> Overflow:
-        """Who reads the backlog: this one, until a new version of the function has a trigger in its place."""
+    def _heir(self) -> Overflow | None:
+        """Who reads the backlog: this one, or that of a new version's trigger; nobody, when the function is gone."""
         heir: Durable | None = self.delivery.sides.get(self.backlog.key)
-        return heir.overflow if heir is not None else self
+        return heir.overflow if heir is not None else None
+
+    def _hand_over(self) -> None:
+        """Another event is on disk alone: whoever reads the backlog counts it."""
+        heir = self._heir()
+        if heir is not None:
+            heir.trigger.admitted += 1
+            heir.side.because("backlog")
+            heir._wait()
