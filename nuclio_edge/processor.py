@@ -17,6 +17,7 @@ from .core.loop import Loop
 from .ledger import Gone, counted, tally
 from .registry import source_class
 from .seat import Seat
+from .stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ if TYPE_CHECKING:
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
 READY_PATIENCE_MS = 2_000
 ON_DEMAND_PATIENCE_S = 10  # of a handler's thread, for the loop to open a source
-# Of the stop's timeout so much, at most a quarter, is kept for the last words of those that are done when one hangs.
-LAST_WORDS_MS = 1_000
 LEAST_FLOOR = 8192  # bytes that every inbox may hold however small the budget: some twenty small events
-OK, FAULT, UNDRAINED, RESTART = 0, 1, 5, 75
+OK, FAULT, RESTART = 0, 1, 75
 
 
 class Host:
@@ -98,11 +97,9 @@ class Processor:
         self.assembly = Assembly(self)
         self.delivery: Delivery | None = None  # where something of the manifest is durable
         self.stopping = False
-        self._over = False  # stopped, and closed
-        self._deadline: Any = None
+        self._stop: Stop | None = None
         self._demanded: set[str] = set()  # sources without a table that only handlers use
         self._opened = False
-        self._last_words_ms = 0
         self._patience = 0
         self._ready_timer: Any = None
         self.gone = Gone()  # what was counted by those that are there no more
@@ -161,8 +158,8 @@ class Processor:
     def _open_no_more(self) -> None:
         """Told to stop while a module was imported: nothing has begun that would have to come to its end."""
         self.functions = {}
-        self._deadline = self.loop.now
-        self.loop.call_soon(self._drain)
+        self._stop = Stop(self)
+        self.loop.call_soon(self._stop.look)
 
     def intercept(self, hook: Callable[[OutputSpec, Response, Event], Any]) -> None:
         """Give what outputs would send to `hook` instead; before `open`."""
@@ -170,7 +167,7 @@ class Processor:
 
     def run(self) -> int:
         """Turn the loop until `stop` is done with its work, which it may be already; returns the exit code."""
-        if not self._over:
+        if self._stop is None or not self._stop.over:
             self.seat.run()
         return self.exit_code
 
@@ -187,52 +184,8 @@ class Processor:
         self.stopping = True
         if not self._opened:
             return  # an import is waited for, which ends with this: `open` goes on from here
-        for source in self.sources.values():
-            source.stop_receiving()
-        if self.delivery is not None:
-            self.delivery.stop()
-        timeout = self.manifest.device.stop_timeout_ms
-        self._deadline = self.loop.now + timeout
-        self._last_words_ms = min(timeout // 4, LAST_WORDS_MS)
-        self._drain()
-
-    def _drain(self) -> None:
-        busy = [f for f in self.all_functions() if not f.runner.drain() or self._unsafe(f)]
-        left = self._deadline - self.loop.now
-        speaking = (not busy or left < self._last_words_ms) and not self._last_words(busy, max(left, 0))
-        unsent = [s for s in self.sources.values() if not getattr(s, "sent", _yes)()]
-        if self.admin is not None and not self.admin.answered():
-            unsent.append(self.admin)
-        storing = self.delivery is not None and self.delivery.busy()
-        if (busy or speaking or unsent or storing) and left > 0:
-            self.loop.call_later(5, self._drain)
-            return
-        for farewell in self.assembly.farewells.values():
-            farewell.expire()
-        lost = [f for f in busy if self._unsafe(f) or not any(t.spec.durable for t in f.triggers)]
-        if lost:
-            self.exit_code = UNDRAINED
-            self.logger.warn_with(
-                "stopped with events undrained", "functions", ", ".join(sorted({f.name for f in lost}))
-            )
-        self.close()
-        self._over = True
-        self.loop.stop()
-
-    def _unsafe(self, function: Function) -> int:
-        """How many of a function's events a stop would lose: those that are pending and not on disk."""
-        if self.delivery is not None:
-            return self.delivery.unsafe(function)
-        return sum(t.pending for t in function.triggers)
-
-    def _last_words(self, busy: list[Function], left_ms: int) -> bool:
-        """Have every function that is done call its drain and termination callbacks; whether all have."""
-        try:
-            begun = [self.assembly.farewell(f, left_ms) for f in self.all_functions() if f not in busy]
-        except Exception as error:  # noqa: BLE001 - the stop goes on all the same
-            self._on_loop_error(error, self._last_words)
-            return True
-        return all(farewell.over for farewell in begun)
+        self._stop = Stop(self)
+        self._stop.begin()
 
     def close(self) -> None:
         """Close sources and functions; idempotent. What is still pending stays unsettled: a broker sends it again."""
@@ -377,7 +330,7 @@ class Processor:
     def make_durable(self, trigger: Trigger) -> None:
         """Have a trigger's events or dead letters kept on disk."""
         if self.delivery is None and self.keeps and not self.offline:
-            self._make_delivery()
+            self._make_delivery().begin()
         if self.delivery is not None:
             self.delivery.attach(trigger)
 
@@ -391,11 +344,12 @@ class Processor:
         if brokers or any(t.durable or t.dead_letter for t in specs) or os.path.isdir(folder):
             self._make_delivery()
 
-    def _make_delivery(self) -> None:
+    def _make_delivery(self) -> Delivery:
         from .delivery.delivery import Delivery
 
         self.delivery = Delivery(self)
         self.delivery.open()
+        return self.delivery
 
     def share_budget(self) -> None:
         """Share an eighth of the memory budget out as floors, so that a flooded inbox cannot starve the others.
@@ -447,7 +401,3 @@ def origin(trigger: Any) -> Any:
 
 def _nothing(_processor: Processor) -> None:
     pass
-
-
-def _yes() -> bool:
-    return True

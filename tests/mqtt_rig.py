@@ -105,7 +105,7 @@ class Rig:
         self.loop.on_error = lambda error, _call: self.errors.append(error)
         self.host = Host(self.loop, state_dir)
         self.source = MqttSource("broker", checked(PARAMS, {"url": url, "client_id": "rig", **params}), self.host)
-        self.source.fast = fast
+        self.source.connection.fast = fast
         self.inboxes: list[Inbox] = []
         self._thread = threading.Thread(target=self.loop.run, name="loop")
         self._closed = False

@@ -9,7 +9,7 @@ from nuclio_edge.core.port import json_bytes, json_loads
 
 from .backlog import DEAD, EVENT
 from .stored import Stored, marked, pack
-from .trigger import UNTOLD
+from .token import UNTOLD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

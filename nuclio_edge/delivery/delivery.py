@@ -48,6 +48,7 @@ class Delivery:
         self.publishers: tuple[Any, ...] = ()
         self.outcomes: dict[Event, Any] = {}
         self.stopping = False
+        self._begun = False
         self._unsaid: dict[tuple[int, str], int] = {}  # what was lost since that was last said
         self.unclean = False  # the last process died
         self.spool: Any = None
@@ -130,9 +131,13 @@ class Delivery:
             pass  # the spool says that the disk cannot be used
 
     def begin(self) -> None:
-        """Every trigger has its place: run again what is to be run again, and name what nobody takes."""
+        """Every trigger has its place: run again what is to be run again, and name what nobody takes.
+
+        Whose trigger comes later begins with what it has on disk at once.
+        """
+        self._begun = True
         for side in list(self.sides.values()):
-            side.resume()
+            side.overflow.resume()
         self.tell_orphans()
 
     def tell_orphans(self) -> None:
@@ -154,7 +159,7 @@ class Delivery:
         """Nothing more comes in: what no worker has claimed stays on disk for the next start."""
         self.stopping = True
         for side in self.sides.values():
-            side.withdraw()
+            side.overflow.withdraw()
         self.flush()
 
     def flush(self) -> None:
@@ -211,7 +216,8 @@ class Delivery:
         trigger.admitted += backlog.alone
         if before is not None:
             before.trigger.admitted -= backlog.alone
-            side.resume()
+        if self._begun:
+            side.overflow.resume()
 
     def retire(self, function: Function) -> None:
         """A function was removed or replaced: it reads nothing more from the disk."""
@@ -371,7 +377,7 @@ class Delivery:
             return
         self.logger.info_with("the spool can be used again")
         for side in list(self.sides.values()):
-            side.trigger.loop.call_soon(side.refill)
+            side.trigger.loop.call_soon(side.overflow.refill)
             side.trigger._room()
 
 

@@ -139,13 +139,13 @@ class OneAtATime:
         attempt = self.deaths.get(number, 0) + 1
         mark = 0
 
-        def marked(_error: Any) -> None:
+        def marked() -> None:
             self._marking = False
             if self.delivery.stopping:
                 self.delivery.spool.settle(mark)
                 return
             before = set(side.ids)
-            if not side.bring(record):
+            if not side.overflow.bring(record):
                 self.delivery.spool.settle(mark)
                 self._timer = self.delivery.loop.call_later(LOOK_MS, self._next)
                 return
@@ -157,7 +157,14 @@ class OneAtATime:
             self._running = side, event, mark
 
         self._marking = True
-        mark = self.delivery.mark(side.backlog.key, number, attempt, marked)
+        # In the next turn: that the event is stored is told at the end of this one. Else its sender would send it again
+        # to the process after the one that it kills, as an event that nobody has tried alone.
+        loop = self.delivery.loop
+
+        def durable(_error: Any) -> None:
+            loop.at_turn_end(lambda: loop.call_soon(marked))
+
+        mark = self.delivery.mark(side.backlog.key, number, attempt, durable)
 
     def _give_up(self, side: Durable, record: Any, attempt: int) -> None:
         side.backlog.alone -= 1
@@ -181,7 +188,7 @@ class OneAtATime:
             trigger._room()
         self._gates = []
         for side in self.left:
-            side.trigger.loop.call_soon(side.refill)
+            side.trigger.loop.call_soon(side.overflow.refill)
 
     def _trust(self, side: Durable) -> None:
         side.because("wary", holds=False)

@@ -8,7 +8,6 @@ counted in the publisher's `shed` with a reason. Twice it is sent after a crash 
 
 from __future__ import annotations
 
-from collections import deque
 from struct import Struct
 
 from nuclio_edge import clock
@@ -88,7 +87,7 @@ class Keeper:
         self.publisher = publisher
         self.backlog = backlog
         self.stage = stage
-        self._storing: deque[tuple[int, Entry, Callable[[Any], Any] | None, bool]] = deque()
+        self._storing = 0  # records that are not durable yet
         self._reading = False
         self._unsent = 0  # messages that are to be on disk alone, and are not stored yet
 
@@ -134,10 +133,16 @@ class Keeper:
         """
         payload = pack([(entry.message, entry.born)])
         spool = self.delivery.spool
-        number = spool.append(OUTBOX, self.backlog.key, payload, self._done, settles=settles, tallies=tallies)
+
+        def done(error: OSError | None) -> None:
+            self._done(number, entry, error, early=early)
+            if then is not None:
+                then(error)
+
+        number: int = spool.append(OUTBOX, self.backlog.key, payload, done, settles=settles, tallies=tallies)
         self.backlog.held.add(number)
         entry.record = number
-        self._storing.append((number, entry, then, early))
+        self._storing += 1
 
     def refill(self) -> None:
         """Give the client what is on disk alone, oldest first, as far as it has room."""
@@ -190,14 +195,14 @@ class Keeper:
 
     def unsafe(self) -> int:
         """How many messages would be lost if the process ended now."""
-        return len(self._storing) + len(self.stage)
+        return self._storing + len(self.stage)
 
     def _give(self, entry: Entry, message: Message) -> None:
         entry.sent = True
         self.publisher.outbox.send(*message, entry)
 
-    def _done(self, error: OSError | None) -> None:
-        number, entry, then, early = self._storing.popleft()
+    def _done(self, number: int, entry: Entry, error: OSError | None, *, early: bool) -> None:
+        self._storing -= 1
         if not entry.sent:
             self._unsent -= 1
         if error is None:
@@ -219,8 +224,6 @@ class Keeper:
             elif not entry.over:
                 entry.outcome = None  # that of its event is over, as without a disk
                 self.stage.refuse(entry, self)
-        if then is not None:
-            then(error)
 
     def _outcome(self, event: Event | None) -> Outcome | None:
         """Where the messages of a durable event that is in work are gathered."""

@@ -5,22 +5,20 @@ with nothing of it left that needs the disk; or its record is durable (a broker 
 wants an answer waits on). What finds no room in the inbox is on disk alone until there is room, and what comes behind
 it joins it there: order is kept, and memory bounded.
 
-    staging.py   the moment that an event waits before it is stored     backlog.py       what is on disk
-    outcome.py   what came of an event and is not yet with others       dead_letters.py  what has failed for good
-    suspects.py  which event killed the last process                    delivery.py      all of it together
+    staging.py        the moment that an event waits before it is stored    overflow.py      what is on disk alone
+    outcome.py        what came of an event and is not yet with others      dead_letters.py  what has failed for good
+    one_at_a_time.py  which event killed the last process                   delivery.py      all of it together
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from nuclio_edge.core import port
 from nuclio_edge.core.response import Response
-from nuclio_edge.queues import take_all
 
-from .backlog import EVENT, Backlog
-from .outcome import Outcome
-from .stored import Stored, UnreadableError, pack
+from .backlog import EVENT
+from .overflow import Overflow
+from .stored import pack
+from .token import UNTOLD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,42 +27,31 @@ if TYPE_CHECKING:
     from nuclio_edge.core.event import Event
     from nuclio_edge.core.inbox import Trigger
 
+    from .backlog import Backlog
     from .delivery import Delivery
     from .staging import Stage
 
 next_number = port.next_number  # at hand for the way in
 
-READ = 4096  # bytes that are read back at a time, 50 small events in half a millisecond: a turn waits for no more
 # How long a full inbox makes its source wait before events go to the disk. A function that handles half an inbox in
 # this time keeps up, and is only waited for: a flood through the disk costs 9 us an event more.
 GRACE_MS = 25
-IN_FLIGHT = 1 << 20  # bytes of events on their way to the disk that are nowhere else; then the source waits
 _OVER = 1 << 62  # in the place of a count of concluded events: the function does not keep up
-LOOK_MS = 200  # how often it is looked whether a suspended function runs again
 _NUMBERED = ("mqtt", "gpio", "serial", "timer", "sensor")  # whose events get an id of ours
-
-
-class _Untold:
-    """The token of an event whose source has been told, or wants to hear nothing; not None, so that we hear of it."""
-
-    def __repr__(self) -> str:
-        return "UNTOLD"
-
-
-UNTOLD: Any = _Untold()
 
 
 class Durable:
     """What a durable trigger has in the place of its source, and of its `submit`. Loop thread only.
 
     `real` is the source. Law: with the trigger's counters, admitted = handled + failed + dead_lettered + shed + pending
-    + `alone` between two calls.
+    + `alone` between two calls. An event that is pending is in the stage while nothing of it is on disk, and in `ids`
+    from then on; every other one that is admitted is the `overflow`'s.
     """
 
     __slots__ = (
-        "_answer", "_failed", "_grace", "_holds_back", "_in_flight", "_loose", "_many", "_numbered", "_packed",
-        "_parked", "_plain", "_prefix", "_stored", "_storing", "_strand", "_take", "_waits", "backlog", "delivery",
-        "detour", "ids", "kind", "name", "real", "reasons", "stage", "suspects", "trigger",
+        "_answer", "_failed", "_grace", "_loose", "_many", "_numbered", "_packed", "_plain", "_prefix", "_stored",
+        "_take", "backlog", "delivery", "detour", "ids", "kind", "name", "overflow", "real", "reasons", "stage",
+        "storing", "suspects", "trigger",
     )  # fmt: skip
 
     def __init__(
@@ -88,17 +75,13 @@ class Durable:
         self._answer: Any = getattr(self.real, "answer", None)  # sends a reply that is a message of its own
         self._failed = trigger.failed
         self._grace = -1
-        self._in_flight = 0
-        self._holds_back = False  # the source, until less is on its way to the disk
         self._numbered = trigger.kind in _NUMBERED
         self._prefix = port.boot + "-"
         # Of these a handler may change what `pack` looks at: packed when they come, not when they are stored.
         self._loose = not self._numbered and trigger.kind not in ("http", "coap")
         self._packed: dict[Any, Any] = {}
-        self._storing: deque[tuple[Any, int, bool]] = deque()  # (event, record, on disk alone), in order
-        self._strand: deque[Any] = deque()  # was to be on disk alone, and the disk could not be used
-        self._parked: set[int] = set()  # records of events that went back to the disk, and are not durable yet
-        self._waits = False
+        self.storing: dict[Event, int] = {}  # events of the inbox, and their records that are not durable yet
+        self.overflow = Overflow(self, trigger.submit)
         trigger.source = self
         trigger.submit = self.submit
 
@@ -119,7 +102,7 @@ class Durable:
     @property
     def alone(self) -> int:
         """Events of this trigger that are admitted and not in its inbox: on disk, or on their way between the two."""
-        return len(self._strand) + (self.backlog.alone if self._heir() is self else 0)
+        return self.overflow.alone
 
     # -- the way in ---------------------------------------------------------------------------------------------------
 
@@ -130,7 +113,7 @@ class Durable:
         if self._numbered:
             event.id = self._prefix + str(next_number())  # now: later the loop and the handler would both make one
         if self.detour and self._elsewhere(event):
-            return self._spill(event)
+            return self.overflow.spill(event)
         if self._loose:
             self._packed[event] = pack(event)
             return self.enter(event)
@@ -162,6 +145,11 @@ class Durable:
         stage.remove(event)
         return self._no_room(event)
 
+    def because(self, reason: str, *, holds: bool = True) -> None:
+        """Begin or end a reason for the long way."""
+        (self.reasons.add if holds else self.reasons.discard)(reason)
+        self.detour = bool(self.reasons)
+
     def _elsewhere(self, event: Event) -> bool:
         """Whether an event goes to the disk first, for one of the reasons that there may be."""
         if self.suspects is not None and self.suspects.wants(self, event):
@@ -172,7 +160,7 @@ class Durable:
         if self.trigger.when_full != "block":
             return False  # its policy waits a moment, then sheds
         if self._grace == _OVER:
-            return self._spill(event)
+            return self.overflow.spill(event)
         if self._grace < 0:
             trigger = self.trigger
             self._grace = trigger.admitted - trigger.pending
@@ -191,193 +179,31 @@ class Durable:
     def _grace_again(self) -> None:
         self._grace = -1
 
-    def _spill(self, event: Event) -> bool:
-        """Put an event on disk alone; False when the source shall keep it for now."""
-        delivery = self.delivery
-        if delivery.spool.trouble:
-            return False
-        if self._in_flight > IN_FLIGHT:
-            self._holds_back = True
-            return False
-        self._store_what_waits()
-        self.trigger.admitted += 1
-        self._store(event, alone=True)
-        self._in_flight += len(event.raw_body)
-        self.backlog.alone += 1
-        self.because("backlog")
-        self._wait()
-        if len(self._storing) * 2 >= self.stage.limit:
-            delivery.spool.commit_soon()  # its source would send no more
-        return True
-
     # -- on disk ------------------------------------------------------------------------------------------------------
 
     def store(self, event: Event) -> None:
         """Have an event that is in memory stored; by the stage."""
-        number = self._store(event, alone=False)
-        self.ids[event] = number
+        spool = self.delivery.spool
+        number: int = spool.append(EVENT, self.backlog.key, self.pack(event), lambda error: self._done(event, error))
+        self.storing[event] = self.ids[event] = number
         self.backlog.held.add(number)
 
-    def _store(self, event: Event, *, alone: bool) -> int:
-        parts = self._packed.pop(event, None) or pack(event)
-        number: int = self.delivery.spool.append(EVENT, self.backlog.key, parts, self._done)
-        self._storing.append((event, number, alone))
-        return number
+    def pack(self, event: Event) -> Any:
+        """An event as it is stored: as it came."""
+        return self._packed.pop(event, None) or pack(event)
 
-    def _store_what_waits(self) -> None:
-        """Before the first event goes to the disk alone: those in memory are older, and come first there too."""
-        if "backlog" not in self.reasons:
-            for item in self.stage.take(self):
-                if type(item) is Outcome:
-                    item.store()
-                else:
-                    self.store(item)
-
-    def _done(self, error: OSError | None) -> None:
-        """A record of ours is durable, or never will be."""
-        event, number, alone = self._storing.popleft()
-        parked = number in self._parked
-        self._parked.discard(number)
-        if alone:
-            self._in_flight -= len(event.raw_body)
-            if self._holds_back and self._in_flight <= IN_FLIGHT // 2:
-                self._holds_back = False
-                self.trigger._room()
+    def _done(self, event: Event, error: OSError | None) -> None:
+        """The record of an event that was in memory is durable, or never will be; not in the order of the records."""
+        number = self.storing.pop(event)
+        parked = self.overflow.landed(number)
         if error is None:
-            if event._token is not UNTOLD:
-                self._tell_stored(event, alone)
-        elif alone or parked:
-            self.backlog.alone -= 1
-            self._strand.append(event)
-            self._wait()
+            self.tell_stored(event)
+        elif parked:
+            self.overflow.strand(event)
         elif event in self.ids:
             del self.ids[event]
             self.backlog.held.discard(number)
             self.stage.refuse(event, self)
-
-    def _tell_stored(self, event: Event, alone: bool) -> None:
-        """The event will not be lost: let its source acknowledge it."""
-        if self._stored is not None:
-            self._stored(event)
-        elif alone:
-            self.real.settle(event, Response(status_code=202, body=b"stored"), None)
-            event._token = None
-        if event._token is None:
-            event._token = UNTOLD
-
-    def _heir(self) -> Durable:
-        """Who reads the backlog: this one, until a new version of the function has a trigger in its place."""
-        return self.delivery.sides.get(self.backlog.key, self)
-
-    def resume(self) -> None:
-        """Begin with what the disk has; once, when the trigger is in its place."""
-        delivery = self.delivery
-        self.suspects = delivery.suspects(self.trigger.function)
-        if self.suspects is not None:
-            self.suspects.begin(self)
-        else:
-            for mark, _, _ in delivery.marks(self.backlog.key):
-                delivery.spool.settle(mark)  # the last process ended in order: it was no culprit
-        if self.backlog.alone:
-            self.because("backlog")
-            self.trigger.loop.call_soon(self.refill)
-
-    # -- back into memory ---------------------------------------------------------------------------------------------
-
-    def because(self, reason: str, *, holds: bool = True) -> None:
-        """Begin or end a reason for the long way."""
-        (self.reasons.add if holds else self.reasons.discard)(reason)
-        self.detour = bool(self.reasons)
-
-    def _wait(self) -> None:
-        """Read on when the inbox has half emptied."""
-        if not self._waits:
-            self._waits = True
-            self.trigger.on_room(self.refill)
-
-    def refill(self) -> None:
-        """Take from the disk what there is room for, oldest first."""
-        self._waits = False
-        delivery = self.delivery
-        trigger = self.trigger
-        if delivery.stopping or delivery.sides.get(self.backlog.key) is not self:
-            return
-        while self._strand:
-            event = self._strand[0]
-            trigger.admitted -= 1
-            if not self.enter(event):
-                trigger.admitted += 1
-                self._wait()
-                return
-            self._strand.popleft()
-        if trigger.function.suspended:
-            self.because("backlog")
-            trigger.loop.call_later(LOOK_MS, self.refill)
-            return
-        if self.suspects is not None and self.suspects.alone(self):
-            return  # one at a time: they ask for it
-        backlog = self.backlog
-        before = backlog.alone
-        refused = False
-        if before and trigger.pending <= trigger.size >> 1:  # not for each that fits: reading is done in bulk
-            for record in backlog.next(READ):
-                if not self.bring(record):
-                    refused = True
-                    break
-        if backlog.alone:
-            if refused or trigger.pending > trigger.size >> 1:
-                self._wait()
-            elif backlog.alone < before:
-                trigger.loop.call_soon(self.refill)  # the rest of a long backlog; others have their turn between
-            else:
-                trigger.loop.call_later(LOOK_MS, self.refill)  # the disk does not give it, or the memory is short
-        elif not self._strand:
-            self.because("backlog", holds=False)
-
-    def bring(self, record: Any) -> bool:
-        """Give the function an event that was on disk alone; False when there is no room."""
-        trigger = self.trigger
-        try:
-            event = Stored(record.payload).event(trigger)
-        except UnreadableError as error:
-            self.backlog.take(record.id)
-            trigger.dead_lettered += 1
-            self.delivery.bury_record(self, record.id, record.payload, str(error), lambda: None)
-            return True
-        event._token = UNTOLD
-        again = self.delivery.is_repeated(record.id)
-        if again:
-            event.duplicate = True
-        self.ids[event] = record.id
-        self.backlog.take(record.id)
-        trigger.admitted -= 1  # once more when it enters the inbox
-        if self._take(event):
-            trigger.duplicates += again
-            return True
-        trigger.admitted += 1
-        self.ids.pop(event, None)
-        self.backlog.put_back(record.id)
-        return False
-
-    def park(self, event: Event) -> bool:
-        """Have an event that is in memory, and not counted as pending, on disk alone; False when that cannot be."""
-        if self.delivery.spool.trouble:
-            return False
-        self._store_what_waits()
-        if self.stage.remove(event):
-            self.store(event)
-        number = self.ids.pop(event, 0)
-        if not number:
-            return False
-        self.backlog.put_back(number)
-        self._parked.add(number)
-        heir = self._heir()
-        if heir is not self:
-            self.trigger.admitted -= 1
-            heir.trigger.admitted += 1
-        heir.because("backlog")
-        heir._wait()
-        return True
 
     # -- the end of an event ------------------------------------------------------------------------------------------
 
@@ -438,12 +264,24 @@ class Durable:
         if self.suspects is not None:
             self.suspects.over(self, event)
 
+    def tell_stored(self, event: Event, *, alone: bool = False) -> None:
+        """The event will not be lost: let its source acknowledge it, or, as it is on disk `alone`, answer that."""
+        if event._token is UNTOLD:
+            return
+        if self._stored is not None:
+            self._stored(event)
+        elif alone:
+            self.real.settle(event, Response(status_code=202, body=b"stored"), None)
+            event._token = None
+        if event._token is None:
+            event._token = UNTOLD
+
     def _has_failed(self, event: Event, response: Response, error: BaseException | None) -> bool:
         """A failure or a shed event: whether it is kept on disk, so that nothing else is to be done."""
         trigger = self.trigger
         if trigger.failed == self._failed:
             reason = response.body[6:].decode()  # "shed: …"
-            if reason != "suspended" or not self.park(event):
+            if reason != "suspended" or not self.overflow.park(event):
                 return False
             trigger.shed[reason] -= 1
             if not trigger.shed[reason]:
@@ -466,23 +304,10 @@ class Durable:
         self.backlog.held.discard(number)
         return number
 
-    # -- at a stop ----------------------------------------------------------------------------------------------------
-
-    def withdraw(self) -> None:
-        """Leave what no worker has claimed to the next start."""
-        trigger = self.trigger
-        self.because("stopping")
-        box = trigger.box
-        for event in take_all(box) if box is not None else ():
-            if self.park(event):
-                trigger.leave(1, len(event.raw_body), event)
-            else:
-                box.append(event)
-
     def unsafe(self) -> int:
         """How many events would be lost if the process ended now."""
         mine = sum(
             owner is self for waiting in (self.stage.fresh, self.stage.aging, self.stage.refused)
             for owner in waiting.values()
         )  # fmt: skip
-        return mine + len(self._storing) + len(self._strand)
+        return mine + len(self.storing) + self.overflow.unsafe

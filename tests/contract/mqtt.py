@@ -46,7 +46,7 @@ class MqttRig(SourceRig):
 
     def make(self, name: str, params: Values, host: Any) -> MqttSource:
         made = MqttSource(name, params, host)
-        made.fast = self._fast
+        made.connection.fast = self._fast
         return made
 
     def end(self) -> None:
@@ -82,7 +82,7 @@ class MqttRig(SourceRig):
         self._connect()
 
     def routes_in_force(self, source: Any) -> bool:
-        return not source._grants.waiting
+        return not source.connection._grants.waiting
 
     def _connect(self) -> None:
         protocol = paho.MQTTv5 if self._v5 else paho.MQTTv311

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nuclio_edge import cli, processor
+from nuclio_edge import cli, processor, stop
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 SECTIONS = {part.partition("\n")[0]: part for part in TEXT.split("\n## ")[1:]}
@@ -38,7 +38,7 @@ def test_the_exit_codes_are_those_of_the_code() -> None:
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", SECTIONS["Exit codes"], re.MULTILINE)}
     known = {cli.OK, cli.FAULT, cli.USAGE, cli.ANSWERED, cli.ABSENT, cli.UNDRAINED, cli.RESTART, cli.INTERRUPTED}
     assert told == known
-    assert {processor.OK, processor.FAULT, processor.UNDRAINED, processor.RESTART} <= known
+    assert {processor.OK, processor.FAULT, stop.UNDRAINED, processor.RESTART} <= known
 
 
 @pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "version"])

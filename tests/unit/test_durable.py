@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.delivery.dead_letters import all_of, send_again
+from nuclio_edge.sources.memory import MemoryEvent
 from nuclio_edge.spool.unwritten import Unwritten
 from tests.rig import MEMORY, Rig, Settled
 
@@ -396,6 +397,60 @@ def test_a_new_version_of_the_function_goes_on_with_the_backlog(start: Any) -> N
         assert rig.balanced()
         numbers = [int(body) for body in bodies(rig)]
         assert numbers == sorted(numbers)
+
+
+def test_what_a_source_has_held_for_the_old_version_is_counted_and_handled_by_the_new_one(start: Any) -> None:
+    from nuclio_edge.manifest import load
+
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        for number in range(20):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 20)
+        old = rig.trigger("f")
+        gate = module(rig)["gate"]
+        (rig.folder / "f.py").write_text(QUICK)
+        switched: list[bool] = []
+        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
+        rig.until(lambda: switched)
+        new = rig.trigger("f")
+        rig.until(lambda: new.handled + old.pending == 20 and not new.source.detour)
+        assert old.submit(MemoryEvent(old, None, "/in", b"20", {}))
+        assert rig.balanced()
+        rig.until(lambda: new.handled + old.pending == 21)
+        gate.set()
+        rig.until(lambda: not rig.processor.retired)
+        assert rig.processor.tally().handled == 21
+        assert rig.processor.differences() == []
+        assert bodies(rig)[-1] == b"20"
+
+
+def test_the_backlog_of_a_function_that_a_reload_removes_counts_again_when_it_is_back(
+    start: Any, tmp_path: Path
+) -> None:
+    from nuclio_edge.manifest import load
+
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        for number in range(20):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: rig.trigger("f").admitted == 20)
+        whole = load(str(rig.path))
+        rig.path.write_text(rig.path.read_text().split("[function.f]")[0])
+        became: list[Any] = []
+        gate = module(rig)["gate"]
+        rig.processor.reload(load(str(rig.path)), done=became.append)
+        rig.until(lambda: became)
+        assert rig.processor.differences() == []
+        gate.set()
+        rig.until(lambda: not rig.processor.retired)
+        assert rig.processor.differences() == []
+        handled = rig.processor.tally().handled
+        assert 0 < handled < 20
+        (tmp_path / "f.py").write_text(QUICK)
+        rig.processor.reload(whole, done=became.append)
+        rig.until(lambda: len(became) == 2)
+        rig.until(lambda: rig.processor.tally().handled == 20)
+        assert bodies(rig) == [b"%d" % number for number in range(handled, 20)]
+        assert rig.processor.differences() == []
 
 
 def test_the_backlog_of_a_trigger_that_was_removed_is_kept_and_named(start: Any, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from _thread import get_ident
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -22,6 +23,10 @@ from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.worker import conclude
 from nuclio_edge.delivery.delivery import Delivery
 from nuclio_edge.sources.mqtt_event import mqtt_event
+from tests.waiting import LIMIT
+
+if TYPE_CHECKING:
+    import pytest
 
 KEY = "function.f.trigger[0]"
 
@@ -246,6 +251,62 @@ class Box:
 
     def append(self, event: Any) -> None:
         self.held.append(event)
+
+
+def test_a_dead_letter_that_the_disk_does_not_take_is_no_affair_of_the_next_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Durability()
+    try:
+        world._submit(0, again=False)
+        world._submit(1, again=False)
+        world.delivery.flush()  # both wait for the writer, and with them …
+        monkeypatch.setattr("nuclio_edge.spool.spool.FULL", 1)
+        monkeypatch.setattr("nuclio_edge.spool.spool.GROUP", 1)
+        conclude(world.trigger, world.function.held.pop(0), None, ValueError("no"), 0)  # … the end of the first
+        monkeypatch.undo()
+        while world.delivery.busy():
+            world.turn(1)
+        assert world.acknowledged == {0, 1}
+        assert world.delivery.spool.refused == {"ENOBUFS": 1}
+        assert world.delivery.differences() == []
+        assert world.delivery.spool.totals()["pending"] == 1  # the second, once
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_what_runs_alone_after_a_crash_begins_when_its_acknowledgement_has_gone_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection writes at the end of the turn; a worker's thread may have killed the process before that."""
+    gone: list[int] = []
+    gone_before: list[list[int]] = []
+    take = Durability._take
+
+    def acknowledge_at_turn_end(_source: Source, event: Any) -> None:
+        world.loop.at_turn_end(lambda: gone.append(int(event.raw_body)))
+        event._token = None
+
+    def note(self: Durability, event: Any) -> bool:
+        gone_before.append([*gone])
+        return take(self, event)
+
+    world = Durability()
+    try:
+        world._submit(0, again=False)
+        world.sent = 1
+        monkeypatch.setattr(Source, "stored", acknowledge_at_turn_end)
+        monkeypatch.setattr(Durability, "_take", note)
+        world.crash()
+        deadline = time.monotonic() + LIMIT
+        while not world.function.held:
+            world.turn(1)
+            assert time.monotonic() < deadline
+        assert gone_before == [[0]]
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
 
 
 TestDurability = Durability.TestCase

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nuclio_edge.manifest.schema import Secret
-from nuclio_edge.sources import mqtt, mqtt_connect, mqtt_link, mqtt_outage
+from nuclio_edge.sources import mqtt_connect, mqtt_connection, mqtt_link, mqtt_outage
 from tests.fake_broker import FakeBroker, FullBacklog, Peer, black_hole, serve
 from tests.mqtt_packets import packet, publish
 from tests.mqtt_rig import Rig
@@ -74,10 +74,10 @@ def test_a_broker_that_restarts_is_found_again_and_subscribed_to_again(tmp_path:
 
 
 def test_a_black_hole_is_left_after_the_deadline(tmp_path: Path, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "ANSWER_MS", 50)
+    monkeypatch.setattr(mqtt_connection, "ANSWER_MS", 50)
     with FakeBroker(black_hole, black_hole, serve) as broker, Rig(broker.url, tmp_path, fast=fast) as rig:
         wait_until(lambda: len(broker.peers) == 3)
-        monkeypatch.setattr(mqtt, "ANSWER_MS", 30_000)
+        monkeypatch.setattr(mqtt_connection, "ANSWER_MS", 30_000)
         rig.wait_open()
         assert "no answer" in rig.log
 
@@ -93,7 +93,7 @@ def test_a_host_that_drops_every_packet_does_not_hold_the_loop(tmp_path: Path, m
 
 def test_closing_while_a_connection_is_being_made_leaves_nothing(tmp_path: Path) -> None:
     with FullBacklog() as nowhere, Rig(nowhere.url, tmp_path) as rig:
-        wait_until(lambda: rig.source._connector is not None)
+        wait_until(lambda: rig.source.connection._connector is not None)
     assert rig.source.state == "closed"
 
 
@@ -143,9 +143,9 @@ def test_a_connection_that_ends_while_reading_is_paused_costs_no_processor_time(
         rig.wait_open()
         peer.publish("a", b"1")
         peer.publish("a", b"2")
-        wait_until(lambda: rig.source._link.paused)
+        wait_until(lambda: rig.source.connection._link.paused)
         peer.reset()
-        wait_until(lambda: rig.source._link._deaf)
+        wait_until(lambda: rig.source.connection._link._deaf)
         before = rig.do(lambda: rig.loop.wakeups)
         assert rig.do(lambda: rig.loop.wakeups) - before < 10
         inbox.room = 10
@@ -246,8 +246,8 @@ def test_a_length_of_256_megabytes_takes_no_memory(tmp_path: Path, broker: FakeB
         peer.handshake()
         rig.wait_open()
         peer.send(b"\x30\xff\xff\xff\x7f\x00\x01a" + b"x" * 1000)
-        wait_until(lambda: rig.source._link.reader._part)
-        assert len(rig.source._link.reader._part) < 2000
+        wait_until(lambda: rig.source.connection._link.reader._part)
+        assert len(rig.source.connection._link.reader._part) < 2000
 
 
 @pytest.mark.parametrize(("code", "words"), [(0x86, "bad user name or password"), (0x87, "not authorized")])
@@ -287,12 +287,12 @@ def test_another_client_with_our_client_id_is_named(tmp_path: Path, fast: bool) 
 
 
 def test_a_broker_that_never_answers_a_subscribe_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqtt, "ANSWER_MS", 100)
+    monkeypatch.setattr(mqtt_connection, "ANSWER_MS", 100)
 
     def deaf(peer: Peer) -> None:
         peer.handshake(subscribes=False)
         peer.expect("SUBSCRIBE")
-        monkeypatch.setattr(mqtt, "ANSWER_MS", 30_000)
+        monkeypatch.setattr(mqtt_connection, "ANSWER_MS", 30_000)
         peer.expect_closed()
 
     with FakeBroker(deaf, serve) as broker:

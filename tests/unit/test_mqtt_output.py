@@ -151,6 +151,6 @@ def test_a_broker_that_does_not_read_does_not_fill_our_memory(
     send("there")
     with monkeypatch.context() as patch:
         full = property(lambda link: mqtt_room.LIMIT_BYTES + 1, lambda link, value: None)
-        patch.setattr(type(rig.source._link), "queued", full, raising=False)
+        patch.setattr(type(rig.source.connection._link), "queued", full, raising=False)
         send("too many")
     assert rig.source.publisher.shed == {"outbox-full": 1}

@@ -177,7 +177,7 @@ def test_a_broker_that_does_not_read_does_not_fill_our_memory(tmp_path: Path, br
             return bool(rig.source.publisher.shed)
 
         wait_until(flooded)
-        assert rig.do(lambda: rig.source._link.queued) < mqtt_room.LIMIT_BYTES * 2
+        assert rig.do(lambda: rig.source.connection._link.queued) < mqtt_room.LIMIT_BYTES * 2
         assert list(rig.source.publisher.shed) == ["outbox-full"]
 
 
@@ -195,7 +195,7 @@ def test_a_message_that_the_broker_refuses_is_counted_and_said_once(rig: Rig, br
     for qos, kind in ((1, "PUBACK"), (1, "PUBACK"), (2, "PUBREC")):
         rig.source.publisher.publish("a", b"x", qos, False, None)
         peer.ack(kind, peer.expect("PUBLISH").mid or 0, 0x87)
-        if qos == 2 and not rig.source.fast:
+        if qos == 2 and not rig.source.connection.fast:
             peer.ack("PUBCOMP", peer.expect("PUBREL").mid or 0, 0x92)
     wait_until(lambda: rig.source.publisher.shed == {"refused": 3})
     assert rig.log.count("not authorized") == 1

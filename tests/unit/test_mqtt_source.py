@@ -146,7 +146,7 @@ def test_qos_2_runs_once_and_ends_with_pubcomp(rig: Any, broker: FakeBroker) -> 
     inbox = one.subscribe("a", 2)
     peer = opened(one, broker)
     peer.publish("a", b"x", qos=2, mid=4)
-    if one.source.fast:
+    if one.source.connection.fast:
         one.settle(take(inbox))
         peer.expect("PUBREC", mid=4)
         peer.publish("a", b"x", qos=2, mid=4, dup=True)  # PUBREC got lost
@@ -160,7 +160,7 @@ def test_qos_2_runs_once_and_ends_with_pubcomp(rig: Any, broker: FakeBroker) -> 
         one.settle(take(inbox))
         peer.expect("PUBCOMP", mid=4)
     peer.publish("a", b"y", qos=2, mid=4)  # the identifier is free again
-    if not one.source.fast:
+    if not one.source.connection.fast:
         peer.expect("PUBREC", mid=4)
         peer.ack("PUBREL", 4)
     assert take(inbox).body == b"y"
@@ -368,4 +368,4 @@ def test_topic_aliases_of_the_broker_are_understood(rig: Any, broker: FakeBroker
         peer.publish("", b"2", topic_alias=2)
         assert [take(inbox).topic for _ in range(2)] == ["long/name", "long/name"]
     else:
-        assert not one.source.fast
+        assert not one.source.connection.fast

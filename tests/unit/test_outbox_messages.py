@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nuclio_edge import clock
 from nuclio_edge.clock import CLOCK, FLOOR_MS, QUALITIES, SYNCED
 from nuclio_edge.core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY
+from nuclio_edge.delivery.backlog import OUTBOX, Backlog
 from nuclio_edge.delivery.outbox import Keeper, pack, time_left, unpack
 from nuclio_edge.testing import Clock
 
@@ -94,6 +95,31 @@ def test_over_boots_it_goes_by_a_clock_that_was_right_both_times(time: Clock, mo
     time.wall = 5_000  # this boot does not know the time: nobody knows how long it waited
     CLOCK.forget()
     assert seconds_left(born) == 60
+
+
+def test_a_message_is_told_its_own_fate_in_whatever_order_the_spool_tells_them() -> None:
+    told: list[Any] = []
+    shed: list[str] = []
+
+    def append(_kind: int, _key: str, _payload: bytes, done: Any, **_more: Any) -> int:
+        told.append(done)
+        return len(told)
+
+    backlog = Backlog(SimpleNamespace(log=SimpleNamespace(lanes=SimpleNamespace(by_key={}))), OUTBOX, "broker")
+    publisher: Any = SimpleNamespace(drop=shed.append, outbox=SimpleNamespace(takes=lambda _size: False), link=None)
+    loop: Any = SimpleNamespace(call_soon=lambda _call: None, now=0)
+    delivery: Any = SimpleNamespace(
+        keepers={}, loop=loop, outcomes={}, spool=SimpleNamespace(trouble="", append=append)
+    )
+    keeper = Keeper(delivery, publisher, backlog, SimpleNamespace(fresh={}, arm=lambda: None, remove=lambda _: None))
+    for body in (b"first", b"second"):
+        keeper.send(("t", body, 1, False, ()), None)
+    for entry in keeper.stage.fresh:
+        keeper.store(entry)
+    told[1](OSError("full"))
+    assert backlog.held == {1} and shed == ["outbox-full"]
+    told[0](None)
+    assert backlog.held == set() and backlog.alone == 1 and not keeper._unsent
 
 
 def test_what_a_replaced_source_stores_late_is_sent_by_the_one_that_has_its_name() -> None:

@@ -1,0 +1,252 @@
+"""What of a durable trigger is on disk alone: the events that its inbox has no room for, how they get there, and back.
+
+Events come here when the inbox stays full or is not to be used (`Durable.reasons`), when their function is suspended,
+and at a stop. They are read back oldest first, in bulk, when the inbox has half emptied. An event that is never here
+touches nothing of this file.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from nuclio_edge.queues import take_all
+
+from .backlog import EVENT
+from .stored import Stored, UnreadableError
+from .token import UNTOLD
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nuclio_edge.core.event import Event
+    from nuclio_edge.spool.reading import Record
+
+    from .trigger import Durable
+
+READ = 4096  # bytes that are read back at a time, 50 small events in half a millisecond: a turn waits for no more
+IN_FLIGHT = 1 << 20  # bytes of events on their way to the disk that are nowhere else; then the source waits
+LOOK_MS = 200  # how often it is looked whether a suspended function runs again
+
+
+class Overflow:
+    """The overflow of one durable trigger, whose `overflow` it is. Loop thread only.
+
+    Law: every event here is counted as admitted and not as pending, and is either one of `backlog.alone` (its record is
+    on disk or on its way) or, when the disk could not be used for it, in the strand, in memory. Order: while there is
+    anything here, "backlog" is one of the trigger's reasons, so that what comes behind joins it; the strand, which is
+    older, enters the inbox before what is read from the disk. The backlog is the `heir`'s: when the function was
+    replaced, its new version's, which counts it from then on; when it is gone, it counts nowhere until it is back.
+    """
+
+    __slots__ = (
+        "_holds_back", "_in_flight", "_parked", "_strand", "_take", "_waits", "backlog", "delivery", "side", "storing",
+        "trigger",
+    )  # fmt: skip
+
+    def __init__(self, side: Durable, take: Callable[[Event], bool]) -> None:
+        self.side = side
+        self.delivery = side.delivery
+        self.trigger = side.trigger
+        self.backlog = side.backlog
+        self._take = take  # the way into the inbox
+        self.storing = 0  # events on their way to the disk that are nowhere else
+        self._in_flight = 0  # bytes of them
+        self._holds_back = False  # the source, until less is on its way to the disk
+        self._strand: deque[Event] = deque()  # was to be on disk alone, and the disk could not be used
+        self._parked: set[int] = set()  # records of events that went back to the disk, and are not durable yet
+        self._waits = False
+
+    @property
+    def alone(self) -> int:
+        """How many events are here."""
+        return len(self._strand) + (self.backlog.alone if self._heir() is self else 0)
+
+    @property
+    def unsafe(self) -> int:
+        """How many of them would be lost if the process ended now."""
+        return self.storing + len(self._strand)
+
+    # -- to the disk --------------------------------------------------------------------------------------------------
+
+    def spill(self, event: Event) -> bool:
+        """Put an event that comes in on disk alone; False when the source shall keep it for now."""
+        side = self.side
+        delivery = self.delivery
+        if delivery.spool.trouble:
+            return False
+        if self._in_flight > IN_FLIGHT:
+            self._holds_back = True
+            return False
+        self._store_what_waits()
+        delivery.spool.append(EVENT, self.backlog.key, side.pack(event), lambda error: self._done(event, error))
+        self.storing += 1
+        self._in_flight += len(event.raw_body)
+        self.backlog.alone += 1
+        self._hand_over()
+        if (len(side.storing) + self.storing) * 2 >= side.stage.limit:
+            delivery.spool.commit_soon()  # its source would send no more
+        return True
+
+    def park(self, event: Event) -> bool:
+        """Have an event that is in memory, and not counted as pending, on disk alone; False when that cannot be."""
+        side = self.side
+        if self.delivery.spool.trouble:
+            return False
+        self._store_what_waits()
+        if side.stage.remove(event):
+            side.store(event)
+        number = side.ids.pop(event, 0)
+        if not number:
+            return False
+        self.trigger.admitted -= 1
+        self.backlog.put_back(number)
+        self._parked.add(number)
+        self._hand_over()
+        return True
+
+    def withdraw(self) -> None:
+        """Leave what no worker has claimed to the next start; at a stop."""
+        trigger = self.trigger
+        self.side.because("stopping")
+        box = trigger.box
+        for event in take_all(box) if box is not None else ():
+            if self.park(event):
+                trigger.leave(1, len(event.raw_body), event)
+            else:
+                box.append(event)
+
+    def landed(self, number: int) -> bool:
+        """The record of an event that was in memory is durable, or never will be; whether the event is here by now."""
+        parked = number in self._parked
+        self._parked.discard(number)
+        return parked
+
+    def strand(self, event: Event) -> None:
+        """The disk could not be used for an event that is here."""
+        self.backlog.alone -= 1
+        heir = self._heir()
+        if heir is not None:
+            heir.trigger.admitted -= 1
+        self.trigger.admitted += 1
+        self._strand.append(event)
+        self._wait()
+
+    def _done(self, event: Event, error: OSError | None) -> None:
+        """The record of an event that was spilt is durable, or never will be."""
+        self.storing -= 1
+        self._in_flight -= len(event.raw_body)
+        if self._holds_back and self._in_flight <= IN_FLIGHT // 2:
+            self._holds_back = False
+            self.trigger._room()
+        if error is None:
+            self.side.tell_stored(event, alone=True)
+        else:
+            self.strand(event)
+
+    def _store_what_waits(self) -> None:
+        """Before the first event goes to the disk alone: those in memory are older, and come first there too."""
+        side = self.side
+        if "backlog" not in side.reasons:
+            for event in side.stage.take(side):
+                side.store(event)
+
+    # -- back into the inbox ------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Begin with what the disk has; once, when the trigger is in its place."""
+        side = self.side
+        delivery = self.delivery
+        suspects = side.suspects = delivery.suspects(self.trigger.function)
+        if suspects is not None:
+            suspects.begin(side)
+        else:
+            for mark, _, _ in delivery.marks(self.backlog.key):
+                delivery.spool.settle(mark)  # the last process ended in order: it was no culprit
+        if self.backlog.alone:
+            side.because("backlog")
+            self.trigger.loop.call_soon(self.refill)
+
+    def refill(self) -> None:
+        """Take from the disk what there is room for, oldest first."""
+        self._waits = False
+        side = self.side
+        trigger = self.trigger
+        if self.delivery.stopping or self.delivery.sides.get(self.backlog.key) is not side:
+            return
+        while self._strand:
+            event = self._strand[0]
+            trigger.admitted -= 1
+            if not side.enter(event):
+                trigger.admitted += 1
+                self._wait()
+                return
+            self._strand.popleft()
+        if trigger.function.suspended:
+            side.because("backlog")
+            trigger.loop.call_later(LOOK_MS, self.refill)
+            return
+        if side.suspects is not None and side.suspects.alone(side):
+            return  # one at a time: they ask for it
+        backlog = self.backlog
+        before = backlog.alone
+        refused = False
+        if before and trigger.pending <= trigger.size >> 1:  # not for each that fits: reading is done in bulk
+            for record in backlog.next(READ):
+                if not self.bring(record):
+                    refused = True
+                    break
+        if backlog.alone:
+            if refused or trigger.pending > trigger.size >> 1:
+                self._wait()
+            elif backlog.alone < before:
+                trigger.loop.call_soon(self.refill)  # the rest of a long backlog; others have their turn between
+            else:
+                trigger.loop.call_later(LOOK_MS, self.refill)  # the disk does not give it, or the memory is short
+        elif not self._strand:
+            side.because("backlog", holds=False)
+
+    def bring(self, record: Record) -> bool:
+        """Give the function an event that was on disk alone; False when there is no room."""
+        side = self.side
+        trigger = self.trigger
+        try:
+            event = Stored(record.payload).event(trigger)
+        except UnreadableError as error:
+            self.backlog.take(record.id)
+            trigger.dead_lettered += 1
+            self.delivery.bury_record(side, record.id, record.payload, str(error), lambda: None)
+            return True
+        event._token = UNTOLD
+        again = self.delivery.is_repeated(record.id)
+        if again:
+            event.duplicate = True
+        side.ids[event] = record.id
+        self.backlog.take(record.id)
+        trigger.admitted -= 1  # once more when it enters the inbox
+        if self._take(event):
+            trigger.duplicates += again
+            return True
+        trigger.admitted += 1
+        side.ids.pop(event, None)
+        self.backlog.put_back(record.id)
+        return False
+
+    def _wait(self) -> None:
+        """Read on when the inbox has half emptied."""
+        if not self._waits:
+            self._waits = True
+            self.trigger.on_room(self.refill)
+
+    def _heir(self) -> Overflow | None:
+        """Who reads the backlog: this one, or that of a new version's trigger; nobody, when the function is gone."""
+        heir: Durable | None = self.delivery.sides.get(self.backlog.key)
+        return heir.overflow if heir is not None else None
+
+    def _hand_over(self) -> None:
+        """Another event is on disk alone: whoever reads the backlog counts it."""
+        heir = self._heir()
+        if heir is not None:
+            heir.trigger.admitted += 1
+            heir.side.because("backlog")
+            heir._wait()
