@@ -128,6 +128,9 @@ class Loop:
         self.wakeups += 1
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
+        soon: "Any" = ()
+        if self._soon:  # before anything is called: what a call of this turn asks for comes in the next one
+            soon, self._soon = self._soon, []
         calls = self._calls
         for key, mask in ready:
             call = calls.get(key)
@@ -143,10 +146,8 @@ class Loop:
         posted = self._posted
         for _ in range(len(posted)):
             self._guard(posted.popleft())
-        if self._soon:
-            soon, self._soon = self._soon, []
-            for one in soon:
-                self._guard(one)
+        for one in soon:
+            self._guard(one)
         self._run_timers()
         while self._end:
             end, self._end = self._end, []
