@@ -215,7 +215,7 @@ class Delivery:
         self.ledger.take(trigger)
         trigger.admitted += backlog.alone
         if before is not None:
-            before.trigger.admitted -= backlog.alone
+            side.overflow.inherit(before.overflow)
         if self._begun:
             side.overflow.resume()
 

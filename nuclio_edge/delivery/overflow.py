@@ -126,11 +126,24 @@ class Overflow:
         """The disk could not be used for an event that is here."""
         self.backlog.alone -= 1
         heir = self._heir()
-        if heir is not None:
-            heir.trigger.admitted -= 1
-        self.trigger.admitted += 1
-        self._strand.append(event)
-        self._wait()
+        if heir is None:
+            heir = self
+            self.trigger.admitted += 1
+        event._trigger = heir.trigger
+        heir._strand.append(event)
+        heir._wait()
+
+    def inherit(self, before: Overflow) -> None:
+        """Go on with what the trigger of the version before has here; the backlog is one for both."""
+        self.trigger.admitted += len(before._strand)
+        before.trigger.admitted -= len(before._strand) + self.backlog.alone
+        while before._strand:
+            event = before._strand.popleft()
+            event._trigger = self.trigger
+            self._strand.append(event)
+        if self._strand:
+            self.side.because("backlog")
+            self._wait()
 
     def _done(self, event: Event, error: OSError | None) -> None:
         """The record of an event that was spilt is durable, or never will be."""

@@ -424,6 +424,32 @@ def test_what_a_source_has_held_for_the_old_version_is_counted_and_handled_by_th
         assert bodies(rig)[-1] == b"20"
 
 
+def test_what_could_not_be_stored_for_the_old_version_is_handled_by_the_new_one(start: Any) -> None:
+    from nuclio_edge.manifest import load
+
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        spool, old = spool_of(rig), rig.trigger("f")
+        write = spool.disk.write
+        spool.disk.write = _no_space
+        for number in range(20):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: old.source.overflow.unsafe and spool.trouble)
+        gate = module(rig)["gate"]
+        (rig.folder / "f.py").write_text(QUICK)
+        switched: list[bool] = []
+        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
+        rig.until(lambda: switched)
+        assert not old.source.overflow.unsafe
+        assert rig.balanced()
+        assert rig.processor.differences() == []
+        spool.disk.write = write
+        rig.until(lambda: rig.trigger("f").handled + old.pending == 20)
+        gate.set()
+        rig.until(lambda: not rig.processor.retired)
+        assert rig.processor.tally().handled == 20
+        assert rig.processor.differences() == []
+
+
 def test_the_backlog_of_a_function_that_a_reload_removes_counts_again_when_it_is_back(
     start: Any, tmp_path: Path
 ) -> None:
