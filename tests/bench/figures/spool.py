@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from nuclio_edge.carriers import SWITCH_S
@@ -18,6 +19,7 @@ from tests.crash.spool_trial import use
 from tests.crash.test_power_cuts import try_all
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.bench.bench import Bench
@@ -192,34 +194,54 @@ def sqlite_groups(folder: Path, groups: int, each: int = GROUP) -> dict[str, flo
 
 
 def device(bench: Bench) -> None:
-    """One event a second, durable within one: what a disk with ext4 of its own has to take."""
+    """One event a second, durable within one: what a disk with ext4 of its own has to take; and for a bare file."""
     seconds = bench.many(60)
-    folder, image = bench.folder(), bench.folder() / "disk"
-    subprocess.run(["truncate", "-s", "64M", str(image)], check=True)
-    made = subprocess.run(
-        ["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", LAZY, str(image)], capture_output=True, check=False
-    )
-    if not made.returncode:
-        made = subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True, check=False)
-    if made.returncode:
-        bench.report.missing("bytes at the block device", made.stderr.decode().strip())
-        return
-    try:
-        loop, spool = opened(folder / "spool", size=16 << 20, flush_ms=1000)
+    with ExitStack() as mounted:
+        try:
+            ours, bare = (mounted.enter_context(file_system(bench.folder())) for _ in range(2))
+        except OSError as error:
+            bench.report.missing("bytes at the block device", str(error))
+            return
+        loop, spool = opened(ours / "spool", size=16 << 20, flush_ms=1000)
         stored = Stored(loop)
         spool.append(EVENT, "a", BODY, stored, urgent=True)
         stored.wait(1)
+        descriptor = os.open(bare / "file", os.O_RDWR | os.O_CREAT)
+        os.write(descriptor, bytes(1 << 20))  # written once, as a segment
+        os.fsync(descriptor)
         os.sync()
-        before, begin = sectors(folder), time.monotonic()
+        before, begin = [sectors(ours), sectors(bare)], time.monotonic()
         for second in range(seconds):
             spool.append(EVENT, "a", BODY, stored)
+            os.pwrite(descriptor, BODY, second * len(BODY))
+            os.fdatasync(descriptor)
             while (left := begin + second + 1 - time.monotonic()) > 0:
                 loop.turn(max(1, int(left * 1000)))
         stored.wait(seconds + 1)
-        taken = (sectors(folder) - before) * 512 / (seconds * len(BODY))
+        payload = seconds * len(BODY)
+        taken = [(sectors(disk) - was) * 512 / payload for disk, was in zip((ours, bare), before, strict=True)]
+        os.close(descriptor)
         spool.close()
         loop.close()
-        bench.report.value("bytes at the block device, 1 event/s, per payload byte", [taken], "x", bar=25)
+    bench.report.value("bytes at the block device, 1 event/s, per payload byte", [taken[0]], "x", bar=25)
+    bench.report.value("the same of a bare file, a write and an fdatasync a second", [taken[1]], "x")
+
+
+@contextmanager
+def file_system(folder: Path) -> Iterator[Path]:
+    """An ext4 of its own, mounted at a folder; OSError where that cannot be."""
+    image = folder.with_suffix(".disk")
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    for command in (
+        ["mkfs.ext4", "-q", "-F", "-b", "4096", "-E", LAZY, str(image)],
+        ["mount", "-o", "loop", str(image), str(folder)],
+    ):
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode:
+            raise OSError(done.stderr.decode().strip())
+    try:
+        yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
