@@ -15,10 +15,11 @@ NAMES = {EVENT: "events", OUTBOX: "messages to be sent", DEAD: "dead letters", M
 class Backlog:
     """Loop thread only. `alone` counts the records that are on disk and nowhere else, `held` has the ids of the others.
 
+    `flying` has the events of those records of both that are not durable yet, and may never be.
     Law: what the spool counts as pending for this kind and key is `alone` and `held` together.
     """
 
-    __slots__ = ("_after", "alone", "held", "key", "kind", "spool")
+    __slots__ = ("_after", "alone", "flying", "held", "key", "kind", "spool")
 
     def __init__(self, spool: Any, kind: int, key: str) -> None:
         self.spool = spool
@@ -26,6 +27,7 @@ class Backlog:
         self.key = key
         self.alone = pending(spool, kind, key)
         self.held: set[int] = set()
+        self.flying: dict[int, Any] = {}
         self._after = 0  # every record up to here is held
 
     def next(self, limit: int) -> list[Any]:
@@ -55,10 +57,21 @@ class Backlog:
         self.alone += 1
         self._after = min(self._after, number - 1)
 
+    def landed(self, number: int) -> str:
+        """A record is durable, or never will be: whether it is "held", "alone" or "over" at this moment."""
+        if self.flying.pop(number, None) is None:
+            return "over"
+        return "held" if number in self.held else "alone"
+
     def settle(self, number: int) -> None:
         """One that was held is needed no more."""
-        self.held.discard(number)
+        self.let_go(number)
         self.spool.settle(number)
+
+    def let_go(self, number: int) -> None:
+        """One that was held is settled together with something else."""
+        self.held.discard(number)
+        self.flying.pop(number, None)
 
     def dropped(self, count: int, first: int, last: int) -> int:
         """The spool gave records up to stay within its limits; how many of them were nowhere else."""

@@ -91,7 +91,7 @@ class Outcome:
             return  # all of them are on their way to the disk
         number = self.side.ids.pop(self.event, 0)
         if number:
-            self.side.backlog.held.discard(number)
+            self.side.backlog.let_go(number)
         self._storing = True
         for entry in left[:-1]:
             entry.keeper.store(entry)

@@ -40,8 +40,7 @@ class Overflow:
     """
 
     __slots__ = (
-        "_holds_back", "_in_flight", "_parked", "_strand", "_take", "_waits", "backlog", "delivery", "side", "storing",
-        "trigger",
+        "_holds_back", "_in_flight", "_strand", "_take", "_waits", "backlog", "delivery", "side", "storing", "trigger",
     )  # fmt: skip
 
     def __init__(self, side: Durable, take: Callable[[Event], bool]) -> None:
@@ -54,7 +53,6 @@ class Overflow:
         self._in_flight = 0  # bytes of them
         self._holds_back = False  # the source, until less is on its way to the disk
         self._strand: deque[Event] = deque()  # was to be on disk alone, and the disk could not be used
-        self._parked: set[int] = set()  # records of events that went back to the disk, and are not durable yet
         self._waits = False
 
     @property
@@ -79,9 +77,15 @@ class Overflow:
             self._holds_back = True
             return False
         self._store_what_waits()
-        delivery.spool.append(EVENT, self.backlog.key, side.pack(event), lambda error: self._done(event, error))
+        size = len(event.raw_body)
+
+        def done(error: OSError | None) -> None:
+            self._done(event, size, number, error)
+
+        number: int = delivery.spool.append(EVENT, self.backlog.key, side.pack(event), done)
+        self.backlog.flying[number] = event
         self.storing += 1
-        self._in_flight += len(event.raw_body)
+        self._in_flight += size
         self.backlog.alone += 1
         self._hand_over()
         if (len(side.storing) + self.storing) * 2 >= side.stage.limit:
@@ -101,7 +105,6 @@ class Overflow:
             return False
         self.trigger.admitted -= 1
         self.backlog.put_back(number)
-        self._parked.add(number)
         self._hand_over()
         return True
 
@@ -115,12 +118,6 @@ class Overflow:
                 trigger.leave(1, len(event.raw_body), event)
             else:
                 box.append(event)
-
-    def landed(self, number: int) -> bool:
-        """The record of an event that was in memory is durable, or never will be; whether the event is here by now."""
-        parked = number in self._parked
-        self._parked.discard(number)
-        return parked
 
     def strand(self, event: Event) -> None:
         """The disk could not be used for an event that is here."""
@@ -145,17 +142,18 @@ class Overflow:
             self.side.because("backlog")
             self._wait()
 
-    def _done(self, event: Event, error: OSError | None) -> None:
+    def _done(self, event: Event, size: int, number: int, error: OSError | None) -> None:
         """The record of an event that was spilt is durable, or never will be."""
         self.storing -= 1
-        self._in_flight -= len(event.raw_body)
+        self._in_flight -= size
         if self._holds_back and self._in_flight <= IN_FLIGHT // 2:
             self._holds_back = False
             self.trigger._room()
+        where = self.backlog.landed(number)
         if error is None:
-            self.side.tell_stored(event, alone=True)
+            self.side.tell_stored(event, alone=where == "alone")
         else:
-            self.strand(event)
+            self.side.not_stored(event, number, where)
 
     def _store_what_waits(self) -> None:
         """Before the first event goes to the disk alone: those in memory are older, and come first there too."""
@@ -223,26 +221,33 @@ class Overflow:
         """Give the function an event that was on disk alone; False when there is no room."""
         side = self.side
         trigger = self.trigger
-        try:
-            event = Stored(record.payload).event(trigger)
-        except UnreadableError as error:
-            self.backlog.take(record.id)
-            trigger.dead_lettered += 1
-            self.delivery.bury_record(side, record.id, record.payload, str(error), lambda: None)
-            return True
-        event._token = UNTOLD
-        again = self.delivery.is_repeated(record.id)
-        if again:
-            event.duplicate = True
-        side.ids[event] = record.id
-        self.backlog.take(record.id)
+        number = record.id
+        backlog = self.backlog
+        again = self.delivery.is_repeated(number)
+        flying = backlog.flying.get(number)
+        if flying is not None:
+            event: Event = flying  # not durable yet, so its source has not been told: that is to be done once
+            event._trigger = trigger
+        else:
+            try:
+                event = Stored(record.payload).event(trigger)
+            except UnreadableError as error:
+                backlog.take(number)
+                trigger.dead_lettered += 1
+                self.delivery.bury_record(side, number, record.payload, str(error), lambda: None)
+                return True
+            event._token = UNTOLD
+            if again:
+                event.duplicate = True
+        side.ids[event] = number
+        backlog.take(number)
         trigger.admitted -= 1  # once more when it enters the inbox
         if self._take(event):
             trigger.duplicates += again
             return True
         trigger.admitted += 1
         side.ids.pop(event, None)
-        self.backlog.put_back(record.id)
+        backlog.put_back(number)
         return False
 
     def _wait(self) -> None:

@@ -187,6 +187,7 @@ class Durable:
         number: int = spool.append(EVENT, self.backlog.key, self.pack(event), lambda error: self._done(event, error))
         self.storing[event] = self.ids[event] = number
         self.backlog.held.add(number)
+        self.backlog.flying[number] = event
 
     def pack(self, event: Event) -> Any:
         """An event as it is stored: as it came."""
@@ -195,15 +196,21 @@ class Durable:
     def _done(self, event: Event, error: OSError | None) -> None:
         """The record of an event that was in memory is durable, or never will be; not in the order of the records."""
         number = self.storing.pop(event)
-        parked = self.overflow.landed(number)
+        where = self.backlog.landed(number)
         if error is None:
             self.tell_stored(event)
-        elif parked:
+        else:
+            self.not_stored(event, number, where)
+
+    def not_stored(self, event: Event, number: int, where: str) -> None:
+        """The record of an event never will be durable; `where` it is by now says `Backlog.landed`."""
+        if where == "alone":
             self.overflow.strand(event)
-        elif event in self.ids:
+        elif where == "held":
             del self.ids[event]
             self.backlog.held.discard(number)
-            self.stage.refuse(event, self)
+            trigger: Any = event._trigger  # a new version's perhaps
+            self.stage.refuse(event, trigger.source.durable_side)
 
     # -- the end of an event ------------------------------------------------------------------------------------------
 
@@ -301,7 +308,7 @@ class Durable:
         if self.stage.remove(event):
             return 0
         number = self.ids.pop(event, 0)
-        self.backlog.held.discard(number)
+        self.backlog.let_go(number)
         return number
 
     def unsafe(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -447,6 +448,39 @@ def test_what_could_not_be_stored_for_the_old_version_is_handled_by_the_new_one(
         gate.set()
         rig.until(lambda: not rig.processor.retired)
         assert rig.processor.tally().handled == 20
+        assert rig.processor.differences() == []
+
+
+def test_what_was_read_back_before_the_disk_refused_it_is_handled_once(start: Any) -> None:
+    """The disk stalls while it takes events that are to be on it alone; they come back from the group in memory."""
+    with start(function("inbox = { size = 2 }"), BY_TURNS) as rig:
+        spool, trigger = spool_of(rig), rig.trigger("f")
+        stalled = threading.Event()
+
+        def refuse_late(*_: Any) -> None:
+            stalled.wait()
+            _no_space()
+
+        spool.disk.write = refuse_late
+        settled = Settled()
+        sent = 0
+        while trigger.source.overflow.storing < 4:
+            rig.deliver("/in", b"%d" % sent, settled)
+            sent += 1
+            rig.processor.loop.turn(5)
+        rig.until(lambda: spool.in_hand is not None)
+        module(rig)["turns"].release(sent - 1)
+        rig.until(lambda: trigger.handled == sent - 1)  # the last one still runs
+        rig.until(lambda: trigger.pending == 1)
+        stalled.set()
+        rig.until(lambda: not trigger.source.overflow.storing)
+        assert spool.trouble
+        assert rig.processor.differences() == []
+        module(rig)["turns"].release(sent)
+        rig.until(lambda: len(settled.outcomes) == sent)
+        rig.turn_for(50)
+        assert bodies(rig) == [b"%d" % number for number in range(sent)]
+        assert sorted(int(event.raw_body) for event, _, _ in settled.outcomes) == list(range(sent))
         assert rig.processor.differences() == []
 
 
