@@ -164,6 +164,7 @@ def let_go(processor: Processor, function: Function) -> None:
     if function not in processor.retired:
         return
     drained = function.runner.drain() and not any(trigger.pending for trigger in function.triggers)
+    drained = drained and (processor.delivery is None or not processor.delivery.unsafe(function))
     if drained and processor.assembly.farewell(function, function.timeout_ms).over:
         processor.assembly.farewells.pop(function)
         processor.retired.remove(function)

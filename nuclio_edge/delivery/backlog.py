@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -15,11 +17,12 @@ NAMES = {EVENT: "events", OUTBOX: "messages to be sent", DEAD: "dead letters", M
 class Backlog:
     """Loop thread only. `alone` counts the records that are on disk and nowhere else, `held` has the ids of the others.
 
-    `flying` has the events of those records of both that are not durable yet, and may never be.
+    `flying` has the events of those records of both that are not durable yet, and may never be; `strand` has those
+    that were to be on disk alone, oldest first, when the disk could not be used for them.
     Law: what the spool counts as pending for this kind and key is `alone` and `held` together.
     """
 
-    __slots__ = ("_after", "alone", "flying", "held", "key", "kind", "spool")
+    __slots__ = ("_after", "alone", "flying", "held", "key", "kind", "spool", "strand")
 
     def __init__(self, spool: Any, kind: int, key: str) -> None:
         self.spool = spool
@@ -28,7 +31,13 @@ class Backlog:
         self.alone = pending(spool, kind, key)
         self.held: set[int] = set()
         self.flying: dict[int, Any] = {}
+        self.strand: deque[Any] = deque()
         self._after = 0  # every record up to here is held
+
+    @property
+    def size(self) -> int:
+        """How many wait for room in memory, wherever they are."""
+        return self.alone + len(self.strand)
 
     def next(self, limit: int) -> list[Any]:
         """Some of the oldest records that are on disk alone, about `limit` bytes; none when the disk cannot be read."""

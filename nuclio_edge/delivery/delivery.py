@@ -213,9 +213,9 @@ class Delivery:
         side = Durable(self, trigger, self._stage(trigger.source), backlog, self._ids.setdefault(key, {}))
         self.sides[key] = side
         self.ledger.take(trigger)
-        trigger.admitted += backlog.alone
+        trigger.admitted += backlog.size
         if before is not None:
-            side.overflow.inherit(before.overflow)
+            before.trigger.admitted -= backlog.size
         if self._begun:
             side.overflow.resume()
 
@@ -225,7 +225,8 @@ class Delivery:
             side = side_of(trigger)
             if side is not None and self.sides.get(side.backlog.key) is side:
                 del self.sides[side.backlog.key]
-                trigger.admitted -= side.backlog.alone
+                trigger.admitted -= side.backlog.size
+                trigger.loop.call_soon(side.overflow.refill)
 
     def backlog(self, kind: int, key: str) -> Backlog:
         """What is on disk of a kind and key."""

@@ -7,11 +7,10 @@ touches nothing of this file.
 
 from __future__ import annotations
 
-from collections import deque
-
 from nuclio_edge.queues import take_all
 
 from .backlog import EVENT
+from .staging import AGAIN_MS
 from .stored import Stored, UnreadableError
 from .token import UNTOLD
 
@@ -33,14 +32,14 @@ class Overflow:
     """The overflow of one durable trigger, whose `overflow` it is. Loop thread only.
 
     Law: every event here is counted as admitted and not as pending, and is either one of `backlog.alone` (its record is
-    on disk or on its way) or, when the disk could not be used for it, in the strand, in memory. Order: while there is
-    anything here, "backlog" is one of the trigger's reasons, so that what comes behind joins it; the strand, which is
-    older, enters the inbox before what is read from the disk. The backlog is the `heir`'s: when the function was
-    replaced, its new version's, which counts it from then on; when it is gone, it counts nowhere until it is back.
+    on disk or on its way) or, when the disk could not be used for it, in `backlog.strand`, in memory. Order: while
+    there is anything here, "backlog" is one of the trigger's reasons, so that what comes behind joins it; the strand,
+    which is older, enters the inbox before what is read from the disk. The backlog is the `heir`'s: when the function
+    was replaced, its new version's, which counts it from then on; when it is gone, it counts nowhere until it is back.
     """
 
     __slots__ = (
-        "_holds_back", "_in_flight", "_strand", "_take", "_waits", "backlog", "delivery", "side", "storing", "trigger",
+        "_holds_back", "_in_flight", "_take", "_waits", "backlog", "delivery", "side", "storing", "trigger",
     )  # fmt: skip
 
     def __init__(self, side: Durable, take: Callable[[Event], bool]) -> None:
@@ -52,18 +51,17 @@ class Overflow:
         self.storing = 0  # events on their way to the disk that are nowhere else
         self._in_flight = 0  # bytes of them
         self._holds_back = False  # the source, until less is on its way to the disk
-        self._strand: deque[Event] = deque()  # was to be on disk alone, and the disk could not be used
         self._waits = False
 
     @property
     def alone(self) -> int:
         """How many events are here."""
-        return len(self._strand) + (self.backlog.alone if self._heir() is self else 0)
+        return self.backlog.size if self._heir() is self else 0
 
     @property
     def unsafe(self) -> int:
         """How many of them would be lost if the process ended now."""
-        return self.storing + len(self._strand)
+        return self.storing + (len(self.backlog.strand) if self._heir() in (self, None) else 0)
 
     # -- to the disk --------------------------------------------------------------------------------------------------
 
@@ -77,20 +75,24 @@ class Overflow:
             self._holds_back = True
             return False
         self._store_what_waits()
+        self.send(event)
+        if (len(side.storing) + self.storing) * 2 >= side.stage.limit:
+            delivery.spool.commit_soon()  # its source would send no more
+        return True
+
+    def send(self, event: Event) -> None:
+        """Have an event that is nowhere else on disk alone."""
         size = len(event.raw_body)
 
         def done(error: OSError | None) -> None:
             self._done(event, size, number, error)
 
-        number: int = delivery.spool.append(EVENT, self.backlog.key, side.pack(event), done)
+        number: int = self.delivery.spool.append(EVENT, self.backlog.key, self.side.pack(event), done)
         self.backlog.flying[number] = event
         self.storing += 1
         self._in_flight += size
         self.backlog.alone += 1
         self._hand_over()
-        if (len(side.storing) + self.storing) * 2 >= side.stage.limit:
-            delivery.spool.commit_soon()  # its source would send no more
-        return True
 
     def park(self, event: Event) -> bool:
         """Have an event that is in memory, and not counted as pending, on disk alone; False when that cannot be."""
@@ -122,25 +124,13 @@ class Overflow:
     def strand(self, event: Event) -> None:
         """The disk could not be used for an event that is here."""
         self.backlog.alone -= 1
+        self.backlog.strand.append(event)
         heir = self._heir()
-        if heir is None:
-            heir = self
-            self.trigger.admitted += 1
-        event._trigger = heir.trigger
-        heir._strand.append(event)
-        heir._wait()
-
-    def inherit(self, before: Overflow) -> None:
-        """Go on with what the trigger of the version before has here; the backlog is one for both."""
-        self.trigger.admitted += len(before._strand)
-        before.trigger.admitted -= len(before._strand) + self.backlog.alone
-        while before._strand:
-            event = before._strand.popleft()
-            event._trigger = self.trigger
-            self._strand.append(event)
-        if self._strand:
-            self.side.because("backlog")
-            self._wait()
+        if heir is not None:
+            heir._wait()
+        elif not self._waits:
+            self._waits = True
+            self.trigger.loop.call_later(AGAIN_MS, self.refill)
 
     def _done(self, event: Event, size: int, number: int, error: OSError | None) -> None:
         """The record of an event that was spilt is durable, or never will be."""
@@ -174,25 +164,31 @@ class Overflow:
         else:
             for mark, _, _ in delivery.marks(self.backlog.key):
                 delivery.spool.settle(mark)  # the last process ended in order: it was no culprit
-        if self.backlog.alone:
+        if self.backlog.size:
             side.because("backlog")
             self.trigger.loop.call_soon(self.refill)
 
     def refill(self) -> None:
-        """Take from the disk what there is room for, oldest first."""
+        """Take from the disk what there is room for, oldest first; without a function send there what it refused."""
         self._waits = False
         side = self.side
         trigger = self.trigger
-        if self.delivery.stopping or self.delivery.sides.get(self.backlog.key) is not side:
+        strand = self.backlog.strand
+        heir = self._heir()
+        if heir is None:
+            for _ in range(len(strand)):  # nobody handles them, and their source waits for them
+                self.send(strand.popleft())
+        if self.delivery.stopping or heir is not self:
             return
-        while self._strand:
-            event = self._strand[0]
+        while strand:
+            event = strand[0]
+            event._trigger = trigger
             trigger.admitted -= 1
             if not side.enter(event):
                 trigger.admitted += 1
                 self._wait()
                 return
-            self._strand.popleft()
+            strand.popleft()
         if trigger.function.suspended:
             side.because("backlog")
             trigger.loop.call_later(LOOK_MS, self.refill)
@@ -214,7 +210,7 @@ class Overflow:
                 trigger.loop.call_soon(self.refill)  # the rest of a long backlog; others have their turn between
             else:
                 trigger.loop.call_later(LOOK_MS, self.refill)  # the disk does not give it, or the memory is short
-        elif not self._strand:
+        elif not strand:
             side.because("backlog", holds=False)
 
     def bring(self, record: Record) -> bool:

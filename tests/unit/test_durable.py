@@ -484,6 +484,44 @@ def test_what_was_read_back_before_the_disk_refused_it_is_handled_once(start: An
         assert rig.processor.differences() == []
 
 
+@pytest.mark.parametrize("first", ["the disk", "the function"])
+def test_what_could_not_be_stored_for_a_function_that_a_reload_removes_waits_for_disk_or_function(
+    start: Any, first: str
+) -> None:
+    from nuclio_edge.manifest import load
+
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        spool, trigger, settled = spool_of(rig), rig.trigger("f"), Settled()
+        write = spool.disk.write
+        spool.disk.write = _no_space
+        for number in range(20):
+            rig.deliver("/in", b"%d" % number, settled)
+        rig.until(lambda: trigger.source.backlog.strand and not trigger.source.overflow.storing)
+        whole = load(str(rig.path))
+        rig.path.write_text(rig.path.read_text().split("[function.f]")[0])
+        became: list[Any] = []
+        gate = module(rig)["gate"]
+        rig.processor.reload(load(str(rig.path)), done=became.append)
+        rig.until(lambda: became)
+        gate.set()
+        rig.until(lambda: not trigger.pending)
+        assert trigger.source.unsafe() == 20 - trigger.handled > 0
+        assert rig.processor.differences() == []
+        if first == "the disk":
+            spool.disk.write = write
+            rig.until(lambda: not rig.processor.retired)
+            assert len(settled.outcomes) == 20
+            assert stored(rig) == 20 - trigger.handled
+        (rig.folder / "f.py").write_text(QUICK)
+        rig.processor.reload(whole, done=became.append)
+        rig.until(lambda: rig.processor.tally().handled == 20)
+        rig.until(lambda: not rig.processor.retired)
+        rig.until(lambda: len(settled.outcomes) == 20)
+        assert sorted(bodies(rig)) == sorted(b"%d" % number for number in range(trigger.handled, 20))
+        assert rig.processor.differences() == []
+        spool.disk.write = write
+
+
 def test_the_backlog_of_a_function_that_a_reload_removes_counts_again_when_it_is_back(
     start: Any, tmp_path: Path
 ) -> None:
