@@ -58,7 +58,7 @@ class Delivery:
         self._stages: dict[Any, Stage] = {}
         self._backlogs: dict[tuple[int, str], Backlog] = {}
         self._ids: dict[str, dict[Any, int]] = {}
-        self._suspects: dict[Function, OneAtATime] = {}
+        self._suspects: dict[str, OneAtATime] = {}  # by the function's name
         self._marker = os.path.join(self._state_dir, MARKER)
         self._repeated = 0  # up to this record an event may have been handled by a process that died
 
@@ -239,11 +239,11 @@ class Delivery:
         """Who runs a function's events one at a time, after a crash."""
         if not self.unclean:
             return None
-        found = self._suspects.get(function)
-        if found is None:
+        found = self._suspects.get(function.name)
+        if found is None or found.function is not function:
             from .one_at_a_time import OneAtATime
 
-            found = self._suspects[function] = OneAtATime(self, function)
+            found = self._suspects[function.name] = OneAtATime(self, function, found)
         return found
 
     def is_repeated(self, number: int) -> bool:
@@ -331,11 +331,12 @@ class Delivery:
         return mark
 
     def marks(self, key: str) -> list[tuple[int, int, int]]:
-        """(mark, event's record, attempt) of what was running alone when the last process ended."""
+        """(mark, event's record, attempt) of what was running alone when the last process ended; none of ours."""
         records = self.spool.records(0, 1 << 20, MARK, key) if pending(self.spool, MARK, key) else []
         return [
             (one.id, int.from_bytes(one.payload[:8], "little"), int.from_bytes(one.payload[8:10], "little"))
             for one in records
+            if one.id < self.spool.recovery.next
         ]
 
     # -- what the spool says ------------------------------------------------------------------------------------------

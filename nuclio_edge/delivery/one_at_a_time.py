@@ -7,6 +7,8 @@ before it begins. Dies the process again, the mark names the culprit; after its 
 
 from __future__ import annotations
 
+from .backlog import EVENT
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -25,13 +27,18 @@ LOOK_MS = 20
 
 
 class OneAtATime:
-    """Those of one function. Loop thread only."""
+    """Those of one function. Loop thread only.
 
-    def __init__(self, delivery: Delivery, function: Function) -> None:
+    `before` are those of the version before: what runs alone there comes to its end first.
+    """
+
+    def __init__(self, delivery: Delivery, function: Function, before: OneAtATime | None = None) -> None:
         self.delivery = delivery
         self.function = function
         self.left: dict[Durable, int] = {}  # how many events of each trigger are still to run alone
-        self.deaths: dict[int, int] = {}  # event's record -> how often the process died while it ran alone
+        # event's record -> how often the process died while it ran alone
+        self.deaths: dict[int, int] = {} if before is None else before.deaths
+        self._before = before
         self._more = 0  # sent again by brokers, and taken for suspects
         self._running: tuple[Durable, Any, int] | None = None  # trigger, event, mark
         self._marking = False
@@ -54,7 +61,7 @@ class OneAtATime:
         self.left[side] = min(side.backlog.alone, MANY)
         side.because("wary")
         self.delivery.loop.call_later(WARY_MS, lambda: self._trust(side))
-        if self.left[side]:
+        if self.left[side] or self._is_second():
             side.because("backlog")
             self._gate()
             self.look()
@@ -106,7 +113,17 @@ class OneAtATime:
             self._timer.cancel()
 
     def _active(self) -> bool:
-        return self._running is not None or self._marking or any(self.left.values())
+        return self._running is not None or self._marking or any(self.left.values()) or self._is_second()
+
+    def _runs(self) -> bool:
+        """Whether an event runs alone, or is about to, here or in a version before."""
+        running = self._running
+        return self._marking or (running is not None and running[1] in running[0].ids) or self._is_second()
+
+    def _is_second(self) -> bool:
+        if self._before is not None and not self._before._runs():
+            self._before = None
+        return self._before is not None
 
     def _next(self) -> None:
         self._timer = None
@@ -119,7 +136,8 @@ class OneAtATime:
             self._running = None  # it went back to the disk: the function is suspended
             self.delivery.spool.settle(running[2])
         function = self.function
-        if function.suspended or not function.runner.drain() or any(t.pending for t in function.triggers):
+        busy = not function.runner.drain() or any(t.pending for t in function.triggers)
+        if busy or self._is_second() or function.suspended:
             self._timer = self.delivery.loop.call_later(LOOK_MS, self._next)
             return
         oldest: tuple[int, Durable, Any] | None = None
@@ -143,6 +161,11 @@ class OneAtATime:
             self._marking = False
             if self.delivery.stopping:
                 self.delivery.spool.settle(mark)
+                return
+            here = self.delivery.sides.get(side.backlog.key) is side
+            if not here or not self.delivery.spool.numbers(number - 1, number, EVENT):
+                self.delivery.spool.settle(mark)  # a new version's meanwhile; or the disk has not taken it after all
+                self.look()
                 return
             before = set(side.ids)
             if not side.overflow.bring(record):

@@ -611,6 +611,73 @@ def test_a_poison_event_has_its_attempts(start: Any, tmp_path: Path) -> None:
         assert rig.balanced()
 
 
+@pytest.mark.parametrize("attempts", [1, 3])
+def test_what_runs_alone_when_a_new_version_comes_is_no_culprit_and_ends_first(
+    start: Any, tmp_path: Path, attempts: int
+) -> None:
+    from nuclio_edge.manifest import load
+
+    manifest = function(f"retry = {{ attempts = {attempts} }}")
+    with start(manifest, GATED) as rig:
+        rig.deliver("/in", b"a")
+        rig.deliver("/in", b"b")
+        rig.until(lambda: stored(rig) == 2 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    with start(manifest, GATED, folder) as rig:
+        old = rig.trigger("f")
+        rig.until(lambda: old.pending == 1)
+        gate, seen = module(rig)["gate"], module(rig)["seen"]
+        (rig.folder / "f.py").write_text(QUICK)
+        switched: list[bool] = []
+        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
+        rig.until(lambda: switched)
+        new = rig.trigger("f")
+        rig.deliver("/in", b"c")
+        rig.turn_for(100)
+        assert (new.handled, new.dead_lettered, old.pending) == (0, 0, 1)
+        assert rig.processor.differences() == []
+        gate.set()
+        rig.until(lambda: new.handled == 2 and not rig.processor.retired)
+        assert [body for body, _, _ in seen] == [b"a"]
+        assert bodies(rig) == [b"b", b"c"]
+        assert rig.processor.differences() == []
+        rig.until(lambda: stored(rig) == 0)
+
+
+def test_what_was_about_to_run_alone_when_a_new_version_comes_is_run_by_that_one_once(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nuclio_edge.delivery.delivery import Delivery
+    from nuclio_edge.manifest import load
+
+    with start(function(), GATED) as rig:
+        rig.deliver("/in", b"a")
+        rig.deliver("/in", b"b")
+        rig.until(lambda: stored(rig) == 2 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    mark, late = Delivery.mark, []
+
+    def mark_late(self: Delivery, key: str, number: int, attempt: int, then: Any) -> int:
+        return mark(self, key, number, attempt, lambda _: late.append(then))
+
+    with start(function(), QUICK, folder) as rig:
+        monkeypatch.setattr(Delivery, "mark", mark_late)  # a slow card
+        rig.until(lambda: late)
+        monkeypatch.undo()
+        seen = module(rig)["seen"]
+        switched: list[bool] = []
+        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
+        rig.until(lambda: switched)
+        late[0](None)
+        rig.until(lambda: rig.trigger("f").handled == 2)
+        assert seen == []
+        assert bodies(rig) == [b"a", b"b"]
+        assert rig.trigger("f").dead_lettered == 0
+        assert rig.processor.differences() == []
+
+
 def test_batches_are_durable_too(start: Any, tmp_path: Path) -> None:
     code = GATED.replace("seen.append((event.raw_body, event.duplicate, event.attempt))",
                          "seen.extend((one.raw_body, one.duplicate, one.attempt) for one in event)")  # fmt: skip
