@@ -170,12 +170,15 @@ def _busiest(report: str, running: list[str], functions: Mapping[str, FunctionSp
     """
     if len(set(running)) < 2:
         return None, ""
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[str, list[str]] = {}
     for note in report.split(EVIDENCE)[1:]:
         name, what = _owner(note, running, functions)
         if name is not None:
-            seen[name, what] = seen.get((name, what), 0) + 1
-    return max(seen, key=lambda one: seen[one]) if seen else (None, "")
+            seen.setdefault(name, []).append(what)
+    if not seen:
+        return None, ""
+    most = max(seen, key=lambda one: len(seen[one]))
+    return most, min(seen[most])  # "its code" before "its folder's code"
 
 
 def _likeliest(names: list[str], before: Mapping[str, int]) -> tuple[str | None, str]:

@@ -97,6 +97,9 @@ def test_of_several_that_ran_when_memory_ran_out_it_is_the_one_that_used_the_pro
     assert crash.text_of(end).endswith(report)
     assert verdict(report, left("a", "b"), kills=5, before={"a": 1}).culprit == "b"
     assert verdict(used_by("/g/deep/x.py"), left("a", "b"), kills=5).why == "its folder's code used the processor most"
+    mixed = used_by("/f/a.py", "/f/a.py", "/g/b.py", "/g/deep/x.py", "/g/deep/y.py")
+    assert verdict(mixed, left("a", "b"), kills=5).why == "its code used the processor most"
+    assert verdict(mixed, left("a", "b"), kills=5).culprit == "b"
 
 
 def test_who_used_the_processor_is_no_evidence_of_who_is_not_running_any_more_nor_of_a_kill_from_outside() -> None:
