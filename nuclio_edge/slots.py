@@ -15,6 +15,7 @@ import mmap
 import os
 import stat
 import struct
+from errno import EPERM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Slots:
         try:
             found = os.fstat(descriptor)
             if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-                raise PermissionError(f"{path} is not ours alone")
+                raise PermissionError(EPERM, "not ours alone", path)
             os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, _SIZE)
             try:

@@ -111,6 +111,16 @@ def test_a_trap_laid_in_the_shared_folder_is_not_touched_and_holds_nothing_up(
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_why_nothing_will_be_left_is_said_of_a_file_that_is_not_ours_alone_too(tmp_path: Path, shm: Path) -> None:
+    (tmp_path / "running").unlink()
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "running").hardlink_to(tmp_path / "victim")
+    made, trouble = open_slots(str(tmp_path))
+    assert (made.path, trouble) == ("", f"{tmp_path}/running: not ours alone")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert os.listdir(shm.parent) == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file that belongs to somebody else")
 def test_a_file_of_another_user_is_left_alone(tmp_path: Path, shm: Path, loop: Loop) -> None:
     shm.write_text("theirs")
