@@ -288,6 +288,7 @@ class Delivery:
 
         def done(failed: OSError | None) -> None:
             if failed is not None:
+                self.spool.settle(number)  # it is pending again, and has failed all the same
                 side.trigger.dead_lettered -= 1
                 side.trigger.failed += 1
                 side._failed = side.trigger.failed
@@ -307,9 +308,18 @@ class Delivery:
         side.backlog.held.discard(number)
         key = side.backlog.key
         tallies = self.ledger.own(key, DEAD_LETTERED)
-        self.spool.append(DEAD, key, raw, lambda _error: then(), settles=(number,), tallies=tallies)
+
+        def done(failed: OSError | None) -> None:
+            if failed is not None:  # it is pending again: for the next start
+                side.backlog.held.add(number)
+                side.trigger.dead_lettered -= 1
+                side.trigger.admitted -= 1
+                self.logger.error_with("a dead letter could not be kept", "trigger", key, "error", str(failed))
+            then()
+
+        self.spool.append(DEAD, key, raw, done, settles=(number,), tallies=tallies)
         self.spool.commit_soon()
-        self.logger.error_with("an event is kept as a dead letter", "trigger", side.backlog.key, "reason", reason)
+        self.logger.error_with("an event is kept as a dead letter", "trigger", key, "reason", reason)
 
     def differences(self) -> list[str]:
         """What does not add up on disk, or between the disk and what is known of it here; a sentence each."""

@@ -96,7 +96,13 @@ class Outcome:
         for entry in left[:-1]:
             entry.keeper.store(entry)
         tallies = self.side.delivery.ledger.release(self.side.backlog.key, self._slot)
-        left[-1].keeper.store(left[-1], (number,) if number else (), self._stored, tallies=tallies)
+
+        def stored(error: OSError | None) -> None:
+            if error is not None:
+                self.side.delivery.spool.settle(number)  # it is pending again, and over all the same
+            self._stored()
+
+        left[-1].keeper.store(left[-1], (number,) if number else (), stored, tallies=tallies)
 
     def store_early(self) -> None:
         """Store what the client has no room for before the event is over: a handler may send a great deal."""
@@ -116,7 +122,7 @@ class Outcome:
                 entry.keeper.stage.fresh[entry] = entry.keeper
                 entry.keeper.stage.arm()
 
-    def _stored(self, _error: OSError | None) -> None:
+    def _stored(self) -> None:
         """The record is durable; or there is no disk, and what can be done without has been done."""
         self.side.tell(self.event, self._response, self._error)
 

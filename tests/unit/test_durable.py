@@ -594,6 +594,33 @@ def test_a_poison_event_ends_as_a_dead_letter(start: Any, tmp_path: Path) -> Non
         assert "died" in letter.about["reason"]
 
 
+def test_a_poison_event_whose_dead_letter_is_refused_is_left_to_the_next_start(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(function(), GATED) as rig:
+        rig.deliver("/in", b"poison")
+        rig.until(lambda: stored(rig) == 1 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    with start(function(), GATED, folder) as rig:
+        rig.until(lambda: rig.trigger("f").pending == 1)
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    monkeypatch.setattr("nuclio_edge.spool.disk.Disk.write", _no_space)
+    with start(function(), QUICK, folder) as rig:
+        rig.until(lambda: "a dead letter could not be kept" in rig.records.text())
+        assert rig.trigger("f").dead_lettered == 0
+        assert rig.processor.differences() == []
+        folder = crashed(rig, tmp_path)
+    monkeypatch.undo()
+    with start(function(), QUICK, folder) as rig:
+        rig.until(lambda: rig.trigger("f").dead_lettered == 1)
+        rig.until(lambda: durable(rig))
+        assert [letter.event.raw_body for letter in all_of(spool_of(rig))] == [b"poison"]
+        assert bodies(rig) == []
+        assert rig.processor.differences() == []
+
+
 def test_a_poison_event_has_its_attempts(start: Any, tmp_path: Path) -> None:
     manifest = function("retry = { attempts = 3 }")
     with start(manifest, GATED) as rig:

@@ -6,14 +6,17 @@ keeps what was not acknowledged and sends it again, marked, after a crash.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
 import time
 from _thread import get_ident
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -24,9 +27,6 @@ from nuclio_edge.core.worker import conclude
 from nuclio_edge.delivery.delivery import Delivery
 from nuclio_edge.sources.mqtt_event import mqtt_event
 from tests.waiting import LIMIT
-
-if TYPE_CHECKING:
-    import pytest
 
 KEY = "function.f.trigger[0]"
 
@@ -240,6 +240,10 @@ class Durability(RuleBasedStateMachine):
         self.waiting = []
 
 
+def _no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class Box:
     """The inbox of a function whose events the test holds."""
 
@@ -271,6 +275,58 @@ def test_a_dead_letter_that_the_disk_does_not_take_is_no_affair_of_the_next_even
         assert world.delivery.spool.refused == {"ENOBUFS": 1}
         assert world.delivery.differences() == []
         assert world.delivery.spool.totals()["pending"] == 1  # the second, once
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+@pytest.mark.parametrize("dead_letter", [True, False])
+def test_an_event_on_disk_that_has_failed_is_settled_though_its_dead_letter_is_refused(
+    monkeypatch: pytest.MonkeyPatch, dead_letter: bool
+) -> None:
+    world = Durability()
+    try:
+        world.trigger.spec.dead_letter = dead_letter
+        world._submit(0, again=False)
+        world.delivery.flush()
+        spool = world.delivery.spool
+        while world.delivery.busy() or spool.in_hand is not None:
+            world.turn(1)
+        monkeypatch.setattr(spool.disk, "write", _no_space)
+        conclude(world.trigger, world.function.held.pop(), None, ValueError("no"), 0)
+        while dead_letter and not spool.trouble:
+            world.turn(1)
+        assert (world.trigger.failed, world.trigger.dead_lettered) == (1, 0)
+        assert world.delivery.differences() == []
+        assert spool.totals()["pending"] == 0
+        monkeypatch.undo()
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_an_event_on_disk_that_is_over_is_settled_though_the_disk_refuses_its_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Durability()
+    try:
+        world._submit(0, again=False)
+        world.delivery.flush()
+        spool = world.delivery.spool
+        while world.delivery.busy() or spool.in_hand is not None:
+            world.turn(1)
+        outbox = SimpleNamespace(takes=lambda _size: True, send=lambda *_: None)
+        keeper = world.delivery.keep("broker", SimpleNamespace(outbox=outbox, _given=()))
+        event = world.function.held.pop()
+        keeper.send(("t", b"said", 1, False, ()), event)
+        monkeypatch.setattr(spool.disk, "write", _no_space)
+        conclude(world.trigger, event, None, None, 0)
+        world.delivery.flush()
+        while not spool.trouble:
+            world.turn(1)
+        assert world.trigger.handled == 1
+        assert world.delivery.differences() == []
+        monkeypatch.undo()
     finally:
         world._let_go()
         shutil.rmtree(world.root)
