@@ -69,6 +69,13 @@ class Overflow:
         """Put an event that comes in on disk alone; False when the source shall keep it for now."""
         side = self.side
         delivery = self.delivery
+        heir = self._heir()
+        if heir is not self and delivery.spool.trouble:  # its source has held it since this was the function's version
+            if heir is None:
+                self.send(event)
+                return True
+            event._trigger = heir.trigger
+            return heir.trigger.submit(event)
         if delivery.spool.trouble:
             return False
         if self._in_flight > IN_FLIGHT:

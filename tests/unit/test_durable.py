@@ -425,6 +425,45 @@ def test_what_a_source_has_held_for_the_old_version_is_counted_and_handled_by_th
         assert bodies(rig)[-1] == b"20"
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_a_source_has_held_for_the_old_version_does_not_wait_for_a_disk_that_nobody_tries(
+    start: Any, gone: bool
+) -> None:
+    from nuclio_edge.manifest import load
+
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        spool, old = spool_of(rig), rig.trigger("f")
+        write = spool.disk.write
+        spool.disk.write = _no_space
+        for number in range(20):
+            rig.deliver("/in", b"%d" % number)
+        rig.until(lambda: spool.trouble and old.source.detour)
+        whole = load(str(rig.path))
+        gate = module(rig)["gate"]
+        (rig.folder / "f.py").write_text(QUICK)
+        became: list[Any] = []
+        if gone:
+            rig.path.write_text(rig.path.read_text().split("[function.f]")[0])
+            rig.processor.reload(load(str(rig.path)), done=became.append)
+        else:
+            rig.processor.replace(whole.functions["f"], lambda: became.append(True))
+        rig.until(lambda: became)
+        gate.set()
+        rig.until(lambda: not old.pending)
+        assert spool.trouble
+        event: Any = MemoryEvent(old, None, "/in", b"20", {})
+        rig.until(lambda: event._trigger.submit(event), "room")
+        if gone:
+            spool.disk.write = write
+            rig.until(lambda: not rig.processor.retired)
+            assert stored(rig) == 21 - old.handled
+            rig.processor.reload(whole, done=became.append)
+        rig.until(lambda: rig.processor.tally().handled == 21)
+        assert b"20" in bodies(rig)
+        assert rig.processor.differences() == []
+        spool.disk.write = write
+
+
 def test_what_could_not_be_stored_for_the_old_version_is_handled_by_the_new_one(start: Any) -> None:
     from nuclio_edge.manifest import load
 
