@@ -6,7 +6,8 @@ os._exit). What it does not: the end of the machine or the container. It lies in
 kernel would write the page back every 30 s while events flow, 11 MB a day, to know at a power cut what ran before.
 
 Which mapping is whose says the state directory alone, by a link to it. The directory's path would not do: containers
-that share /dev/shm (--ipc=host) have theirs at one path, and who empties the directory begins anew.
+that share /dev/shm (--ipc=host) have theirs at one path, and who empties the directory begins anew. The mapping's name
+has the directory's inode number: the link in a copy of the directory leads to what is another processor's.
 """
 
 from __future__ import annotations
@@ -126,14 +127,14 @@ def open_slots(state_dir: str) -> tuple[Slots, str | None]:
 
 
 def _in_memory(here: str) -> Slots:
-    mine = f"{_MEMORY}/nuclio-edge-{os.geteuid()}-"
+    mine = f"{_MEMORY}/nuclio-edge-{os.geteuid()}-{os.stat(os.path.dirname(here)).st_ino:x}-"
     try:
         path = os.readlink(here)
     except OSError:  # nothing there, or a mapping: then symlink() fails, and that one is used until it is closed
         path = ""
     if path.startswith(mine) and "/" not in path[len(mine) :]:
         return Slots(path, here)
-    if path:  # of another user, whom the directory belonged to
+    if path:  # of another user, whom the directory belonged to, or of the directory that this is a copy of
         os.unlink(here)
     slots = Slots(mine + os.urandom(8).hex(), here)
     try:

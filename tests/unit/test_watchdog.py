@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def loop() -> Iterator[Loop]:
 @pytest.fixture
 def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the mapping of `tmp_path` is, says the link there; in a folder of the test's instead of /dev/shm."""
-    path = tmp_path / "shm" / f"nuclio-edge-{os.geteuid()}-5107"
+    path = tmp_path / "shm" / f"nuclio-edge-{os.geteuid()}-{tmp_path.stat().st_ino:x}-5107"
     path.parent.mkdir()
     monkeypatch.setattr("nuclio_edge.slots._MEMORY", str(path.parent))
     (tmp_path / "running").symlink_to(path)
@@ -191,6 +192,22 @@ def test_what_a_process_left_is_that_of_its_state_directory_not_of_the_directory
     assert moved.path == mapping
     moved.close()
     assert os.listdir(state) == os.listdir(tmp_path / "moved") == os.listdir(shm.parent) == []
+
+
+def test_a_copy_of_the_state_directory_of_a_processor_that_runs_has_a_mapping_of_its_own(
+    tmp_path: Path, shm: Path
+) -> None:
+    mapping = killed_in(tmp_path / "state")  # as far as the directory tells, it may still run
+    shutil.copytree(tmp_path / "state", tmp_path / "copy", symlinks=True)
+    made, _ = open_slots(str(tmp_path / "copy"))
+    assert made.left() is None
+    assert made.path != mapping
+    made.close()
+    first, _ = open_slots(str(tmp_path / "state"))
+    assert first.left() is not None
+    assert first.path == mapping
+    first.close()
+    assert os.listdir(shm.parent) == []
 
 
 @pytest.mark.parametrize("target", ["{shm}/../precious", "{shm}/nuclio-edge-12345-5107", "nowhere"])
