@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nuclio_edge.sources.coap_plan import Plan
 
 LIFETIME_MS = 247_000  # EXCHANGE_LIFETIME: after that a peer does not go on
+LIVELY_MS = 21_000  # a peer may go on after so long: three of its datagrams in a row lost (RFC 7252, 4.2: 3 + 6 + 12 s)
 UPLOADS = 64
 RENDERINGS = 64
 _LOOK_MS = 30_000
@@ -46,7 +47,9 @@ class Rendering:
 class Blocks:
     """What is on its way in either direction, by peer and by what it asks for.
 
-    A new beginning replaces what was there; where there is no room the oldest goes, counted in `dropped`.
+    A new beginning replaces what was there. Where there is no room the replies that are kept longest go, counted in
+    `dropped`, then the uploads that stood still longest, in `unfinished`. One whose peer may still go on stays: who comes
+    last is told to come again, or of many peers at once none would ever come to an end.
     """
 
     def __init__(self, loop: Loop, max_body: int, budget: Budget | None = None) -> None:
@@ -68,27 +71,32 @@ class Blocks:
         assert plan.block1 is not None  # noqa: S101 - that is why we are here
         number, more, size = plan.block1
         key = (peer.address, plan.code, plan.asked)
-        upload = self._uploads.get(key)
+        upload = self._uploads.pop(key, None)
         if number == 0:
             if upload is not None:
-                self._forget(key)
+                self._hold(-len(upload.body))
                 self.unfinished += 1
             if not more:
                 return (part, None) if len(part) <= self._max_body else (None, self._too_large())
             upload = Upload(0)
-            self._make_room()
-            self._uploads[key] = upload
         elif upload is None or number * size != len(upload.body):
+            if upload is not None:
+                self._uploads[key] = upload
             return None, (formats.INCOMPLETE, "blocks are missing before this one")
+        wrong = None
         if more and len(part) != size:
-            self._forget(key)
-            return None, (formats.BAD_REQUEST, "a block that is not of its size")
-        if len(upload.body) + len(part) > self._max_body:
-            self._forget(key)
-            return None, self._too_large()
+            wrong = formats.BAD_REQUEST, "a block that is not of its size"
+        elif len(upload.body) + len(part) > self._max_body:
+            wrong = self._too_large()
+        elif not self._make_room(len(part)):
+            wrong = formats.UNAVAILABLE, "too many bodies are on their way in"
+        if wrong is not None:
+            self._hold(-len(upload.body))
+            return None, wrong
         upload.body += part
         self._hold(len(part))
         upload.until = self._loop.now + LIFETIME_MS
+        self._uploads[key] = upload  # behind all others: they are in the order of their last blocks
         if more:
             self._watch()
             return None, None
@@ -132,10 +140,19 @@ class Blocks:
     def _too_large(self) -> tuple[int, str]:
         return formats.TOO_LARGE, f"{self._max_body} bytes are taken at most"
 
-    def _make_room(self) -> None:
-        while self._uploads and (len(self._uploads) >= UPLOADS or self.held > self._most):
-            self._forget(next(iter(self._uploads)))
+    def _make_room(self, size: int) -> bool:
+        """Let go of what may go until one more upload, and `size` bytes, find room; False if that is not enough."""
+        while self._renderings and self.held + size > self._most:
+            self._drop(next(iter(self._renderings)))
+            self.dropped += 1
+        stale = self._loop.now + LIFETIME_MS - LIVELY_MS
+        while self._uploads and (len(self._uploads) >= UPLOADS or self.held + size > self._most):
+            key, upload = next(iter(self._uploads.items()))
+            if upload.until > stale:
+                return False
+            self._forget(key)
             self.unfinished += 1
+        return self.held + size <= self._most
 
     def _forget(self, key: tuple[Any, ...]) -> None:
         upload = self._uploads.pop(key, None)

@@ -154,7 +154,7 @@ class Intake:
         peer, _, plan, _ = token
         body, wrong = self._blocks.add(peer, plan, part)
         if wrong is not None:
-            self.reject("too-big" if wrong[0] == formats.TOO_LARGE else "incomplete")
+            self.reject(_REASONS.get(wrong[0], "incomplete"))
             self._answers.fail(token, *wrong)
         elif body is None:
             self._answers.go_on(token)
@@ -323,4 +323,6 @@ _REASONS = {
     formats.NO_PROXY: "proxy",
     formats.UNSUPPORTED: "content-format",
     formats.NOT_ACCEPTABLE: "not-acceptable",
+    formats.TOO_LARGE: "too-big",
+    formats.UNAVAILABLE: "full",
 }

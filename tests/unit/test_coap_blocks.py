@@ -91,18 +91,65 @@ def test_a_body_above_max_body_is_refused_when_it_is_reached(peer: CoapPeer) -> 
     assert calls(peer) == 0
 
 
+def begin(peer: CoapPeer, at: int, size: int = 16) -> str:
+    """Begin to upload one more body: the code of the answer."""
+    block = [(coap.BLOCK1, pack_block(0, True, size)), (coap.URI_QUERY, b"%d" % at)]
+    return said(peer.ask(PUT, "/f", b"x" * size, options=block))[1]
+
+
+def go_on(peer: CoapPeer, at: int, number: int, more: bool = True, size: int = 16) -> str:
+    block = [(coap.BLOCK1, pack_block(number, more, size)), (coap.URI_QUERY, b"%d" % at)]
+    return said(peer.ask(PUT, "/f", b"x" * size, options=block))[1]
+
+
 def test_uploads_are_bounded_in_number_and_time(peer: CoapPeer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nuclio_edge.sources.coap_blocks.UPLOADS", 4)
     monkeypatch.setattr("nuclio_edge.sources.coap_blocks.LIFETIME_MS", 50)
+    monkeypatch.setattr("nuclio_edge.sources.coap_blocks.LIVELY_MS", 0)
     monkeypatch.setattr("nuclio_edge.sources.coap_blocks._LOOK_MS", 10)
     for at in range(6):
-        block = [(coap.BLOCK1, pack_block(0, True, 16)), (coap.URI_QUERY, b"%d" % at)]
-        assert said(peer.ask(PUT, "/f", b"x" * 16, options=block))[1] == "2.31"
+        assert begin(peer, at) == "2.31"
     assert len(peer.source.blocks._uploads) == 4
     peer.rig.until(lambda: not peer.source.blocks._uploads)
     assert peer.source.counts()["uploads_unfinished"] == 6
     assert peer.source.blocks.held == 0
     peer.rig.until(lambda: peer.source.blocks._timer is None)
+
+
+def test_an_upload_that_may_go_on_is_not_given_up_for_one_that_begins(
+    peer: CoapPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuclio_edge.sources.coap_blocks.UPLOADS", 4)
+    assert [begin(peer, at) for at in range(6)] == ["2.31"] * 4 + ["5.03"] * 2
+    assert [go_on(peer, at, 1, False) for at in range(4)] == ["2.04"] * 4
+    assert begin(peer, 5) == "2.31"
+    assert go_on(peer, 5, 1, False) == "2.04"
+    assert peer.source.rejected == {"full": 2}
+    assert peer.source.counts()["uploads_unfinished"] == 0
+    assert peer.source.blocks.held == 0
+
+
+def test_the_upload_that_stood_still_longest_makes_room(peer: CoapPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nuclio_edge.sources.coap_blocks.UPLOADS", 2)
+    monkeypatch.setattr("nuclio_edge.sources.coap_blocks.LIVELY_MS", 0)
+    assert [begin(peer, 0), begin(peer, 1), go_on(peer, 0, 1), begin(peer, 2)] == ["2.31"] * 4
+    assert go_on(peer, 1, 1) == "4.08"
+    assert go_on(peer, 0, 2, False) == "2.04"
+
+
+def test_bodies_on_their_way_never_take_more_memory_than_their_share(peer: CoapPeer) -> None:
+    blocks = peer.source.blocks
+    blocks._most = 10 << 10
+    peer.ask(GET, "/f")
+    assert blocks.held == 3000
+    codes = [begin(peer, at, 1024) for at in range(2)]
+    for number in range(1, 7):
+        codes += [go_on(peer, at, number, size=1024) for at in range(2)]
+        assert blocks.held <= blocks._most
+    assert codes == ["2.31"] * 10 + ["5.03", "2.31"] * 1 + ["4.08", "2.31"]
+    assert peer.source.counts()["replies_dropped"] == 1
+    assert peer.source.rejected == {"full": 1, "incomplete": 1}
+    assert blocks.held == 7 << 10
 
 
 def test_two_peers_upload_to_one_path_at_a_time(peer: CoapPeer) -> None:
