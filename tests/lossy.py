@@ -12,9 +12,9 @@ import threading
 class LossyNetwork:
     """Use as a context manager; clients send to `port`. What happens depends on the seed and the order of datagrams.
 
-    No datagram is lost more than twice, however often it is sent: four retransmissions of a request suffice, two losses
-    of the request and two of its answer. Without that bound a retransmission that doubles its wait needs minutes once in
-    a few hundred runs.
+    No datagram is lost more than twice, however often it is sent: four retransmissions of a request suffice, two
+    losses of the request and two of its answer. Without that bound a retransmission that doubles its wait needs
+    minutes once in a few hundred runs.
     """
 
     def __init__(self, server: int, seed: int, *, drop: float = 0.25, double: float = 0.2, hold: float = 0.2) -> None:

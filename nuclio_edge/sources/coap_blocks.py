@@ -48,8 +48,8 @@ class Blocks:
     """What is on its way in either direction, by peer and by what it asks for.
 
     A new beginning replaces what was there. Where there is no room the replies that are kept longest go, counted in
-    `dropped`, then the uploads that stood still longest, in `unfinished`. One whose peer may still go on stays: who comes
-    last is told to come again, or of many peers at once none would ever come to an end.
+    `dropped`, then the uploads that stood still longest, in `unfinished`. One whose peer may still go on stays: who
+    comes last is told to come again, or of many peers at once none would ever come to an end.
     """
 
     def __init__(self, loop: Loop, max_body: int, budget: Budget | None = None) -> None:

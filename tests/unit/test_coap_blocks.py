@@ -97,8 +97,8 @@ def begin(peer: CoapPeer, at: int, size: int = 16) -> str:
     return said(peer.ask(PUT, "/f", b"x" * size, options=block))[1]
 
 
-def go_on(peer: CoapPeer, at: int, number: int, more: bool = True, size: int = 16) -> str:
-    block = [(coap.BLOCK1, pack_block(number, more, size)), (coap.URI_QUERY, b"%d" % at)]
+def go_on(peer: CoapPeer, at: int, block_number: int, more: bool = True, size: int = 16) -> str:
+    block = [(coap.BLOCK1, pack_block(block_number, more, size)), (coap.URI_QUERY, b"%d" % at)]
     return said(peer.ask(PUT, "/f", b"x" * size, options=block))[1]
 
 
@@ -143,10 +143,10 @@ def test_bodies_on_their_way_never_take_more_memory_than_their_share(peer: CoapP
     peer.ask(GET, "/f")
     assert blocks.held == 3000
     codes = [begin(peer, at, 1024) for at in range(2)]
-    for number in range(1, 7):
-        codes += [go_on(peer, at, number, size=1024) for at in range(2)]
+    for each in range(1, 7):
+        codes += [go_on(peer, at, each, size=1024) for at in range(2)]
         assert blocks.held <= blocks._most
-    assert codes == ["2.31"] * 10 + ["5.03", "2.31"] * 1 + ["4.08", "2.31"]
+    assert codes == ["2.31"] * 10 + ["5.03", "2.31", "4.08", "2.31"]
     assert peer.source.counts()["replies_dropped"] == 1
     assert peer.source.rejected == {"full": 1, "incomplete": 1}
     assert blocks.held == 7 << 10
