@@ -183,11 +183,7 @@ class OneAtATime:
         # In the next turn: that the event is stored is told at the end of this one. Else its sender would send it again
         # to the process after the one that it kills, as an event that nobody has tried alone.
         loop = self.delivery.loop
-
-        def durable(_error: Any) -> None:
-            loop.at_turn_end(lambda: loop.call_soon(marked))
-
-        mark = self.delivery.mark(side.backlog.key, number, attempt, durable)
+        mark = self.delivery.mark(side.backlog.key, number, attempt, lambda _error: loop.call_soon(marked))
 
     def _give_up(self, side: Durable, record: Any, attempt: int) -> None:
         side.backlog.alone -= 1
