@@ -81,9 +81,6 @@ class Witness:
         self.wrapped = trigger.submit
         # A source that is not the trigger's own, but stands for it, hears of every event already.
         self._hears = trigger.source is not self.origin
-        durable = getattr(self.real, "durable_side", None)
-        if durable is not None:
-            durable._numbered = False  # it gives events their ids, unless that is done before
         trigger.source = self
         trigger.submit = self.submit
 

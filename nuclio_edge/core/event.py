@@ -167,7 +167,7 @@ Event._lazy = {
     "decode_error": None,
     "fields": _make_fields,
     "headers": lambda event: {},
-    "id": lambda event: port.boot + "-" + str(port.next_number()),
+    "id": port.new_id,
     "method": "",
     "path": lambda event: event.topic or "/",
     "timestamp_ms": lambda event: port.now_ms(),

@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import time
+from _thread import allocate_lock
 from collections import deque
 
 from .port_cpython_json import json_bytes, json_dumps, json_loads
@@ -22,7 +23,27 @@ clock = time.perf_counter_ns
 _monotonic_ns, _time_ns = time.monotonic_ns, time.time_ns
 TICKS_PER_MS = 1_000_000
 bucket = int.bit_length
-next_number = itertools.count(1).__next__  # atomic: ids are asked for in many threads
+next_number = itertools.count(1).__next__  # atomic
+boot = os.urandom(4).hex()  # 8 hex digits that tell the events of one boot from those of another
+_naming = allocate_lock()
+
+
+def _name_anew() -> None:
+    global _naming
+    _naming = allocate_lock()
+
+
+os.register_at_fork(after_in_child=_name_anew)  # a thread that is not in the child may have held it
+
+
+def new_id(event: Any) -> str:
+    """The id of an event that has none yet; two threads that ask at a time get the same one."""
+    with _naming:
+        try:
+            return object.__getattribute__(event, "id")  # type: ignore[no-any-return]  # a str
+        except AttributeError:
+            event.id = made = f"{boot}-{next_number()}"
+            return made
 
 
 def ticks_ms() -> int:
@@ -185,6 +206,7 @@ __all__ = [
     "TICKS_PER_MS",
     "Poller",
     "aside",
+    "boot",
     "bucket",
     "clock",
     "current_error",
@@ -194,6 +216,7 @@ __all__ = [
     "json_loads",
     "key_of",
     "msgpack_library",
+    "new_id",
     "next_number",
     "now_ms",
     "queue",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import select
 import sys
 import time
@@ -47,11 +48,17 @@ def bucket(duration_ns: int) -> int:
     return bits
 
 
-def next_number() -> int:
-    """The next number of this boot, from 1."""
+try:
+    boot = os.urandom(4).hex()
+except (AttributeError, OSError):  # the webassembly build has none
+    boot = "%08x" % (now_ms() * 2_654_435_761 & 0xFFFFFFFF)
+
+
+def new_id(_event: "Any") -> str:
+    """The id of an event that has none yet."""
     global _count
     _count += 1
-    return _count
+    return boot + "-" + str(_count)
 
 
 def utc(ms: int) -> "Any":

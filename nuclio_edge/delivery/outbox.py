@@ -104,8 +104,7 @@ class Keeper:
             entry.outcome = outcome
             outcome.add(entry)
         else:
-            self.stage.fresh[entry] = self
-            self.stage.arm()
+            self.stage.add(entry, self)
         if not self.backlog.alone and not self._unsent and self.publisher.outbox.takes(len(body)):
             self._give(entry, message)
         elif self.delivery.spool.trouble:
@@ -185,8 +184,7 @@ class Keeper:
         entry.keeper.stage.remove(entry)
         entry.keeper = self
         if entry.record is None and entry.outcome is None:
-            self.stage.fresh[entry] = self
-            self.stage.arm()
+            self.stage.add(entry, self)
         self._give(entry, (*message,))
 
     def kept(self) -> int:
@@ -230,7 +228,7 @@ class Keeper:
         if event is None or event._trigger is None:
             return None
         side: Any = getattr(event._trigger.source, "durable_side", None)
-        if side is None or not (event in side.ids or event in side.stage):
+        if side is None or not side.waits(event):
             return None
         outcomes = self.delivery.outcomes
         found = outcomes.get(event)

@@ -77,9 +77,8 @@ class Outcome:
         self._concluded = True
         self._response = response
         self._error = error
-        side.stage.remove(self.event)
-        side.stage.fresh[self] = self
-        side.stage.arm()
+        side.leave(self.event)
+        side.stage.add(self, self)
         self._slot = HANDLED if response is None or response.status_code < 400 else FAILED
         side.delivery.ledger.hold(side.backlog.key, self._slot)
         return True
@@ -119,8 +118,7 @@ class Outcome:
         for entry in self.entries:
             if not entry.over:
                 entry.outcome = None
-                entry.keeper.stage.fresh[entry] = entry.keeper
-                entry.keeper.stage.arm()
+                entry.keeper.stage.add(entry, entry.keeper)
 
     def _stored(self) -> None:
         """The record is durable; or there is no disk, and what can be done without has been done."""

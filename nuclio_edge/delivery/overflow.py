@@ -107,7 +107,7 @@ class Overflow:
         if self.delivery.spool.trouble:
             return False
         self._store_what_waits()
-        if side.stage.remove(event):
+        if side.leave(event):
             side.store(event)
         number = side.ids.pop(event, 0)
         if not number:
@@ -191,7 +191,7 @@ class Overflow:
             event = strand[0]
             event._trigger = trigger
             trigger.admitted -= 1
-            if not side.enter(event):
+            if not side.submit(event, again=True):
                 trigger.admitted += 1
                 self._wait()
                 return

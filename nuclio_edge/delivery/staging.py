@@ -25,10 +25,11 @@ class Stage:
     """The waiting room of one source. Loop thread only.
 
     `fresh` and `aging` have what waits, in order of arrival, with who stores it by `store(item)`; the owners add to
-    `fresh` and take out of both. `limit`: so many waiting events, and the source's window is nearly used up.
+    `fresh` and take out of both. `limit`: so many waiting events, and the source's window is nearly used up, which is
+    `pressed` then.
     """
 
-    __slots__ = ("_hasty_until", "_pressed", "aging", "fresh", "limit", "loop", "refused", "spool", "timer", "wait")
+    __slots__ = ("_hasty_until", "aging", "fresh", "limit", "loop", "pressed", "refused", "spool", "timer", "wait")
 
     def __init__(self, loop: Loop, spool: Any, wait: int, limit: int) -> None:
         self.loop = loop
@@ -39,7 +40,7 @@ class Stage:
         self.aging: dict[Any, Any] = {}
         self.refused: dict[Any, Any] = {}  # the disk could not be used for them; they are the oldest
         self.timer: Timer | None = None
-        self._pressed = False
+        self.pressed = False
         self._hasty_until = 0
 
     def __len__(self) -> int:
@@ -48,6 +49,11 @@ class Stage:
     def __contains__(self, item: Any) -> bool:
         return item in self.fresh or item in self.aging or item in self.refused
 
+    def add(self, item: Any, owner: Any) -> None:
+        """Another one waits."""
+        self.fresh[item] = owner
+        self.arm()
+
     def arm(self) -> None:
         """Something waits: look after it."""
         if self.timer is None:
@@ -55,8 +61,8 @@ class Stage:
 
     def press(self) -> None:
         """The window is nearly used up: store early what does not end by itself in a moment."""
-        if not self._pressed and not self.spool.trouble:
-            self._pressed = True
+        if not self.pressed and not self.spool.trouble:
+            self.pressed = True
             self.aging.update(self.fresh)  # what is here now is looked at then, what comes meanwhile is not
             self.fresh = {}
             self.loop.call_later(HASTY_MS if self.loop.now < self._hasty_until else PRESS_MS, self._relieve)
@@ -104,7 +110,7 @@ class Stage:
             self.arm()
 
     def _relieve(self) -> None:
-        self._pressed = False
+        self.pressed = False
         if len(self.aging) >= self.limit // 2 and not self.spool.trouble:
             if self.loop.now >= self._hasty_until:
                 self._hasty_until = self.loop.now + HASTY_FOR_MS

@@ -200,7 +200,7 @@ def test_what_finds_no_room_in_memory_is_on_disk_alone_and_keeps_its_order(start
         assert trigger.source.alone == 0
         rig.deliver("/in", b"then")
         rig.until(lambda: trigger.handled == 201)
-        assert not trigger.source.detour
+        assert not trigger.source.durable_side.detour
         rig.until(lambda: stored(rig) == 0)
 
 
@@ -414,7 +414,7 @@ def test_what_a_source_has_held_for_the_old_version_is_counted_and_handled_by_th
         rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
         rig.until(lambda: switched)
         new = rig.trigger("f")
-        rig.until(lambda: new.handled + old.pending == 20 and not new.source.detour)
+        rig.until(lambda: new.handled + old.pending == 20 and not new.source.durable_side.detour)
         assert old.submit(MemoryEvent(old, None, "/in", b"20", {}))
         assert rig.balanced()
         rig.until(lambda: new.handled + old.pending == 21)
@@ -437,7 +437,7 @@ def test_what_a_source_has_held_for_the_old_version_does_not_wait_for_a_disk_tha
         spool.disk.write = _no_space
         for number in range(20):
             rig.deliver("/in", b"%d" % number)
-        rig.until(lambda: spool.trouble and old.source.detour)
+        rig.until(lambda: spool.trouble and old.source.durable_side.detour)
         whole = load(str(rig.path))
         gate = module(rig)["gate"]
         (rig.folder / "f.py").write_text(QUICK)
@@ -473,13 +473,13 @@ def test_what_could_not_be_stored_for_the_old_version_is_handled_by_the_new_one(
         spool.disk.write = _no_space
         for number in range(20):
             rig.deliver("/in", b"%d" % number)
-        rig.until(lambda: old.source.overflow.unsafe and spool.trouble)
+        rig.until(lambda: old.source.durable_side.overflow.unsafe and spool.trouble)
         gate = module(rig)["gate"]
         (rig.folder / "f.py").write_text(QUICK)
         switched: list[bool] = []
         rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
         rig.until(lambda: switched)
-        assert not old.source.overflow.unsafe
+        assert not old.source.durable_side.overflow.unsafe
         assert rig.balanced()
         assert rig.processor.differences() == []
         spool.disk.write = write
@@ -503,7 +503,7 @@ def test_what_was_read_back_before_the_disk_refused_it_is_handled_once(start: An
         spool.disk.write = refuse_late
         settled = Settled()
         sent = 0
-        while trigger.source.overflow.storing < 4:
+        while trigger.source.durable_side.overflow.storing < 4:
             rig.deliver("/in", b"%d" % sent, settled)
             sent += 1
             rig.processor.loop.turn(5)
@@ -512,7 +512,7 @@ def test_what_was_read_back_before_the_disk_refused_it_is_handled_once(start: An
         rig.until(lambda: trigger.handled == sent - 1)  # the last one still runs
         rig.until(lambda: trigger.pending == 1)
         stalled.set()
-        rig.until(lambda: not trigger.source.overflow.storing)
+        rig.until(lambda: not trigger.source.durable_side.overflow.storing)
         assert spool.trouble
         assert rig.processor.differences() == []
         module(rig)["turns"].release(sent)
@@ -535,7 +535,9 @@ def test_what_could_not_be_stored_for_a_function_that_a_reload_removes_waits_for
         spool.disk.write = _no_space
         for number in range(20):
             rig.deliver("/in", b"%d" % number, settled)
-        rig.until(lambda: trigger.source.backlog.strand and not trigger.source.overflow.storing)
+        rig.until(
+            lambda: trigger.source.durable_side.backlog.strand and not trigger.source.durable_side.overflow.storing
+        )
         whole = load(str(rig.path))
         rig.path.write_text(rig.path.read_text().split("[function.f]")[0])
         became: list[Any] = []
@@ -544,7 +546,7 @@ def test_what_could_not_be_stored_for_a_function_that_a_reload_removes_waits_for
         rig.until(lambda: became)
         gate.set()
         rig.until(lambda: not trigger.pending)
-        assert trigger.source.unsafe() == 20 - trigger.handled > 0
+        assert trigger.source.durable_side.unsafe() == 20 - trigger.handled > 0
         assert rig.processor.differences() == []
         if first == "the disk":
             spool.disk.write = write

@@ -225,7 +225,7 @@ def test_a_difference_is_named_wherever_it_is(world: World, what: str) -> None:
     if what == "spool":
         world.delivery.spool.log.lanes.by_key[1, KEY].settled -= 1
     elif what == "backlog":
-        world.delivery.backlog(1, KEY).held.update(world.rig.trigger("f").source.ids.values())
+        world.delivery.backlog(1, KEY).held.update(world.rig.trigger("f").source.durable_side.ids.values())
     elif what == "trigger":
         world.rig.trigger("f").admitted -= 2
     else:

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from nuclio_edge.core.inbox import Budget, Trigger
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.worker import conclude
-from nuclio_edge.delivery.delivery import Delivery
+from nuclio_edge.delivery.delivery import Delivery, side_of
 from nuclio_edge.sources.mqtt_event import mqtt_event
 from tests.waiting import LIMIT
 
@@ -53,8 +53,11 @@ class Source:
     def settle(self, event: Any, _response: Any, _error: Any) -> None:
         self.stored(event)
 
-    def stored(self, event: Any) -> None:
+    def acknowledge(self, event: Any) -> None:
         self.acknowledged.add(int(event.raw_body))
+
+    def stored(self, event: Any) -> None:
+        self.acknowledge(event)
         event._token = None
 
 
@@ -91,6 +94,7 @@ class Durability(RuleBasedStateMachine):
         self.sent = 0
         self.acknowledged: set[int] = set()
         self.handled: list[tuple[int, bool]] = []  # in order, with whether it was marked
+        self.inline = False  # whether the handler runs when an event is taken
         self.buried: set[int] = set()
         self.waiting: list[Any] = []  # refused, kept by the sender
         self.begin(self.root / "0")
@@ -120,6 +124,8 @@ class Durability(RuleBasedStateMachine):
         verdict = self.trigger.enter(event)
         if verdict == 1:
             self.function.held.append(event)
+            if self.inline and len(self.function.held) == 1:
+                self.finish(ok=int(event.raw_body) % 5 != 0)
         return verdict != 0
 
     def _submit(self, number: int, again: bool) -> None:
@@ -142,11 +148,13 @@ class Durability(RuleBasedStateMachine):
         while self.loop.now < end:
             self.loop.turn(max(1, end - self.loop.now))
 
-    @rule(count=st.integers(1, 8))
-    def send(self, count: int) -> None:
+    @rule(count=st.integers(1, 8), inline=st.booleans())
+    def send(self, count: int, inline: bool) -> None:
+        self.inline = inline
         for _ in range(count):
             self._submit(self.sent, again=False)
             self.sent += 1
+        self.inline = False
 
     @rule(ok=st.booleans())
     def finish(self, ok: bool) -> None:
@@ -360,6 +368,87 @@ def test_what_runs_alone_after_a_crash_begins_when_its_acknowledgement_has_gone_
             world.turn(1)
             assert time.monotonic() < deadline
         assert gone_before == [[0]]
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+@pytest.mark.parametrize("first", ["outer", "inner"])
+def test_an_event_that_a_handler_causes_while_it_runs_is_another_one(
+    monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    def take(self: Durability, event: Any) -> bool:
+        number = int(event.raw_body)
+        self.trigger.enter(event)
+        if number == 0:
+            self._submit(1, again=False)
+        if number == (0 if first == "outer" else 1):
+            conclude(self.trigger, event, None, None, 0)
+        else:
+            self.function.held.append(event)
+        return True
+
+    monkeypatch.setattr(Durability, "_take", take)
+    world = Durability()
+    try:
+        world._submit(0, again=False)
+        done, left = (0, 1) if first == "outer" else (1, 0)
+        assert world.acknowledged == {done}
+        side: Any = side_of(world.trigger)
+        assert side.unsafe() == 1
+        while world.delivery.busy():
+            world.turn(1)
+        assert world.acknowledged == {0, 1}
+        assert [int(event.raw_body) for event in world.function.held] == [left]
+        assert world.delivery.spool.totals()["pending"] == 1
+        world.the_ledger_adds_up()
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_an_event_whose_conclusion_goes_wrong_while_it_is_taken_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(self: Durability, event: Any) -> bool:
+        self.trigger.enter(event)
+        raise RuntimeError("an output")
+
+    monkeypatch.setattr(Durability, "_take", take)
+    world = Durability()
+    try:
+        with pytest.raises(RuntimeError, match="an output"):
+            world._submit(0, again=False)
+        while world.delivery.busy():
+            world.turn(1)
+        assert world.acknowledged == {0}
+        assert world.delivery.spool.totals()["pending"] == 1
+        world.the_ledger_adds_up()
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_what_waits_in_memory_is_settled_together_however_long_it_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[list[int]] = []
+
+    def settle_many(_source: Source, events: list[Any]) -> list[Any]:
+        told.append([int(event.raw_body) for event in events])
+        return [event for event in events if int(event.raw_body) == 2]
+
+    monkeypatch.setattr(Source, "settle_many", settle_many, raising=False)
+    world = Durability()
+    try:
+        side: Any = side_of(world.trigger)
+        world._submit(0, again=False)
+        while world.delivery.busy():
+            world.turn(1)
+        world._submit(1, again=False)
+        side.stage.press()
+        world._submit(2, again=False)
+        assert (len(side.stage.aging), len(side.stage.fresh)) == (1, 1)
+        left = side.settle_many([*world.function.held])
+        assert told == [[1, 2]]
+        assert [int(event.raw_body) for event in left] == [0, 2]  # the first is on disk
+        assert list(side.stage.fresh) == left[1:]
     finally:
         world._let_go()
         shutil.rmtree(world.root)

@@ -1,4 +1,4 @@
-"""A burst of deliveries of every kind, handled on a worker thread: each is acknowledged once, by what it is."""
+"""A burst of deliveries of every kind, handled on a thread or on the loop: each is acknowledged once, by what it is."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ receive_maximum = 1000
 
 [function.f]
 handler = "f.py"
+isolation = "{isolation}"
 [[function.f.trigger]]
 topic = "both/#"
 durable = {durable}
@@ -39,7 +40,10 @@ durable = {durable}
 
 @pytest.mark.parametrize("durable", ["true", "false"])
 @pytest.mark.parametrize("version", [3, 5])
-def test_every_delivery_of_a_burst_is_acknowledged_once(tmp_path: Path, version: int, durable: str) -> None:
+@pytest.mark.parametrize("isolation", ["thread", "inline"])
+def test_every_delivery_of_a_burst_is_acknowledged_once(
+    tmp_path: Path, version: int, durable: str, isolation: str
+) -> None:
     packets = b""
     puback: list[int] = []
     pubrec: list[int] = []
@@ -61,7 +65,7 @@ def test_every_delivery_of_a_burst_is_acknowledged_once(tmp_path: Path, version:
         peer.serve()
 
     with FakeBroker(burst) as broker:
-        manifest = MANIFEST.format(url=broker.url, version=version, durable=durable)
+        manifest = MANIFEST.format(url=broker.url, version=version, durable=durable, isolation=isolation)
         with Rig(tmp_path, manifest, f=COUNTS, g=COUNTS) as rig:
             rig.until(lambda: broker.count("PUBACK") >= len(puback), "the acknowledgements")
             rig.until(lambda: broker.count("PUBREC") >= len(pubrec), "those of QoS 2")

@@ -14,6 +14,7 @@ from nuclio_edge.clock import CLOCK, FLOOR_MS, QUALITIES, SYNCED
 from nuclio_edge.core.mqtt_properties import MESSAGE_EXPIRY, USER_PROPERTY
 from nuclio_edge.delivery.backlog import OUTBOX, Backlog
 from nuclio_edge.delivery.outbox import Keeper, pack, time_left, unpack
+from nuclio_edge.delivery.staging import Stage
 from nuclio_edge.testing import Clock
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def test_a_message_is_told_its_own_fate_in_whatever_order_the_spool_tells_them()
     delivery: Any = SimpleNamespace(
         keepers={}, loop=loop, outcomes={}, spool=SimpleNamespace(trouble="", append=append)
     )
-    keeper = Keeper(delivery, publisher, backlog, SimpleNamespace(fresh={}, arm=lambda: None, remove=lambda _: None))
+    stage = Stage(SimpleNamespace(call_later=lambda *_: None), delivery.spool, 1, 1)  # type: ignore[arg-type]
+    keeper = Keeper(delivery, publisher, backlog, stage)
     for body in (b"first", b"second"):
         keeper.send(("t", body, 1, False, ()), None)
     for entry in keeper.stage.fresh:
