@@ -427,6 +427,35 @@ def test_an_event_whose_conclusion_goes_wrong_while_it_is_taken_is_stored(monkey
         shutil.rmtree(world.root)
 
 
+def test_an_event_is_over_when_what_its_inline_handler_published_is_with_the_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[Any] = []
+
+    def take(self: Durability, event: Any) -> bool:
+        self.trigger.enter(event)
+        keeper.send(("t", b"said", 1, False, ()), event)
+        conclude(self.trigger, event, None, None, 0)
+        return True
+
+    monkeypatch.setattr(Durability, "_take", take)
+    world = Durability()
+    try:
+        outbox = SimpleNamespace(takes=lambda _size: True, send=lambda *message: given.append(message))
+        keeper = world.delivery.keep("broker", SimpleNamespace(outbox=outbox, _given=()))
+        world._submit(0, again=False)
+        (_, _, _, _, properties, entry) = given[0]
+        assert properties[0][1][0] == "idempotency-key"
+        assert world.acknowledged == set()
+        entry.end()
+        assert world.acknowledged == {0}
+        assert not world.delivery.busy()
+        world.the_ledger_adds_up()
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
 def test_what_waits_in_memory_is_settled_together_however_long_it_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[list[int]] = []
 
