@@ -59,6 +59,7 @@ class Delivery:
         self._backlogs: dict[tuple[int, str], Backlog] = {}
         self._ids: dict[str, dict[Any, int]] = {}
         self._suspects: dict[str, OneAtATime] = {}  # by the function's name
+        self._acquitted: set[str] = set()  # functions that were suspects
         self._marker = os.path.join(self._state_dir, MARKER)
         self._repeated = 0  # up to this record an event may have been handled by a process that died
 
@@ -237,7 +238,7 @@ class Delivery:
 
     def suspects(self, function: Function) -> OneAtATime | None:
         """Who runs a function's events one at a time, after a crash."""
-        if not self.unclean:
+        if not self.unclean or function.name in self._acquitted:
             return None
         found = self._suspects.get(function.name)
         if found is None or found.function is not function:
@@ -245,6 +246,13 @@ class Delivery:
 
             found = self._suspects[function.name] = OneAtATime(self, function, found)
         return found
+
+    def acquit(self, suspects: OneAtATime) -> None:
+        """Nothing of a function is suspected any more, whatever versions of it follow."""
+        name = suspects.function.name
+        if self._suspects.get(name) is suspects:
+            del self._suspects[name]
+            self._acquitted.add(name)
 
     def is_repeated(self, number: int) -> bool:
         """Whether an event may have been handled by a process before this one."""

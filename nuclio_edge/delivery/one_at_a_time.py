@@ -2,7 +2,8 @@
 
 An event that was in work when the last process died is either on disk, or its broker sends it again, marked as a
 duplicate. Both are stored first, then run alone: nothing else of that function runs, and a mark that says so is durable
-before it begins. Dies the process again, the mark names the culprit; after its attempts it becomes a dead letter.
+before it begins. Dies the process again, the mark names the culprit; after its attempts it becomes a dead letter. When
+all have run, and brokers have had their time, it is over for the life of the process.
 """
 
 from __future__ import annotations
@@ -208,6 +209,15 @@ class OneAtATime:
         self._gates = []
         for side in self.left:
             side.trigger.loop.call_soon(side.overflow.refill)
+        self._acquit()
 
     def _trust(self, side: Durable) -> None:
         side.because("wary", holds=False)
+        self._acquit()
+
+    def _acquit(self) -> None:
+        """Nothing is left to run alone, and no broker sends anything again: the quick ways are open to all."""
+        if not self._active() and not any("wary" in side.reasons for side in self.left):
+            for side in self.left:
+                side.suspects = None
+            self.delivery.acquit(self)

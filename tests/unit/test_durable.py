@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.delivery.dead_letters import all_of, send_again
+from nuclio_edge.manifest import load
 from nuclio_edge.sources.memory import MemoryEvent
 from nuclio_edge.spool.unwritten import Unwritten
 from tests.rig import MEMORY, Rig, Settled
@@ -88,6 +89,13 @@ def crashed(rig: Rig, tmp_path: Path) -> Path:
     folder.mkdir()
     shutil.copytree(rig.folder / "state", folder / "state")
     return folder
+
+
+def replace(rig: Rig) -> None:
+    """Put a new version of the function, of what is in its file and manifest now, in the place of the old one."""
+    switched: list[bool] = []
+    rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
+    rig.until(lambda: switched)
 
 
 @pytest.fixture
@@ -376,8 +384,6 @@ def test_what_the_spool_gives_up_to_stay_within_its_size_is_shed_and_counted(sta
 
 
 def test_a_new_version_of_the_function_goes_on_with_the_backlog(start: Any) -> None:
-    from nuclio_edge.manifest import load
-
     with start(function("inbox = { size = 4 }"), GATED) as rig:
         for number in range(50):
             rig.deliver("/in", b"%d" % number)
@@ -385,9 +391,7 @@ def test_a_new_version_of_the_function_goes_on_with_the_backlog(start: Any) -> N
         old = rig.trigger("f")
         gate = module(rig)["gate"]
         (rig.folder / "f.py").write_text(QUICK)
-        switched: list[bool] = []
-        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
-        rig.until(lambda: switched)
+        replace(rig)
         new = rig.trigger("f")
         assert new is not old
         rig.until(lambda: new.handled + old.pending == 50)
@@ -401,8 +405,6 @@ def test_a_new_version_of_the_function_goes_on_with_the_backlog(start: Any) -> N
 
 
 def test_what_a_source_has_held_for_the_old_version_is_counted_and_handled_by_the_new_one(start: Any) -> None:
-    from nuclio_edge.manifest import load
-
     with start(function("inbox = { size = 4 }"), GATED) as rig:
         for number in range(20):
             rig.deliver("/in", b"%d" % number)
@@ -410,9 +412,7 @@ def test_what_a_source_has_held_for_the_old_version_is_counted_and_handled_by_th
         old = rig.trigger("f")
         gate = module(rig)["gate"]
         (rig.folder / "f.py").write_text(QUICK)
-        switched: list[bool] = []
-        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
-        rig.until(lambda: switched)
+        replace(rig)
         new = rig.trigger("f")
         rig.until(lambda: new.handled + old.pending == 20 and not new.source.durable_side.detour)
         assert old.submit(MemoryEvent(old, None, "/in", b"20", {}))
@@ -429,8 +429,6 @@ def test_what_a_source_has_held_for_the_old_version_is_counted_and_handled_by_th
 def test_what_a_source_has_held_for_the_old_version_does_not_wait_for_a_disk_that_nobody_tries(
     start: Any, gone: bool
 ) -> None:
-    from nuclio_edge.manifest import load
-
     with start(function("inbox = { size = 4 }"), GATED) as rig:
         spool, old = spool_of(rig), rig.trigger("f")
         write = spool.disk.write
@@ -465,8 +463,6 @@ def test_what_a_source_has_held_for_the_old_version_does_not_wait_for_a_disk_tha
 
 
 def test_what_could_not_be_stored_for_the_old_version_is_handled_by_the_new_one(start: Any) -> None:
-    from nuclio_edge.manifest import load
-
     with start(function("inbox = { size = 4 }"), GATED) as rig:
         spool, old = spool_of(rig), rig.trigger("f")
         write = spool.disk.write
@@ -476,9 +472,7 @@ def test_what_could_not_be_stored_for_the_old_version_is_handled_by_the_new_one(
         rig.until(lambda: old.source.durable_side.overflow.unsafe and spool.trouble)
         gate = module(rig)["gate"]
         (rig.folder / "f.py").write_text(QUICK)
-        switched: list[bool] = []
-        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
-        rig.until(lambda: switched)
+        replace(rig)
         assert not old.source.durable_side.overflow.unsafe
         assert rig.balanced()
         assert rig.processor.differences() == []
@@ -527,8 +521,6 @@ def test_what_was_read_back_before_the_disk_refused_it_is_handled_once(start: An
 def test_what_could_not_be_stored_for_a_function_that_a_reload_removes_waits_for_disk_or_function(
     start: Any, first: str
 ) -> None:
-    from nuclio_edge.manifest import load
-
     with start(function("inbox = { size = 4 }"), GATED) as rig:
         spool, trigger, settled = spool_of(rig), rig.trigger("f"), Settled()
         write = spool.disk.write
@@ -566,8 +558,6 @@ def test_what_could_not_be_stored_for_a_function_that_a_reload_removes_waits_for
 def test_the_backlog_of_a_function_that_a_reload_removes_counts_again_when_it_is_back(
     start: Any, tmp_path: Path
 ) -> None:
-    from nuclio_edge.manifest import load
-
     with start(function("inbox = { size = 4 }"), GATED) as rig:
         for number in range(20):
             rig.deliver("/in", b"%d" % number)
@@ -679,12 +669,43 @@ def test_a_poison_event_has_its_attempts(start: Any, tmp_path: Path) -> None:
         assert rig.balanced()
 
 
+def test_when_all_have_run_alone_and_brokers_have_had_their_time_nothing_is_suspected_any_more(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuclio_edge.delivery.one_at_a_time.WARY_MS", 100)
+    with start(function(), GATED) as rig:
+        rig.deliver("/in", b"a")
+        rig.deliver("/in", b"b")
+        rig.until(lambda: stored(rig) == 2 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    with start(function(), GATED, folder) as rig:
+        side: Any = rig.trigger("f").source.durable_side
+        rig.until(lambda: rig.trigger("f").pending == 1)
+        rig.until(lambda: "wary" not in side.reasons)
+        rig.turn_for(50)
+        assert side.suspects is not None  # one runs alone, another one waits for that
+        module(rig)["gate"].set()
+        rig.until(lambda: side.suspects is None)
+        assert bodies(rig) == [b"a", b"b"]
+        rig.until(lambda: stored(rig) == 0)
+        replace(rig)
+        again: Any = rig.trigger("f").source.durable_side
+        assert again is not side
+        assert again.suspects is None
+        assert again.reasons == set()
+        module(rig)["gate"].set()
+        rig.deliver("/in", b"c")
+        rig.until(lambda: rig.trigger("f").handled == 1)
+        rig.until(lambda: not rig.processor.retired)
+        assert rig.processor.tally().handled == 3
+        assert rig.processor.differences() == []
+
+
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_what_runs_alone_when_a_new_version_comes_is_no_culprit_and_ends_first(
     start: Any, tmp_path: Path, attempts: int
 ) -> None:
-    from nuclio_edge.manifest import load
-
     manifest = function(f"retry = {{ attempts = {attempts} }}")
     with start(manifest, GATED) as rig:
         rig.deliver("/in", b"a")
@@ -697,9 +718,7 @@ def test_what_runs_alone_when_a_new_version_comes_is_no_culprit_and_ends_first(
         rig.until(lambda: old.pending == 1)
         gate, seen = module(rig)["gate"], module(rig)["seen"]
         (rig.folder / "f.py").write_text(QUICK)
-        switched: list[bool] = []
-        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
-        rig.until(lambda: switched)
+        replace(rig)
         new = rig.trigger("f")
         rig.deliver("/in", b"c")
         rig.turn_for(100)
@@ -717,7 +736,6 @@ def test_what_was_about_to_run_alone_when_a_new_version_comes_is_run_by_that_one
     start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nuclio_edge.delivery.delivery import Delivery
-    from nuclio_edge.manifest import load
 
     with start(function(), GATED) as rig:
         rig.deliver("/in", b"a")
@@ -735,9 +753,7 @@ def test_what_was_about_to_run_alone_when_a_new_version_comes_is_run_by_that_one
         rig.until(lambda: late)
         monkeypatch.undo()
         seen = module(rig)["seen"]
-        switched: list[bool] = []
-        rig.processor.replace(load(str(rig.path)).functions["f"], lambda: switched.append(True))
-        rig.until(lambda: switched)
+        replace(rig)
         late[0](None)
         rig.until(lambda: rig.trigger("f").handled == 2)
         assert seen == []
