@@ -76,6 +76,10 @@ class Log:
         """Whether a file could not be made lately; while that is so, what is on disk is recycled."""
         return port.ticks_ms() < self._short_until
 
+    def found_room(self) -> None:
+        """A file could be made all the same."""
+        self._short_until = 0
+
     def take_file(self) -> tuple[str, bool] | None:
         """A file for a new segment and whether it has to be made, or None."""
         if self.free:

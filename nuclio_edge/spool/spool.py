@@ -15,7 +15,8 @@ The contract, for the loop's thread alone:
   the same error. The `done` of these comes just before that of the record, not in its own turn.
 - Every record is settled, in a gap (given up to stay within the limits, and said so), or pending: appended = settled +
   gap + pending, for each (kind, key) and in all.
-- A disk that cannot be used is no error here: appends fail by `done(error)`, and `trouble` says why until it works.
+- A disk that cannot be used is no error here: appends fail by `done(error)`, and `trouble` says why until it works. It
+  is tried again by what is appended, and where nothing is, by a file that is made and removed.
 
 One thread of its own writes; the loop waits for a disk in `open` and `close` alone, and where reading meets a cold page
 (`fetch` reads on the writer's thread).
@@ -39,7 +40,7 @@ from .recovery import Recovery
 from .refusal import Refusal
 from .room import Room
 from .settling import Settling
-from .writer import Job, Writer
+from .writer import PAGE, Job, Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class Spool:
         self._flagged = False
         self._error: OSError | None = None
         self._short: OSError | None = None  # why the last file could not be made
+        self._full = OSError(ENOSPC, "every file of the spool is in use", folder)
         self._retry_at = 0
         self._pause_ms = 0
         self._is_open = False  # it is known what there is
@@ -132,6 +134,8 @@ class Spool:
         except OSError as error:  # there may be one all the same, to be read
             self._fail(error)
         self._recover()
+        if self.trouble:
+            self._try_later()
 
     def _recover(self) -> bool:
         """Find what is there; false when that cannot be known: nothing may be written then."""
@@ -296,6 +300,9 @@ class Spool:
 
     def _due(self) -> None:
         self._timer = None
+        if self.trouble and self._flying is None and not self._has_work():
+            self._probe()
+            return
         self._wanted = True
         self._end_of_turn()
 
@@ -317,7 +324,7 @@ class Spool:
         elif not self._group.live:
             self._wanted = False
             self._release()
-            if self._timer is not None and not self._has_work():
+            if self._timer is not None and not self.trouble and not self._has_work():
                 self._disarm()
 
     def _release(self) -> None:
@@ -353,8 +360,7 @@ class Spool:
         self._refusal.of_oversize(group)
         doomed = list(self.log.doomed)
         if not plan.writes and not doomed:
-            full = OSError(ENOSPC, "every file of the spool is in use", self.folder)
-            self._failed(group, self._short if self._short is not None and self.log.is_short() else full)
+            self._failed(group, self._short if self._short is not None and self.log.is_short() else self._full)
             return
         if taken < len(group.lanes):
             rest = group.split(taken)
@@ -376,11 +382,7 @@ class Spool:
         self.log.removed(job.removed)
         if job.error is None:
             self.commits += 1
-            self._pause_ms = 0
-            self._error = None
-            if self.trouble:
-                self.trouble = ""
-                self.on_trouble("")
+            self._heal()
             self.log.commit(plan)
             self._flying = None
             if self.log.doomed:
@@ -414,9 +416,43 @@ class Spool:
         self._try_later()
 
     def _try_later(self) -> None:
-        """What the log must still be told does not depend on somebody's appending something."""
-        if self._has_work() and not self._closed:
+        """Neither what the log must still be told nor `trouble` depends on somebody's appending something."""
+        if not self._closed:
             self._arm(max(1, self._retry_at - port.ticks_ms()))
+
+    def _probe(self) -> None:
+        """Find out whether the disk can be used again, by a file as large as the next group may have to make."""
+        self._release()
+        if not self._is_open and not self._recover():
+            self._try_later()
+            return
+        if self._error is self._full:  # not the disk's fault: only what is settled makes room
+            return
+        log = self.log
+        makes = not log.free and (log.active() is None or self._short is not None)
+        size = log.segment_size if makes and log.may_grow(1) else PAGE
+
+        def probed(job: Job) -> None:
+            if self.budget is not None:
+                self.budget.spend(job.device, port.ticks_ms())
+            if job.error is None:
+                if size > PAGE:
+                    self._short = None
+                    self.log.found_room()
+                self._heal()
+            elif self._flying is None:
+                self._fail(job.error)
+                self._try_later()
+
+        self.submit(Job(lambda hand, job: hand.probe(job, self.folder, size), probed))
+
+    def _heal(self) -> None:
+        """The disk can be used."""
+        self._pause_ms = 0
+        self._error = None
+        if self.trouble:
+            self.trouble = ""
+            self.on_trouble("")
 
     def _fail(self, error: OSError) -> None:
         """The disk cannot be used: say so once, and try again later, with the next record that comes then."""

@@ -49,18 +49,14 @@ class Unwritten:
         self._on_trouble = on_trouble
         self._error = OSError()
         self._retry_at = 0
+        self._timer: Any = None
         self._number = 0  # of what was refused; a spool's own numbers are above 0
 
     def append(self, kind: int, key: int | str, payload: Any, done: Any = None, **more: Any) -> int:
         """The first record."""
         if not self.trouble or port.ticks_ms() >= self._retry_at:
-            try:
-                spool = self._begin()
-            except Exception as fault:  # noqa: BLE001 - descriptors, memory, files that an upgrade has replaced
-                self._fail(fault if isinstance(fault, OSError) else OSError(EAGAIN, f"{type(fault).__name__}: {fault}"))
-            else:
-                if self.trouble and not spool.trouble:
-                    self._on_trouble("")
+            spool = self._become()
+            if spool is not None:
                 return spool.append(kind, key, payload, done, **more)
         error = self._error
         reason = errorcode.get(error.errno or 0, "other")
@@ -70,12 +66,31 @@ class Unwritten:
         self._number -= 1
         return self._number
 
+    def _become(self) -> Spool | None:
+        """The spool that takes the place of this, or None."""
+        try:
+            spool = self._begin()
+        except Exception as fault:  # noqa: BLE001 - descriptors, memory, files that an upgrade has replaced
+            self._fail(fault if isinstance(fault, OSError) else OSError(EAGAIN, f"{type(fault).__name__}: {fault}"))
+            return None
+        said, self.trouble = self.trouble, ""
+        if said and not spool.trouble:
+            self._on_trouble("")
+        return spool
+
+    def _again(self) -> None:
+        self._timer = None
+        if self.trouble:
+            self._become()
+
     def _fail(self, error: OSError) -> None:
         self._error = error
         self._retry_at = port.ticks_ms() + AGAIN_MS
         said, self.trouble = self.trouble, f"the spool cannot be loaded: {error}"
         if not said:
             self._on_trouble(self.trouble)
+        if self._timer is None:
+            self._timer = self._loop.call_later(AGAIN_MS, self._again)
 
     def settle(self, _number: int) -> bool:
         """Nothing is pending."""
@@ -97,7 +112,10 @@ class Unwritten:
         return []
 
     def close(self) -> None:
-        """Nothing is held."""
+        """It becomes nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class _NoLanes(tuple[()]):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SMALL = 12 << 10
 FILL = 256 << 10
 PAGE = 4096  # what a disk is written in
+PROBE = "probe.seg"  # to a recovery a segment that was never begun
 
 
 class Write:
@@ -153,6 +154,22 @@ class Hand:
             raise
         finally:
             disk.close(descriptor)
+
+    def probe(self, job: Job, folder: str, size: int) -> None:
+        """Make a file, write to it and remove it; one that a power cut leaves is for the next start to remove."""
+        disk = self.disk
+        path = os.path.join(folder, PROBE)
+        job.device = PAGE
+        self.create(path, size)
+        try:
+            descriptor = disk.open(path, write=True)
+            try:
+                disk.write(descriptor, bytes(PAGE), 0)
+                disk.sync(descriptor)
+            finally:
+                disk.close(descriptor)
+        finally:
+            disk.unlink(path)
 
     def remove(self, job: Job, paths: list[str]) -> None:
         """Remove files; what cannot be removed now is tried again with another job."""

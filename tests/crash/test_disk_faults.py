@@ -223,6 +223,86 @@ def test_a_folder_that_cannot_be_read_is_not_written_until_it_can(tmp_path: Path
     bench.close()
 
 
+@pytest.mark.parametrize("operation", ["create", "write", "sync"])
+def test_that_a_disk_works_again_is_found_out_without_anything_to_store(tmp_path: Path, operation: str) -> None:
+    disk = FailingDisk()
+    bench = Bench(tmp_path, disk, size=4 << 20)
+    kept = bench.append(5)
+    disk.fail = {"sync": (errno.EIO, 1000), "create": (errno.EIO, 1000)}
+    bench.append(1)
+    assert len(bench.troubles) == 1
+    disk.fail = {operation: (errno.EIO, 1000)}
+    for _ in range(3):
+        bench.wait_for_the_next_attempt()
+        bench.loop.turn(0)
+        while bench.spool._writer._open:
+            bench.loop.turn(100)
+    assert len(bench.troubles) == 1
+    assert "probe.seg" not in os.listdir(tmp_path)
+    disk.fail.clear()
+    bench.wait_for_the_next_attempt()
+    while bench.spool.trouble:
+        bench.loop.turn(100)
+    assert bench.troubles[1:] == [""]
+    written = bench.spool.written
+    bench.wait_for_the_next_attempt()
+    bench.loop.turn(0)
+    assert bench.spool._timer is None  # at rest again
+    assert bench.spool.written == written
+    assert "probe.seg" not in os.listdir(tmp_path)
+    assert bench.pending() == kept
+    bench.close()
+
+
+def test_a_full_disk_works_again_when_there_is_room_for_a_segment(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=2500k", str(small_disk)], check=True)
+    bench = Bench(small_disk / "spool", size=16 << 20)  # segments of 1 MiB
+    while not bench.refused:
+        bench.append(50)
+    (small_disk / "other").write_bytes(bytes(4096))  # there is room for that
+    for _ in range(3):
+        bench.wait_for_the_next_attempt()
+        bench.loop.turn(0)
+        while bench.spool._writer._open:
+            bench.loop.turn(100)
+    assert len(bench.troubles) == 1
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+    bench.wait_for_the_next_attempt()
+    while bench.spool.trouble:
+        bench.loop.turn(100)
+    assert sorted(os.listdir(small_disk / "spool")) == ["0000.seg", "0001.seg"]
+    refused = len(bench.refused)
+    bench.append(50)  # at once, in the next file
+    assert len(bench.refused) == refused
+    assert bench.troubles[1:] == [""]
+    bench.close()
+
+
+def test_a_spool_whose_folder_could_not_be_made_is_open_as_soon_as_it_can(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    bench = Bench(small_disk / "spool", size=4 << 20)
+    assert len(bench.troubles) == 1
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    bench.wait_for_the_next_attempt()
+    while bench.spool.trouble:
+        bench.loop.turn(100)
+    assert bench.append(1) == bench.pending()
+    assert bench.refused == []
+    bench.close()
+
+
+def test_what_a_power_cut_leaves_of_a_probe_is_removed(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, size=4 << 20)
+    kept = bench.append(5)
+    bench.close()
+    (tmp_path / "probe.seg").write_bytes(bytes(4096))
+    bench = Bench(tmp_path, size=4 << 20)
+    assert bench.pending() == kept
+    bench.append(1)
+    bench.close()
+    assert os.listdir(tmp_path) == ["0000.seg"]
+
+
 def test_pages_that_cannot_be_read_are_lost_and_nothing_else(tmp_path: Path) -> None:
     bench = Bench(tmp_path, size=4 << 20)
     kept = bench.append(20)

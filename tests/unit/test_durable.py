@@ -162,6 +162,30 @@ def test_a_spool_that_cannot_be_loaded_is_a_disk_that_cannot_be_used_until_it_ca
         assert rig.processor.differences() == []
 
 
+def test_that_a_spool_can_be_loaded_again_is_found_out_without_anything_to_store(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuclio_edge.spool.unwritten.AGAIN_MS", 20)
+    with start(function(), GATED) as rig:
+        delivery: Any = rig.processor.delivery
+        load, tries = delivery._load, []
+
+        def fails() -> Any:
+            tries.append(1)
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(delivery, "_load", fails)
+        rig.deliver("/in", b"a")
+        rig.until(lambda: delivery.spool.trouble)
+        module(rig)["gate"].set()
+        rig.until(lambda: rig.trigger("f").handled == 1 and len(tries) > 3)
+        assert rig.records.text().count("the spool cannot be used") == 1
+        monkeypatch.setattr(delivery, "_load", load)
+        rig.until(lambda: not delivery.spool.trouble)
+        assert rig.records.text().count("the spool can be used again") == 1
+        assert rig.processor.differences() == []
+
+
 def test_what_is_on_disk_is_read_in_bulk_and_not_for_each_event_that_fits(
     start: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
