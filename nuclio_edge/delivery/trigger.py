@@ -113,7 +113,7 @@ class Durable:
             event._token = UNTOLD
         if self.detour and not again and self._elsewhere(event):
             return self.overflow.spill(event)
-        if self._loose and not again:
+        if self._loose:
             self._packed[event] = pack(event)
         before = self.arriving  # of a handler that runs now, and whose doing this event is
         self.arriving = event
