@@ -151,7 +151,8 @@ class Call:
         if self.whole:
             TAPS[event.id] = self
         self._since = port.clock()
-        trigger.submit(event)
+        if not trigger.submit(event):  # an event of the function runs alone, after a crash: nothing else may
+            trigger.turn_away(event, "reject")
 
     def take(self, record: Any) -> bool:
         """Keep a log record of the handler; whether it is for nobody else. Any thread."""

@@ -138,7 +138,8 @@ class Calls:
         self._waiting.add(call)
         self.received += 1
         self.routed += 1
-        trigger.submit(event)
+        if not trigger.submit(event):  # an event of the function runs alone, after a crash: nothing else may
+            trigger.turn_away(event, "reject")
 
     def settle(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """A called function has answered, or its event was turned away."""

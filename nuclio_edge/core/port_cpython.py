@@ -7,7 +7,7 @@ import os
 import select
 import sys
 import time
-from _thread import allocate_lock
+from _thread import RLock
 from collections import deque
 
 from .port_cpython_json import json_bytes, json_dumps, json_loads
@@ -25,25 +25,31 @@ TICKS_PER_MS = 1_000_000
 bucket = int.bit_length
 next_number = itertools.count(1).__next__  # atomic
 boot = os.urandom(4).hex()  # 8 hex digits that tell the events of one boot from those of another
-_naming = allocate_lock()
+_naming = RLock()
 
 
 def _name_anew() -> None:
     global _naming
-    _naming = allocate_lock()
+    _naming = RLock()
 
 
 os.register_at_fork(after_in_child=_name_anew)  # a thread that is not in the child may have held it
 
 
 def new_id(event: Any) -> str:
-    """The id of an event that has none yet; two threads that ask at a time get the same one."""
+    """The id of an event that has none yet; two threads that ask at a time get the same one.
+
+    The collector may begin in here, and with it a finalizer that asks for an id too: of another event, or of this one.
+    """
     with _naming:
-        try:
-            return object.__getattribute__(event, "id")  # type: ignore[no-any-return]  # a str
-        except AttributeError:
-            event.id = made = f"{boot}-{next_number()}"
-            return made
+        made = f"{boot}-{next_number()}"
+        for _ in range(2):  # the exception may have started it; it does not start twice in a row
+            try:
+                return object.__getattribute__(event, "id")  # type: ignore[no-any-return]  # a str
+            except AttributeError:
+                pass
+        event.id = made
+        return made
 
 
 def ticks_ms() -> int:

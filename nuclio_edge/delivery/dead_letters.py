@@ -45,7 +45,7 @@ class DeadLetter:
 class Mourner:
     """What a trigger that is not durable, with `dead_letter = true`, has in the place of its source and `submit`."""
 
-    __slots__ = ("_failed", "_take", "delivery", "kind", "name", "real", "trigger")
+    __slots__ = ("_failed", "delivery", "kind", "name", "real", "trigger", "wrapped")
 
     def __init__(self, delivery: Delivery, trigger: Trigger) -> None:
         self.delivery = delivery
@@ -54,7 +54,7 @@ class Mourner:
         self.name: str = self.real.name
         self.kind: str = self.real.kind
         self._failed = trigger.failed
-        self._take = trigger.submit
+        self.wrapped = trigger.submit
         trigger.source = self
         trigger.submit = self.submit
 
@@ -71,7 +71,7 @@ class Mourner:
         """Take an event; the trigger's `submit`."""
         if event._token is None:
             event._token = UNTOLD  # so that we hear what comes of it
-        return self._take(event)
+        return self.wrapped(event)
 
     def settle(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """An event is concluded."""

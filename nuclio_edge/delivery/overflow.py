@@ -107,6 +107,9 @@ class Overflow:
         if self.delivery.spool.trouble:
             return False
         self._store_what_waits()
+        outcome = self.delivery.outcomes.pop(event, None)
+        if outcome is not None and outcome.left:
+            outcome.apart()  # it runs again; what this attempt has sent goes its own way
         if side.leave(event):
             side.store(event)
         number = side.ids.pop(event, 0)

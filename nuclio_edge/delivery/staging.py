@@ -53,6 +53,8 @@ class Stage:
         """Another one waits."""
         self.fresh[item] = owner
         self.arm()
+        if len(self.fresh) + len(self.aging) >= self.limit:
+            self.press()
 
     def arm(self) -> None:
         """Something waits: look after it."""

@@ -72,9 +72,9 @@ class Durable:
     """
 
     __slots__ = (
-        "_answer", "_failed", "_grace", "_loose", "_many", "_packed", "_plain", "_stored", "_take", "arriving",
-        "backlog", "delivery", "detour", "ids", "overflow", "real", "reasons", "stage", "storing", "suspects",
-        "trigger",
+        "_answer", "_failed", "_grace", "_loose", "_many", "_packed", "_plain", "_stored", "arriving", "backlog",
+        "delivery", "detour", "ids", "overflow", "real", "reasons", "stage", "storing", "suspects", "trigger",
+        "wrapped",
     )  # fmt: skip
 
     def __init__(
@@ -90,7 +90,7 @@ class Durable:
         self.suspects: Any = None  # after a crash
         self.reasons: set[str] = set()  # for which events take the long way; `detour` says whether there is one
         self.detour = False
-        self._take = trigger.submit
+        self.wrapped = trigger.submit
         self._stored: Any = getattr(self.real, "stored", None)  # acknowledges, whatever comes of the event
         self._loose = trigger.kind not in _FIRM  # packed when they come, not when they are stored
         # The same for a token that is an int, in one call, where nothing else is to be done for an event at its end.
@@ -115,21 +115,23 @@ class Durable:
             return self.overflow.spill(event)
         if self._loose:
             self._packed[event] = pack(event)
-        before = self.arriving  # of a handler that runs now, and whose doing this event is
+        if self.arriving is not None:
+            self.stage.add(self.arriving, self)  # its handler runs now, and this event is its doing
         self.arriving = event
         try:
-            taken = self._take(event)
+            taken = self.wrapped(event)
         except BaseException:
             if self.leave(event):
                 self.stage.add(event, self)
-            self.arriving = before
             raise
         if self.arriving is not event:
-            self.arriving = before
-            return taken  # an inline handler is done with it
-        self.arriving = before
+            return taken  # an inline handler is done with it, or it is in the stage
+        self.arriving = None
         if not taken:
-            return self._no_room(event)
+            taken = self._no_room(event)
+            if not taken:
+                self._packed.pop(event, None)
+            return taken
         stage = self.stage
         stage.fresh[event] = self  # `add` spelled out: a call less
         if stage.timer is None:
@@ -213,8 +215,9 @@ class Durable:
         elif where == "held":
             del self.ids[event]
             self.backlog.held.discard(number)
-            trigger: Any = event._trigger  # a new version's perhaps
-            self.stage.refuse(event, trigger.source.durable_side)
+            trigger: Any = event._trigger  # a new version's perhaps, of a source that was opened anew
+            owner = trigger.source.durable_side
+            owner.stage.refuse(event, owner)
 
     # -- the end of an event ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from nuclio_edge.core import coap_codec as coap
 from nuclio_edge.sources import coap_formats as formats
 
@@ -22,13 +24,18 @@ _LOOK_MS = 30_000
 
 
 class Upload:
-    """A request's body on its way in."""
+    """A request's body on its way in: `begun` and `touched` at these times, the first one as the how manyth."""
 
-    __slots__ = ("body", "until")
+    __slots__ = ("begun", "body", "number", "touched")
 
-    def __init__(self, until: int) -> None:
+    def __init__(self, number: int, now: int) -> None:
         self.body = bytearray()
-        self.until = until
+        self.number = number
+        self.begun = self.touched = now
+
+    def may_go_on(self, now: int) -> bool:
+        """Whether its peer may still be at it; nobody is for longer than an exchange may take."""
+        return now - self.touched < LIVELY_MS and now - self.begun < LIFETIME_MS
 
 
 class Rendering:
@@ -47,9 +54,10 @@ class Rendering:
 class Blocks:
     """What is on its way in either direction, by peer and by what it asks for.
 
-    A new beginning replaces what was there. Where there is no room the replies that are kept longest go, counted in
-    `dropped`, then the uploads that stood still longest, in `unfinished`. One whose peer may still go on stays: who
-    comes last is told to come again, or of many peers at once none would ever come to an end.
+    A new beginning replaces what was there. Where there is no room there go, as far as that helps: the uploads that
+    stood still longest and those that take too long, counted in `unfinished`; the replies that are kept longest, in
+    `dropped`; then, of the host that has most uploads, the one that was begun last, which is told to come again. So
+    of many peers at once some come to an end, and none keeps others out.
     """
 
     def __init__(self, loop: Loop, max_body: int, budget: Budget | None = None) -> None:
@@ -62,6 +70,7 @@ class Blocks:
         self._uploads: dict[tuple[Any, ...], Upload] = {}
         self._renderings: dict[tuple[Any, ...], Rendering] = {}
         self._timer: Any = None
+        self._begun = 0  # uploads
         self.held = 0  # bytes, both ways
         self.dropped = 0  # replies that were no longer kept when room was needed
         self.unfinished = 0  # uploads that their peers never finished, or that had to go
@@ -71,31 +80,36 @@ class Blocks:
         assert plan.block1 is not None  # noqa: S101 - that is why we are here
         number, more, size = plan.block1
         key = (peer.address, plan.code, plan.asked)
-        upload = self._uploads.pop(key, None)
+        now = self._loop.now
+        upload = self._uploads.get(key)
         if number == 0:
-            if upload is not None:
-                self._hold(-len(upload.body))
+            again = upload
+            if again is not None:
+                self._forget(key)
                 self.unfinished += 1
             if not more:
                 return (part, None) if len(part) <= self._max_body else (None, self._too_large())
-            upload = Upload(0)
+            self._begun += 1
+            upload = Upload(self._begun, now)
+            if again is not None:
+                upload.begun = again.begun  # who begins again and again comes no further
         elif upload is None or number * size != len(upload.body):
-            if upload is not None:
-                self._uploads[key] = upload
             return None, (formats.INCOMPLETE, "blocks are missing before this one")
         wrong = None
         if more and len(part) != size:
             wrong = formats.BAD_REQUEST, "a block that is not of its size"
         elif len(upload.body) + len(part) > self._max_body:
             wrong = self._too_large()
-        elif not self._make_room(len(part)):
+        elif not self._make_room(key, upload, len(part)):
             wrong = formats.UNAVAILABLE, "too many bodies are on their way in"
         if wrong is not None:
-            self._hold(-len(upload.body))
+            self.unfinished += key in self._uploads
+            self._forget(key)
             return None, wrong
         upload.body += part
         self._hold(len(part))
-        upload.until = self._loop.now + LIFETIME_MS
+        upload.touched = now
+        self._uploads.pop(key, None)
         self._uploads[key] = upload  # behind all others: they are in the order of their last blocks
         if more:
             self._watch()
@@ -140,19 +154,37 @@ class Blocks:
     def _too_large(self) -> tuple[int, str]:
         return formats.TOO_LARGE, f"{self._max_body} bytes are taken at most"
 
-    def _make_room(self, size: int) -> bool:
-        """Let go of what may go until one more upload, and `size` bytes, find room; False if that is not enough."""
-        while self._renderings and self.held + size > self._most:
+    def _make_room(self, key: tuple[Any, ...], upload: Upload, size: int) -> bool:
+        """Make room for another block of an upload, new or not; False, with nothing gone, if it is its turn to go."""
+        left = {**self._uploads, key: upload}
+        over = len(left) - UPLOADS
+        need = self.held + size - self._most
+        if over <= 0 and need <= 0:
+            return True
+        now = self._loop.now
+        doomed = [other for other, one in left.items() if one is not upload and not one.may_go_on(now)]
+        replies = sum(len(rendering.body) for rendering in self._renderings.values())
+        going = []
+        while over > 0 or need > replies:
+            victim = doomed.pop(0) if doomed else self._last_come(left)
+            if victim == key:
+                return False
+            going.append(victim)
+            over -= 1
+            need -= len(left.pop(victim).body)
+        for victim in going:
+            self._forget(victim)
+            self.unfinished += 1
+        while self.held + size > self._most:
             self._drop(next(iter(self._renderings)))
             self.dropped += 1
-        stale = self._loop.now + LIFETIME_MS - LIVELY_MS
-        while self._uploads and (len(self._uploads) >= UPLOADS or self.held + size > self._most):
-            key, upload = next(iter(self._uploads.items()))
-            if upload.until > stale:
-                return False
-            self._forget(key)
-            self.unfinished += 1
-        return self.held + size <= self._most
+        return True
+
+    def _last_come(self, uploads: dict[tuple[Any, ...], Upload]) -> tuple[Any, ...]:
+        """Of the host that has most uploads, or of all where several have as many, the one that was begun last."""
+        hosts = Counter(key[0][0] for key in uploads)
+        most = max(hosts.values())
+        return max((key for key in uploads if hosts[key[0][0]] == most), key=lambda key: uploads[key].number)
 
     def _forget(self, key: tuple[Any, ...]) -> None:
         upload = self._uploads.pop(key, None)
@@ -172,7 +204,7 @@ class Blocks:
         """Let go of what nobody went on with."""
         self._timer = None
         now = self._loop.now
-        for key in [key for key, upload in self._uploads.items() if upload.until <= now]:
+        for key in [key for key, upload in self._uploads.items() if now - upload.touched >= LIFETIME_MS]:
             self._forget(key)
             self.unfinished += 1
         for key in [key for key, rendering in self._renderings.items() if rendering.until <= now]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nuclio_edge.core import coap_codec as coap
 from nuclio_edge.core.coap_codec import NON
 from nuclio_edge.core.coap_compose import pack_block
+from nuclio_edge.sources.coap_blocks import LIFETIME_MS, UPLOADS, Blocks
 from nuclio_edge.sources.coap_formats import FETCH, GET, POST, PUT
 from tests.coap_peer import MANIFEST, CoapPeer, function, number, said
 from tests.rig import Rig
@@ -138,18 +140,94 @@ def test_the_upload_that_stood_still_longest_makes_room(peer: CoapPeer, monkeypa
 
 
 def test_bodies_on_their_way_never_take_more_memory_than_their_share(peer: CoapPeer) -> None:
+    """The one that was begun last has to go for the other, which so comes to its end."""
     blocks = peer.source.blocks
     blocks._most = 10 << 10
     peer.ask(GET, "/f")
     assert blocks.held == 3000
     codes = [begin(peer, at, 1024) for at in range(2)]
-    for each in range(1, 7):
-        codes += [go_on(peer, at, each, size=1024) for at in range(2)]
+    for each in range(1, 8):
+        codes += [go_on(peer, at, each, more=each < 7, size=1024) for at in range(2)]
         assert blocks.held <= blocks._most
-    assert codes == ["2.31"] * 10 + ["5.03", "2.31", "4.08", "2.31"]
+    assert codes == ["2.31"] * 11 + ["4.08", "2.31", "4.08", "2.04", "4.08"]
     assert peer.source.counts()["replies_dropped"] == 1
-    assert peer.source.rejected == {"full": 1, "incomplete": 1}
-    assert blocks.held == 7 << 10
+    assert peer.source.counts()["uploads_unfinished"] == 1
+    assert peer.source.rejected == {"incomplete": 3}
+
+
+def test_one_that_has_to_go_for_those_before_it_is_told_to_come_again(peer: CoapPeer) -> None:
+    blocks = peer.source.blocks
+    blocks._most = 4 << 10
+    assert [begin(peer, 0, 1024), begin(peer, 1, 1024), go_on(peer, 0, 1, size=1024)] == ["2.31"] * 3
+    assert [go_on(peer, 1, 1, size=1024), go_on(peer, 1, 2, size=1024)] == ["2.31", "5.03"]
+    assert peer.source.counts()["uploads_unfinished"] == 1
+    assert blocks.held == 2 << 10
+
+
+def blocks_of(most: int = 1 << 20) -> tuple[Any, Blocks]:
+    loop: Any = SimpleNamespace(now=0, call_later=lambda *_: SimpleNamespace(cancel=lambda: None))
+    return loop, Blocks(loop, most)
+
+
+def add(blocks: Blocks, host: str, asked: bytes, at: int = 0, size: int = 16) -> str:
+    """Send one more block: the text of the refusal, "" if there is none."""
+    peer: Any = SimpleNamespace(address=(host, 5683))
+    plan: Any = SimpleNamespace(code=PUT, asked=asked, block1=(at, True, size))
+    return (blocks.add(peer, plan, bytes(size))[1] or (0, ""))[1]
+
+
+def test_one_host_does_not_keep_others_out_however_many_bodies_it_begins() -> None:
+    loop, blocks = blocks_of()
+    for step in range(60):
+        loop.now = step * 20_000
+        for each in range(UPLOADS):
+            add(blocks, "greedy", b"%d" % each)
+        assert add(blocks, "modest", b"%d" % step) == ""
+        assert add(blocks, "modest", b"%d" % step, 1) == ""
+        assert len(blocks._uploads) <= UPLOADS
+
+
+def test_a_body_that_takes_for_ever_makes_room_at_last() -> None:
+    loop, blocks = blocks_of()
+    refused = 0
+    for at in range(LIFETIME_MS // 20_000 + 1):
+        loop.now = at * 20_000
+        blocks._most = 1 << 20
+        assert add(blocks, "slow", b"x", at, 1024) == ""
+        blocks._most = blocks.held
+        refused += add(blocks, "other", b"y", 0, 1024) == "too many bodies are on their way in"
+    loop.now = LIFETIME_MS
+    assert refused == LIFETIME_MS // 20_000 + 1
+    assert add(blocks, "other", b"y", 0, 1024) == ""
+    assert blocks.unfinished == 1
+
+
+def test_what_does_not_bring_an_upload_on_does_not_hide_that_it_stands_still() -> None:
+    loop, blocks = blocks_of()
+    for each in range(UPLOADS - 1):
+        add(blocks, f"old{each}", b"x")
+    loop.now = 15_000
+    add(blocks, "lively", b"x")
+    loop.now = 30_000
+    for each in range(UPLOADS - 1):
+        assert add(blocks, f"old{each}", b"x", 7) == "blocks are missing before this one"
+    assert add(blocks, "new", b"x") == ""
+
+
+def test_a_body_that_is_refused_costs_no_reply(peer: CoapPeer) -> None:
+    blocks = peer.source.blocks
+    peer.ask(GET, "/f")
+    blocks._most = 8 << 10
+    assert begin(peer, 0, 1024) == "2.31"
+    for each in range(1, 8):
+        assert go_on(peer, 0, each, size=1024) == "2.31"
+    assert (len(blocks._renderings), blocks.held) == (0, 8 << 10)
+    blocks._most = 11 << 10
+    peer.ask(GET, "/f", options=[(coap.URI_QUERY, b"other")])
+    assert len(blocks._renderings) == 1
+    blocks._most = 8 << 10
+    assert begin(peer, 1, 1024) == "5.03"
+    assert len(blocks._renderings) == 1
 
 
 def test_two_peers_upload_to_one_path_at_a_time(peer: CoapPeer) -> None:

@@ -786,6 +786,57 @@ def test_what_was_about_to_run_alone_when_a_new_version_comes_is_run_by_that_one
         assert rig.processor.differences() == []
 
 
+def test_a_call_of_a_function_of_which_an_event_runs_alone_is_turned_away(start: Any, tmp_path: Path) -> None:
+    calls = """
+def handler(context, event):
+    return str(context.platform.call_function("f", event).status_code)
+"""
+    manifest = function() + '[function.g]\nhandler = "g.py"\n[[function.g.trigger]]\npath = "/g"\n'
+    (tmp_path / "g.py").write_text(calls)
+    with start(manifest, GATED) as rig:
+        rig.deliver("/in", b"a")
+        rig.until(lambda: stored(rig) == 1 and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    (folder / "g.py").write_text(calls)
+    with start(manifest, QUICK, folder) as rig:
+        assert rig.ask("/g") == (200, b"200")  # now the function has a trigger for calls
+        side: Any = rig.trigger("f").source.durable_side
+        rig.until(lambda: not side.suspects._active())
+        rig.deliver("/in", b"b", duplicate=True)
+        rig.until(lambda: side.suspects._gates)
+        assert rig.ask("/g") == (200, b"503")
+        rig.until(lambda: rig.trigger("f").handled == 2)
+        rig.until(lambda: rig.ask("/g") == (200, b"200"))
+        assert rig.processor.differences() == []
+
+
+@pytest.mark.parametrize("more", ["durable = true", "dead_letter = true", "durable = true\nrate_limit = '100/s'"])
+def test_a_function_is_called_whatever_its_only_trigger_is(tmp_path: Path, more: str) -> None:
+    calls = """
+def handler(context, event):
+    return context.platform.call_function("f", event).body
+"""
+    table = '[function.{0}]\nhandler = "{0}.py"\n[[function.{0}.trigger]]\npath = "/{0}"\n'
+    manifest = MEMORY + table.format("f") + more + "\n" + table.format("g")
+    with Rig(tmp_path, manifest, f="def handler(context, event):\n    return 'f'\n", g=calls) as rig:
+        rig.ask("/f")
+        assert rig.ask("/g") == (200, b"f")
+        assert rig.processor.differences() == []
+
+
+def test_an_event_that_finds_no_room_leaves_nothing_behind(start: Any) -> None:
+    with start(function("inbox = { size = 4 }"), BY_TURNS) as rig:
+        side: Any = rig.trigger("f").source.durable_side
+        for number in range(30):
+            rig.deliver("/in", b"%d" % number)
+        for _ in range(30):
+            module(rig)["turns"].release()
+        rig.until(lambda: rig.trigger("f").handled == 30)
+        rig.until(lambda: not side.ids and not len(side.stage))
+        assert side._packed == {}
+
+
 def test_batches_are_durable_too(start: Any, tmp_path: Path) -> None:
     code = GATED.replace("seen.append((event.raw_body, event.duplicate, event.attempt))",
                          "seen.extend((one.raw_body, one.duplicate, one.attempt) for one in event)")  # fmt: skip

@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 import time
 from _thread import get_ident
 from pathlib import Path
@@ -64,7 +65,8 @@ class Source:
 class Function:
     """A function whose handler is the test."""
 
-    name, version, suspended, outputs, timeout_ms = "f", "1", None, (), 30_000
+    name, version, outputs, timeout_ms = "f", "1", (), 30_000
+    suspended: str | None = None
 
     def __init__(self) -> None:
         self.runner = self
@@ -452,6 +454,148 @@ def test_an_event_is_over_when_what_its_inline_handler_published_is_with_the_bro
         assert not world.delivery.busy()
         world.the_ledger_adds_up()
     finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_what_an_event_has_published_is_its_own_though_another_one_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    sent: list[Any] = []
+
+    class Giving:
+        """A publisher to which a thread has given something: what the handler publishes comes behind that."""
+
+        _given = given
+        outbox = SimpleNamespace(takes=lambda _size: True, send=lambda *message: sent.append(message))
+
+        def take(self) -> None:
+            while given:
+                keeper.send(*given.pop(0))
+
+    def take(self: Durability, event: Any) -> bool:
+        self.trigger.enter(event)
+        if event.raw_body == b"0":
+            given.append((("t", b"of 0", 1, False, ()), event))
+            self._submit(1, again=False)  # its end makes the publisher take what it was given
+        conclude(self.trigger, event, None, None, 0)
+        return True
+
+    monkeypatch.setattr(Durability, "_take", take)
+    world = Durability()
+    try:
+        keeper = world.delivery.keep("broker", Giving())
+        world._submit(0, again=False)
+        (_, _, _, _, properties, entry) = sent[0]
+        assert properties[0][1][0] == "idempotency-key"
+        assert world.acknowledged == {1}
+        entry.end()
+        assert world.acknowledged == {0, 1}
+        world.the_ledger_adds_up()
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_what_inline_handlers_publish_uses_up_the_window_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(self: Durability, event: Any) -> bool:
+        self.trigger.enter(event)
+        keeper.send(("t", b"said", 1, False, ()), event)
+        conclude(self.trigger, event, None, None, 0)
+        return True
+
+    monkeypatch.setattr(Durability, "_take", take)
+    world = Durability()
+    try:
+        outbox = SimpleNamespace(takes=lambda _size: True, send=lambda *_: None)
+        keeper = world.delivery.keep("broker", SimpleNamespace(outbox=outbox, _given=()))
+        side: Any = side_of(world.trigger)
+        for number in range(side.stage.limit):
+            assert not side.stage.pressed
+            world._submit(number, again=False)
+        assert side.stage.pressed
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_what_an_attempt_has_published_goes_its_own_way_when_its_event_waits_on_disk_for_the_next() -> None:
+    sent: list[Any] = []
+    room = [False]
+    world = Durability()
+    try:
+        outbox = SimpleNamespace(
+            takes=lambda _size: room[0], send=lambda *message: sent.append(message), room=SimpleNamespace(sizes=())
+        )
+        publisher = SimpleNamespace(outbox=outbox, _given=(), link=object())
+        keeper = world.delivery.keep("broker", publisher)
+        world._submit(0, again=False)
+        event = world.function.held.pop()
+        keeper.send(("t", b"said", 1, False, ()), event)
+        world.function.suspended = "it fails"
+        world.trigger.drop(event, "suspended")
+        assert not world.delivery.outcomes
+        while world.delivery.busy() or keeper.unsafe():
+            world.turn(1)
+        world.function.suspended = None
+        room[0] = True
+        keeper.look()
+        deadline = time.monotonic() + LIMIT
+        while not (world.function.held and sent):
+            world.turn(1)
+            assert time.monotonic() < deadline
+        world.finish(ok=True)
+        assert (len(sent), world.trigger.handled, world.acknowledged) == (1, 1, {0})
+        world.the_ledger_adds_up()
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
+def test_what_the_disk_refuses_waits_in_the_stage_of_the_source_that_there_is_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = threading.Event()
+
+    def refused(*_: Any) -> None:
+        gate.wait(LIMIT)
+        _no_space()
+
+    world = Durability()
+    try:
+        old = world.trigger
+        spool = world.delivery._begin_to_write()
+        monkeypatch.setattr(spool.disk, "write", refused)
+        world._submit(0, again=False)
+        world.function.suspended = "it fails"
+        old.drop(world.function.held.pop(), "suspended")  # on its way to the disk
+        world.function.suspended = None
+        world.trigger = Trigger(
+            world.function, Source(world.acknowledged), world.loop, KEY, size=3, spec=old.spec, budget=old.budget
+        )
+        world.trigger.submit = world._take
+        world.function.triggers = (world.trigger,)
+        world.delivery.retire(SimpleNamespace(triggers=(old,)))  # type: ignore[arg-type]
+        world.delivery.attach(world.trigger)
+        deadline = time.monotonic() + LIMIT
+        while not world.function.held:  # read back before it is durable
+            world.turn(1)
+            assert time.monotonic() < deadline
+        gate.set()
+        while not spool.trouble:
+            world.turn(1)
+        world.finish(ok=True)
+        monkeypatch.undo()
+        while spool.trouble:
+            world.turn(10)
+        world.delivery.flush()
+        while world.delivery.busy():
+            world.turn(1)
+        side: Any = side_of(world.trigger)
+        assert (world.trigger.handled, world.acknowledged, side.ids) == (1, {0}, {})
+        assert spool.totals()["pending"] == 0
+        assert world.delivery.differences() == []
+    finally:
+        gate.set()
         world._let_go()
         shutil.rmtree(world.root)
 

@@ -25,14 +25,33 @@ if not child:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
 
+FINALIZES = """
+import faulthandler, gc
+from nuclio_edge.sources.mqtt_event import MqttEvent
+class Session:
+    def __init__(self):
+        self.me = self
+        self.event = MqttEvent()
+    def __del__(self):
+        said.append(self.event.id)
+said, kept = [], []
+faulthandler.dump_traceback_later(20, exit=True)
+gc.set_threshold(3)
+for number in range(5000):
+    Session()
+    event = MqttEvent()
+    kept.append((event.id, event))
+assert all(event.id == id_ for id_, event in kept)
+assert len({id_ for id_, _ in kept} | set(said)) == len(kept) + len(said)
+assert len(said) > 100
+"""
+
 
 def test_two_threads_that_ask_at_a_time_get_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = threading.Semaphore(0)
     number = port_cpython.next_number
-    asked: list[int] = []
 
     def slow() -> int:
-        asked.append(1)
         inside.release()
         for _ in range(2):  # until the other one is here, too; it must not come so far
             inside.acquire(timeout=0.2)
@@ -47,7 +66,11 @@ def test_two_threads_that_ask_at_a_time_get_the_same_id(monkeypatch: pytest.Monk
     for thread in threads:
         thread.join(LIMIT)
     assert found == [event.id] * 2
-    assert asked == [1]
+
+
+def test_a_finalizer_that_asks_for_an_id_while_one_is_made_holds_nobody_up() -> None:
+    """The collector begins where an exception or a frame is made, so in the middle of making an id, too."""
+    subprocess.run([sys.executable, "-c", FINALIZES], check=True, timeout=LIMIT)
 
 
 def test_a_fork_while_an_id_is_made_leaves_the_child_its_ids() -> None:
