@@ -36,9 +36,10 @@ class Session:
         said.append(self.event.id)
 said, kept = [], []
 faulthandler.dump_traceback_later(20, exit=True)
-gc.set_threshold(3)
-for number in range(5000):
-    Session()
+gc.set_threshold(50)
+for number in range(20_000):
+    if number % 7 == 0:
+        Session()
     event = MqttEvent()
     kept.append((event.id, event))
 assert all(event.id == id_ for id_, event in kept)
