@@ -5,7 +5,6 @@ from __future__ import annotations
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 
-from . import capture, environment, running, supervise
 from .bindings.named import Bindings
 from .core import port
 from .core.context import Context
@@ -13,23 +12,25 @@ from .core.inbox import Trigger
 from .core.log import Logger
 from .core.worker import ACTIVE, InlineRunner
 from .errors import LoadError
-from .function import Function
-from .loader import load as load_code
+from .functions import capture, environment, running
+from .functions.function import Function
+from .functions.loader import load as load_code
 from .logs import FunctionLogger
 from .nuclio_sdk.platform import Platform
 from .registry import ON_DEMAND
-from .slots import set_event, set_name, start_of
+from .supervision import supervise
+from .supervision.slots import set_event, set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .calls import Calls
     from .core.event import Event
     from .core.response import Response
-    from .farewell import Farewell
-    from .loader import Loaded
+    from .functions.calls import Calls
+    from .functions.farewell import Farewell
+    from .functions.loader import Loaded
     from .manifest.model import FunctionSpec, OutputSpec, TriggerSpec
     from .processor import Processor
 
@@ -177,7 +178,7 @@ class Assembly:
     def record(self, table: Any) -> None:
         """Record what `[record]` names, from the functions on that are imported after this."""
         if table.triggers and self.recorder is None:
-            from .recorder import Recorder
+            from .recorder.recorder import Recorder
 
             self.recorder = Recorder(self.processor)
         if self.recorder is not None:
@@ -210,7 +211,7 @@ class Assembly:
         """The source of the events by which functions call each other; from any thread."""
         with _CALLS:
             if self.made_calls is None:
-                from .calls import Calls
+                from .functions.calls import Calls
 
                 self.made_calls = Calls(self.processor)
             return self.made_calls
@@ -230,7 +231,7 @@ class Assembly:
             spec.name, module=spec.module, callable=spec.callable, folder=spec.path, file=spec.file, code=spec.code
         )
         if self.recorded(spec):
-            from .witness import watched
+            from .recorder.witness import watched
 
             loaded.handler = watched(self.recorder, loaded.handler)
         return loaded
@@ -256,7 +257,7 @@ class Assembly:
     def _make_trigger(self, function: Function, spec: TriggerSpec) -> Trigger:
         made: type[Trigger] = Trigger
         if spec.rate_limit is not None or spec.order_by is not None:
-            from .shaped import ShapedTrigger
+            from .workers.shaped import ShapedTrigger
 
             made = ShapedTrigger
         return made(
@@ -308,17 +309,17 @@ class Assembly:
         if spec.isolation == "inline":
             return InlineRunner(function, context, self._begin)
         if spec.isolation == "process":
-            from .processes import ProcessRunner
+            from .workers.processes import ProcessRunner
 
             return ProcessRunner(function, self.loop, context, self.calls)
         if function.is_async or (function.handler is None and _will_be_async(spec)):
-            from .aio import AsyncPool, AsyncRunner
+            from .workers.aio import AsyncPool, AsyncRunner
 
             if self.asyncs is None:
                 self.asyncs = AsyncPool(self.loop, self.processor.watchdog)
             return AsyncRunner(function, self.asyncs, context)
-        from .carriers import Pool
-        from .threads import ThreadRunner
+        from .workers.carriers import Pool
+        from .workers.threads import ThreadRunner
 
         if self.threads is None:
             self.threads = Pool(self.loop, self.processor.watchdog, self.processor.seat)
@@ -328,7 +329,7 @@ class Assembly:
         """The last words of a function that has handled its last event; begun by the first call."""
         found = self.farewells.get(function)
         if found is None:
-            from .farewell import Farewell
+            from .functions.farewell import Farewell
 
             found = self.farewells[function] = Farewell(function, limit_ms)
         return found
@@ -379,17 +380,17 @@ def _attach(runner: Any, trigger: Any, spec: TriggerSpec) -> None:
     several = getattr(runner, "concurrency", getattr(runner, "high", 1)) > 1
     order_by = spec.order_by if several else None
     if spec.batch is not None:
-        from . import batch
+        from .workers import batch
 
         batch.attach(runner, trigger, spec.batch.size, spec.batch.timeout_ms, order_by)
     else:
         runner.attach(trigger)
         if order_by is not None:
-            from . import ordered
+            from .workers import ordered
 
             ordered.attach(runner.queue, trigger, order_by)
     if spec.rate_limit is not None:
-        from . import rate
+        from .workers import rate
 
         rate.limit(trigger, spec.rate_limit)
 

@@ -8,34 +8,35 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock, get_ident
 
-from . import capture, environment, forks
 from .assembly import IMPORT_PATIENCE_MS, Assembly
 from .clock import CLOCK
 from .core.inbox import Budget
 from .core.log import Logger
 from .core.loop import Loop
+from .functions import capture, environment
 from .ledger import Gone, counted, tally
 from .registry import source_class
-from .seat import Seat
 from .stop import Stop
+from .workers import forks
+from .workers.seat import Seat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .admin import Admin
+    from .admin.admin import Admin
     from .core.event import Event
     from .core.inbox import Trigger
     from .core.response import Response
-    from .crash import End
     from .delivery.delivery import Delivery
-    from .function import Function
+    from .functions.function import Function
     from .ledger import Tally
     from .logs import Log
     from .manifest.model import FunctionSpec, Manifest, OutputSpec, SourceSpec
-    from .suspects import Suspects
-    from .watchdog import Watchdog
+    from .supervision.crash import End
+    from .supervision.suspects import Suspects
+    from .supervision.watchdog import Watchdog
 
 # A source that is still trying to connect for the first time does not hold `ready` back for longer.
 READY_PATIENCE_MS = 2_000
@@ -149,7 +150,7 @@ class Processor:
         self._patience = self.loop.now + READY_PATIENCE_MS
         self._opened = True
         if self._guarded:
-            from .admin import Admin
+            from .admin.admin import Admin
 
             self.admin = Admin(self)
             self.admin.open()
@@ -313,7 +314,7 @@ class Processor:
 
     def _guard(self) -> None:
         """Begin to watch over frozen handlers and to leave traces; judge what the last process has left."""
-        from .watchdog import Watchdog, limit_ms
+        from .supervision.watchdog import Watchdog, limit_ms
 
         def limit() -> int:
             # An import may hold the interpreter's lock for long, for a good reason: a large extension on a slow card.
@@ -322,7 +323,7 @@ class Processor:
 
         self.watchdog = Watchdog(self.loop, self.manifest.device.state_dir, limit)
         self.watchdog.watch(self.assembly.busy)
-        from .inquest import inquire
+        from .supervision.inquest import inquire
 
         inquire(self, self.watchdog)
         self.assembly.row = self.watchdog.slots.take()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from .function import Function
+    from .functions.function import Function
     from .manifest.model import FunctionSpec, Manifest
     from .processor import Processor
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .function import Function
+    from .functions.function import Function
     from .processor import Processor
 
 UNDRAINED = 5  # the exit code of a stop that has lost events

@@ -6,7 +6,7 @@ import http.client
 import os
 import socket
 
-from nuclio_edge.admin import LONGEST, short
+from nuclio_edge.admin.admin import LONGEST, short
 from nuclio_edge.core.port import json_loads
 
 TYPE_CHECKING = False

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         folder = load(options.manifest).device.state_dir
         if options.action in ("list", "show"):
             return _look(folder, options)
-        from nuclio_edge.supervise import StateLock
+        from nuclio_edge.supervision.supervise import StateLock
 
         lock = StateLock(folder)
         try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.manifest.model import Manifest, TriggerSpec
-    from nuclio_edge.recording import Entry, Recording
+    from nuclio_edge.recorder.recording import Entry, Recording
 
 # Why an event was not handled, in words; those of triggers (`shed` of the ledger).
 SHED = {
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     from nuclio_edge.manifest import check
     from nuclio_edge.manifest.problems import render
-    from nuclio_edge.recording import Recording, RecordingError, read
+    from nuclio_edge.recorder.recording import Recording, RecordingError, read
 
     manifest, problems = check(options.manifest)
     if manifest is None and options.file is None:

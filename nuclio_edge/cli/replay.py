@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from nuclio_edge.cli.replay_run import Replay
     from nuclio_edge.manifest.model import FunctionSpec, Manifest
-    from nuclio_edge.recording import Entry, Recording
+    from nuclio_edge.recorder.recording import Entry, Recording
 
 LEVELS = ("none", "debug", "info", "warn", "error")
 LONGEST = 100  # characters of a value on a terminal
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     from nuclio_edge.errors import ManifestError
     from nuclio_edge.manifest import load
-    from nuclio_edge.recording import RecordingError, read
+    from nuclio_edge.recorder.recording import RecordingError, read
 
     path = options.file or options.manifest
     try:
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 def default_file(manifest: Manifest) -> str:
     """Where the manifest's processor records."""
-    from nuclio_edge.recording import NAME
+    from nuclio_edge.recorder.recording import NAME
 
     return os.path.join(manifest.device.state_dir, NAME)
 

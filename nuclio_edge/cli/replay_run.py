@@ -8,8 +8,8 @@ from nuclio_edge.cli.beside import Beside
 from nuclio_edge.cli.replay_clock import ReplayClock
 from nuclio_edge.delivery.stored import UnreadableError
 from nuclio_edge.manifest.model import changed
-from nuclio_edge.recorder import LONG, STRANGE, Recorder, kept
-from nuclio_edge.witness import stand_in
+from nuclio_edge.recorder.recorder import LONG, STRANGE, Recorder, kept
+from nuclio_edge.recorder.witness import stand_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from nuclio_edge.core.context import Context
     from nuclio_edge.core.inbox import Trigger
-    from nuclio_edge.function import Function
+    from nuclio_edge.functions.function import Function
     from nuclio_edge.logs import Log
     from nuclio_edge.manifest.model import FunctionSpec, Manifest, SourceSpec
-    from nuclio_edge.recording import Entry
-    from nuclio_edge.witness import Seen
+    from nuclio_edge.recorder.recording import Entry
+    from nuclio_edge.recorder.witness import Seen
 
 LOOK_MS = 20  # how often it is looked whether the functions are there
 # Kinds whose bindings only queue while the source is closed: a call that was not recorded is made, so that a topic or

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from nuclio_edge.cli.parser import Parser
     from nuclio_edge.cli.watch import Watch
-    from nuclio_edge.heartbeat import Heart
     from nuclio_edge.logs import Log
     from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
+    from nuclio_edge.supervision.heartbeat import Heart
 
 # Characters that a line of a secret has at least to be hidden by itself: "}" or "key:" stand in many an innocent text.
 SECRET_LINE = 12
@@ -70,9 +70,9 @@ def run(path: str, watching: bool = False) -> int:
     from nuclio_edge import toml
 
     manifest = toml.apart(lambda: load(path))
-    from nuclio_edge import supervise
     from nuclio_edge.logs import make_log
     from nuclio_edge.processor import Processor
+    from nuclio_edge.supervision import supervise
 
     lock = supervise.StateLock(manifest.device.state_dir)
     try:
@@ -109,7 +109,7 @@ class Run:
 
     def run(self, watching: bool) -> int:
         """Open the processor and turn its loop until it is stopped."""
-        from nuclio_edge import supervise
+        from nuclio_edge.supervision import supervise
 
         processor = self.processor
         signals = supervise.Signals(processor.loop, self.stop, self.reload, self.abort)
@@ -145,14 +145,14 @@ class Run:
 
     def stop(self) -> None:
         """End in good order."""
-        from nuclio_edge import supervise
+        from nuclio_edge.supervision import supervise
 
         supervise.stopping(self.processor.manifest.device.stop_timeout_ms + STOP_MARGIN_MS)
         self.processor.stop()
 
     def _stand_still(self) -> None:
         """Ctrl-Z; without job control, that is without a terminal, nobody would continue us."""
-        from nuclio_edge.supervise import stop_process
+        from nuclio_edge.supervision.supervise import stop_process
 
         watchdog = self.processor.watchdog
         if watchdog is None:
@@ -172,7 +172,7 @@ class Run:
         if self._reloading:  # what comes meanwhile is done afterwards
             self._again = (self._again or set()) | set(changed_code)
             return
-        from nuclio_edge import supervise
+        from nuclio_edge.supervision import supervise
 
         logger = self.processor.logger
         supervise.reloading()
@@ -198,7 +198,7 @@ class Run:
         return load(self.path)
 
     def _reloaded(self, lines: list[str]) -> None:
-        from nuclio_edge import supervise
+        from nuclio_edge.supervision import supervise
 
         self._reloading = False
         self.processor.logger.info_with(
@@ -215,7 +215,7 @@ class Run:
             self.reload(again)
 
     def _ready(self, processor: Processor) -> None:
-        from nuclio_edge import supervise
+        from nuclio_edge.supervision import supervise
 
         line, counts = self._counts()
         self._tell("ready", f"ready: {line}", counts)
@@ -225,8 +225,8 @@ class Run:
             self._begin_to_beat(interval)
 
     def _begin_to_beat(self, interval_ms: int) -> None:
-        from nuclio_edge.heartbeat import DISK_MS, Heart
-        from nuclio_edge.watchdog import limit_ms
+        from nuclio_edge.supervision.heartbeat import DISK_MS, Heart
+        from nuclio_edge.supervision.watchdog import limit_ms
 
         processor = self.processor
         longest = limit_ms(processor.manifest.functions.values())

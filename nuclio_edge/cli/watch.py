@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from nuclio_edge.running import space_of
+from nuclio_edge.functions.running import space_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from nuclio_edge.function import Function
+    from nuclio_edge.functions.function import Function
     from nuclio_edge.processor import Processor
 
     Stamps = dict[str, tuple[int, int]]

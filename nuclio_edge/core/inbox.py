@@ -121,7 +121,7 @@ class Trigger:
     def leave(self, count: int, size: int, event: "Event | None") -> None:
         """Take settled events, `size` bytes in all, out of the count; a waiting source is told of room at the half.
 
-        `event` is the one that it is, None for several; triggers of another class (shaped.py) want to know.
+        `event` is the one that it is, None for several; triggers of another class (workers/shaped.py) want to know.
         """
         self.pending -= count
         budget = self.budget

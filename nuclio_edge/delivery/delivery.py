@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nuclio_edge.core.event import Event
     from nuclio_edge.core.inbox import Trigger
     from nuclio_edge.core.response import Response
-    from nuclio_edge.function import Function
+    from nuclio_edge.functions.function import Function
     from nuclio_edge.processor import Processor
     from nuclio_edge.spool.spool import Spool
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 NO_WINDOW = 1 << 30
 STAGE = "outbox"  # the stage of what publishers send
 SPOOL = "spool"  # the folder in the state directory
-MARKER = "delivery"  # a file beside the spool; no name that slots.py, clock.py or supervise.py has there
+MARKER = "delivery"  # a file beside the spool; no name that clock.py or supervision/ (slots.py, supervise.py) has there
 
 
 class Delivery:

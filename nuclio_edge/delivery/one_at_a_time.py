@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.event import Event
-    from nuclio_edge.function import Function
+    from nuclio_edge.functions.function import Function
 
     from .delivery import Delivery
     from .trigger import Durable

@@ -7,7 +7,7 @@ touches nothing of this file.
 
 from __future__ import annotations
 
-from nuclio_edge.queues import take_all
+from nuclio_edge.workers.queues import take_all
 
 from .backlog import EVENT
 from .staging import AGAIN_MS

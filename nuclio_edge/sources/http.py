@@ -158,7 +158,7 @@ class HttpSource:
             self._unsendable(event, wrong)
 
     def stream(self, event: Event) -> None:
-        """There are parts of an answer; see streams.py."""
+        """There are parts of an answer; see functions/streams.py."""
         from nuclio_edge.sources.http_settle import stream
 
         stream(event, event._token)

@@ -88,7 +88,7 @@ def settle(event: Event, exchange: Exchange, response: Response | None, error: B
         headers["Retry-After"] = "1"
     if type(response.body) is not bytes:
         fields(headers, content_type)
-        from nuclio_edge.streams import pull_on_loop
+        from nuclio_edge.functions.streams import pull_on_loop
 
         pull_on_loop(event, response, headers, lambda: stream(event, exchange))
         return

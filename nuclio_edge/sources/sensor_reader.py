@@ -45,7 +45,7 @@ class Reader:
 
     def _call(self) -> Any:
         if self._loaded is None:
-            from nuclio_edge.loader import load
+            from nuclio_edge.functions.loader import load
 
             self._loaded = load(
                 f"source.{self._name}",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from nuclio_edge.core.inbox import EVENT_COST
 from nuclio_edge.core.overflow import GRACE_MS, LARGE
 from nuclio_edge.manifest.tables import WHEN_FULL
-from nuclio_edge.ordered import Order
 from nuclio_edge.sources.http_connection import HIGH
 from nuclio_edge.sources.mqtt_room import LIMIT_BYTES
+from nuclio_edge.workers.ordered import Order
 from tests.cli import Running
 from tests.docs.pages import DOCS, tables, write_out
 from tests.mosquitto import program

@@ -8,8 +8,6 @@ import tempfile
 from binascii import crc32
 from typing import TYPE_CHECKING, Any
 
-from nuclio_edge import frames as framing
-from nuclio_edge import recording as ring
 from nuclio_edge.core import decode as decoding
 from nuclio_edge.core import mqtt_codec as codec
 from nuclio_edge.core import mqtt_properties as properties
@@ -20,6 +18,8 @@ from nuclio_edge.core.record import HEAD, seed_of
 from nuclio_edge.delivery import stored as storing
 from nuclio_edge.manifest import check
 from nuclio_edge.manifest.problems import render, render_warnings
+from nuclio_edge.recorder import recording as ring
+from nuclio_edge.workers import frames as framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

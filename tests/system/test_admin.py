@@ -718,13 +718,13 @@ def handler(context, event):
     )  # fmt: skip
     with Running(tmp_path) as run:
         loaded = set(run.wait_for(message="modules")["with"]["found"]["names"])
-        assert not [name for name in loaded if name.startswith(("nuclio_edge.sources.http", "nuclio_edge.admin_"))]
+        assert not [name for name in loaded if name.startswith("nuclio_edge.sources.http")]
         assert "socket" not in loaded
-        assert "nuclio_edge.admin" in loaded
+        assert [name for name in loaded if name.startswith("nuclio_edge.admin.")] == ["nuclio_edge.admin.admin"]
         assert get(at, "/healthz")["status"] == "ok"
         time.sleep(0)
         count = len([one for one in run.records if one["message"] == "modules"])
         later = run.wait_for(count + 1, message="modules")["with"]["found"]["names"]
-        assert "nuclio_edge.admin_server" in later
-        assert "nuclio_edge.admin_invoke" not in later
+        assert "nuclio_edge.admin.server" in later
+        assert "nuclio_edge.admin.invoke" not in later
         assert run.stop() == 0

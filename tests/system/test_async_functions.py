@@ -381,7 +381,7 @@ def test_a_processor_with_no_async_function_does_not_import_asyncio() -> None:
     import subprocess
     import sys
 
-    code = "import sys, nuclio_edge.processor, nuclio_edge.aio; assert 'asyncio' not in sys.modules"
+    code = "import sys, nuclio_edge.processor, nuclio_edge.workers.aio; assert 'asyncio' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

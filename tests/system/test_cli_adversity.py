@@ -12,7 +12,7 @@ import pytest
 
 from nuclio_edge.errors import StateError
 from nuclio_edge.manifest.secrets import read_secret
-from nuclio_edge.supervise import StateLock
+from nuclio_edge.supervision.supervise import StateLock
 from tests.cli import PROGRAM, Running, call, environment, write
 from tests.waiting import wait_until
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge.recording import read
+from nuclio_edge.recorder.recording import read
 from tests.cli import Running, call, write
 from tests.mosquitto import program
 from tests.waiting import wait_until

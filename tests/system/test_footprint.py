@@ -48,7 +48,7 @@ ALLOWED = set(
     " warnings _warnings".split()
 )
 OURS = tuple("nuclio_edge.sources." + kind for kind in ("coap", "gpio", "timer"))
-NOT_OURS = ("nuclio_edge.sim", "nuclio_edge.testing", "nuclio_edge.processes", "nuclio_edge.aio")
+NOT_OURS = ("nuclio_edge.sim", "nuclio_edge.testing", "nuclio_edge.workers.processes", "nuclio_edge.workers.aio")
 BARE = [sys.executable, "-I", "-c", "import time; print(flush=True); time.sleep(600)"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nuclio_edge.limits import processor_time
+from nuclio_edge.workers.limits import processor_time
 from tests.rig import Settled
 from tests.system.test_process_workers import rig
 

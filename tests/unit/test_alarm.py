@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nuclio_edge.alarm import Alarm
+from nuclio_edge.workers.alarm import Alarm
 from tests.waiting import wait_until
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import capture, environment, imports, running
 from nuclio_edge.core.context import Context
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.loader import load
+from nuclio_edge.functions import capture, environment, imports, running
+from nuclio_edge.functions.loader import load
 from nuclio_edge.logs import FunctionLogger, Log
 from tests.waiting import wait_until
 

@@ -15,8 +15,8 @@ from nuclio_edge import clock
 from nuclio_edge.clock import CLOCK, FLOOR_MS, SET, SYNCED, UNSET
 from nuclio_edge.core import port
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.process_calls import state_of
 from nuclio_edge.testing import Clock, make_event
+from nuclio_edge.workers.process_calls import state_of
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuclio_edge import crash
-from nuclio_edge.crash import CRASHED, EXITED, FROZE, KEPT, KILLED, LONGEST, MEMORY, POWER, End, judge, keep
-from nuclio_edge.slots import Left, Slots, set_event, set_name, start_of
-from nuclio_edge.suspects import Suspects, kills_for_memory
+from nuclio_edge.supervision import crash
+from nuclio_edge.supervision.crash import CRASHED, EXITED, FROZE, KEPT, KILLED, LONGEST, MEMORY, POWER, End, judge, keep
+from nuclio_edge.supervision.slots import Left, Slots, set_event, set_name, start_of
+from nuclio_edge.supervision.suspects import Suspects, kills_for_memory
 from nuclio_edge.testing import make_event
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SEGFAULT = """Fatal Python error: Segmentation fault
 Current thread 0x00007f3d3ffff6c0 (most recent call first):
   File "/usr/lib/python3.11/ctypes/__init__.py", line 519 in string_at
   File "{file}", line 5 in handler
-  File "/site-packages/nuclio_edge/threads.py", line 201 in serve
+  File "/site-packages/nuclio_edge/workers/threads.py", line 201 in serve
 
 Thread 0x00007f3d5a1ff740 (most recent call first):
   File "/f/other.py", line 9 in handler

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import environment, imports, running
 from nuclio_edge.core.context import Context
-from nuclio_edge.loader import load
+from nuclio_edge.functions import environment, imports, running
+from nuclio_edge.functions.loader import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge.function import FAILING_FOR_MS, FAILURES_IN_A_ROW, FIRST_WAIT_MS, LONGEST_WAIT_MS, Function
+from nuclio_edge.functions.function import FAILING_FOR_MS, FAILURES_IN_A_ROW, FIRST_WAIT_MS, LONGEST_WAIT_MS, Function
 from nuclio_edge.logs import Log
 from nuclio_edge.manifest import load
 from nuclio_edge.processor import Processor

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuclio_edge.frames import CALL, FrameError, Reader, frame, parted, two
+from nuclio_edge.workers.frames import CALL, FrameError, Reader, frame, parted, two
 
 FRAMES = st.lists(st.tuples(st.integers(0, CALL), st.binary(max_size=50)))
 

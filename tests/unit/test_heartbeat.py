@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import supervise
 from nuclio_edge.core import port
-from nuclio_edge.heartbeat import DISK_MS, GRACE_MS, Heart
 from nuclio_edge.logs import Log
 from nuclio_edge.manifest import load
 from nuclio_edge.processor import Processor
 from nuclio_edge.spool.disk import Disk
 from nuclio_edge.spool.spool import Spool
+from nuclio_edge.supervision import supervise
+from nuclio_edge.supervision.heartbeat import DISK_MS, GRACE_MS, Heart
 from nuclio_edge.testing import Clock
 from tests.waiting import wait_until
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.limits import Group, Limits, Throttle, Tree, find_tree, processor_time
+from nuclio_edge.workers.limits import Group, Limits, Throttle, Tree, find_tree, processor_time
 
 if TYPE_CHECKING:
     from pathlib import Path

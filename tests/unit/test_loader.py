@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import imports
 from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.response import ExceptionWithResponse
 from nuclio_edge.errors import LoadError
-from nuclio_edge.loader import CodeError, Loaded, format_user_error, load
+from nuclio_edge.functions import imports
+from nuclio_edge.functions.loader import CodeError, Loaded, format_user_error, load
+from nuclio_edge.functions.running import ROOT
 from nuclio_edge.nuclio_sdk.context import Context
-from nuclio_edge.running import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.inbox import Budget
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.ordered import attach
-from nuclio_edge.queues import Queue
-from nuclio_edge.shaped import ShapedTrigger
+from nuclio_edge.workers.ordered import attach
+from nuclio_edge.workers.queues import Queue
+from nuclio_edge.workers.shaped import ShapedTrigger
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuclio_edge import asynchronous
 from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.failure import HandlerTimeout, error_response
@@ -23,6 +22,7 @@ from nuclio_edge.core.inbox import EVENT_COST, Budget, Trigger
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.response import Response
 from nuclio_edge.sources.mqtt_link import FIRST, Link
+from nuclio_edge.workers import asynchronous
 from tests.mqtt_packets import publish
 from tests.rig import MEMORY, Rig, Settled
 

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from nuclio_edge.core.event import Event
-from nuclio_edge.process_calls import state_of
 from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
+from nuclio_edge.workers.process_calls import state_of
 
 
 def crossed(event: Event) -> Any:

@@ -12,7 +12,7 @@ from nuclio_edge.core.event import Event
 from nuclio_edge.core.inbox import Budget, Trigger
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.response import Response
-from nuclio_edge.ran import Ran
+from nuclio_edge.workers.ran import Ran
 
 
 class Function:

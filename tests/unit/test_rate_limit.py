@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.rate import limit
-from nuclio_edge.shaped import ShapedTrigger
+from nuclio_edge.workers.rate import limit
+from nuclio_edge.workers.shaped import ShapedTrigger
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge import recorder as recorder_module
 from nuclio_edge.manifest import check
 from nuclio_edge.metrics import exposition
-from nuclio_edge.recording import read
+from nuclio_edge.recorder import recorder as recorder_module
+from nuclio_edge.recorder.recording import read
+from nuclio_edge.recorder.witness import WITNESSED
 from nuclio_edge.sources.memory import MemoryEvent
-from nuclio_edge.witness import WITNESSED
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:

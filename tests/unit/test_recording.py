@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from nuclio_edge.core import msgpack
 from nuclio_edge.delivery.stored import pack
-from nuclio_edge.recording import EVENT, OUTCOME, START, Recording, RecordingError, Ring, entry_parts, parse, read
+from nuclio_edge.recorder.recording import (
+    EVENT,
+    OUTCOME,
+    START,
+    Recording,
+    RecordingError,
+    Ring,
+    entry_parts,
+    parse,
+    read,
+)
 from nuclio_edge.sources.mqtt_event import mqtt_event
 
 SIZE = 65536

@@ -260,7 +260,7 @@ def test_where_the_kernel_has_no_timer_for_us_nothing_is_led(rigs: Any, monkeypa
     def refused() -> Any:
         raise OSError(1, "Operation not permitted")
 
-    monkeypatch.setattr("nuclio_edge.seat.Alarm", refused)
+    monkeypatch.setattr("nuclio_edge.workers.seat.Alarm", refused)
     rig = rigs(function("f"), f=SHORT)
     for _ in range(300):
         assert rig.ask("/f")[0] == 200
@@ -317,7 +317,7 @@ def test_the_loops_thread_is_nobodys_again_after_a_led_handler(rigs: Any) -> Non
     code = "import os\ndef handler(context, event):\n    return os.environ['NUCLIO_FUNCTION_NAME']\n"
     rig = rigs(function("f"), f=code)
     assert set(rig.stream()) == {b"f"}
-    from nuclio_edge import running
+    from nuclio_edge.functions import running
 
     found: list[Any] = []
     rig.processor.loop.post(lambda: found.append(running.current()))
@@ -328,7 +328,7 @@ def test_the_loops_thread_is_nobodys_again_after_a_led_handler(rigs: Any) -> Non
 def test_a_function_without_a_least_number_of_workers_is_unloaded_after_it_was_led(
     rigs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuclio_edge.threads.IDLE_MS", 50)
+    monkeypatch.setattr("nuclio_edge.workers.threads.IDLE_MS", 50)
     rig = rigs(function("f", "workers = { min = 0, max = 2 }") + function("g"), f=BOUND, g=SHORT)
     assert set(rig.stream("f")) == {b"True"}
     rig.until(lambda: rig.processor.functions["f"].handler is None, "the function to be unloaded")

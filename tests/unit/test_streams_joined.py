@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nuclio_edge import streams
+from nuclio_edge.functions import streams
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:

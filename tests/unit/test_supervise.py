@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nuclio_edge import supervise
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.errors import StateError
+from nuclio_edge.supervision import supervise
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def test_the_lock_makes_the_folder_and_a_second_one_names_the_holder(tmp_path: P
     lock = supervise.StateLock(str(folder))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (folder / supervise.LOCK_FILE).read_text() == f"{os.getpid()}\n"
-    taking = f"from nuclio_edge.supervise import StateLock; StateLock({str(folder)!r})"
+    taking = f"from nuclio_edge.supervision.supervise import StateLock; StateLock({str(folder)!r})"
     other = subprocess.run([sys.executable, "-c", taking], capture_output=True, check=False)
     assert other.returncode == 1
     assert f"held by the processor with pid {os.getpid()}" in other.stderr.decode()

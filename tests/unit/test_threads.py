@@ -148,7 +148,7 @@ def test_a_worker_that_holds_state_keeps_its_thread_while_others_share_theirs(tm
 
 
 def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nuclio_edge.carriers.IDLE_MS", 20)
+    monkeypatch.setattr("nuclio_edge.workers.carriers.IDLE_MS", 20)
     with Rig(tmp_path, MEMORY + manifest(), f="def handler(context, event):\n    return 'x'\n") as rig:
         rig.ask("/f")
         rig.until(lambda: rig.processor.assembly.threads.carriers == 0)
@@ -158,7 +158,7 @@ def test_a_thread_that_idles_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_function_without_a_least_number_of_workers_is_loaded_by_an_event_and_unloaded_when_idle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuclio_edge.threads.IDLE_MS", 30)
+    monkeypatch.setattr("nuclio_edge.workers.threads.IDLE_MS", 30)
     code = (
         "import threading\n"
         "def init_context(context):\n    context.user_data.calls = 0\n"
@@ -251,7 +251,7 @@ def test_a_handler_that_calls_sys_exit_fails_and_the_worker_goes_on(tmp_path: Pa
 def test_an_init_context_that_raises_suspends_the_function_and_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nuclio_edge.function.FIRST_PAUSE_MS", 30)
+    monkeypatch.setattr("nuclio_edge.functions.function.FIRST_PAUSE_MS", 30)
     code = (
         "calls = []\n"
         "def init_context(context):\n"
@@ -483,7 +483,7 @@ def test_a_timeout_that_comes_as_the_handler_ends_leaves_the_function_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The HandlerTimeout is on its way while the handler returns by itself, and its worker hands back."""
-    from nuclio_edge.carriers import Carrier
+    from nuclio_edge.workers.carriers import Carrier
 
     code = (
         "import threading\ngo = threading.Event()\n"
@@ -502,7 +502,7 @@ def test_a_timeout_that_comes_as_the_handler_ends_leaves_the_function_whole(
 
     late = False
     raise_into = Carrier.raise_into
-    monkeypatch.setattr("nuclio_edge.carriers.deque", Outcomes)
+    monkeypatch.setattr("nuclio_edge.workers.carriers.deque", Outcomes)
     with Rig(tmp_path, MEMORY + manifest('timeout = "50ms"'), f=code) as rig:
         function = rig.processor.functions["f"]
 
@@ -533,7 +533,7 @@ def test_where_the_system_has_no_thread_left_the_others_wait_for_one_and_lose_no
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr("nuclio_edge.carriers.SHORT_OF_THREADS_MS", 5)
+    monkeypatch.setattr("nuclio_edge.workers.carriers.SHORT_OF_THREADS_MS", 5)
     monkeypatch.setattr(threading.Thread, "start", refused)
     waits = "import threading\ngo = threading.Event()\ndef handler(context, event):\n    go.wait(60)\n    return 'f'\n"
     with Rig(

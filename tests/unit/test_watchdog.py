@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.crash import culprit
-from nuclio_edge.slots import ROWS, Slots, open_slots, set_name, start_of
-from nuclio_edge.watchdog import Watchdog, limit_ms
+from nuclio_edge.supervision.crash import culprit
+from nuclio_edge.supervision.slots import ROWS, Slots, open_slots, set_name, start_of
+from nuclio_edge.supervision.watchdog import Watchdog, limit_ms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def shm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the mapping of `tmp_path` is, says the link there; in a folder of the test's instead of /dev/shm."""
     path = tmp_path / "shm" / f"nuclio-edge-{os.geteuid()}-{tmp_path.stat().st_ino:x}-5107"
     path.parent.mkdir()
-    monkeypatch.setattr("nuclio_edge.slots._MEMORY", str(path.parent))
+    monkeypatch.setattr("nuclio_edge.supervision.slots._MEMORY", str(path.parent))
     (tmp_path / "running").symlink_to(path)
     return path
 
@@ -137,7 +137,7 @@ def test_without_shared_memory_the_state_directory_holds_the_mapping_and_no_file
 ) -> None:
     from nuclio_edge.delivery.delivery import MARKER  # delivery's, in the same folder; it replaces it
 
-    monkeypatch.setattr("nuclio_edge.slots._MEMORY", str(tmp_path / "nothing"))
+    monkeypatch.setattr("nuclio_edge.supervision.slots._MEMORY", str(tmp_path / "nothing"))
     made, trouble = open_slots(str(tmp_path))
     assert (made.path, trouble) == (str(tmp_path / "running"), None)
     assert not (tmp_path / "running").is_symlink()
@@ -150,10 +150,10 @@ def test_a_mapping_that_had_to_lie_in_the_directory_is_read_even_if_there_is_mem
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as full:
-        full.setattr("nuclio_edge.slots._MEMORY", str(tmp_path / "nothing"))
+        full.setattr("nuclio_edge.supervision.slots._MEMORY", str(tmp_path / "nothing"))
         open_slots(str(tmp_path))[0].begin("0000beef", 7)
     (tmp_path / "shm").mkdir()
-    monkeypatch.setattr("nuclio_edge.slots._MEMORY", str(tmp_path / "shm"))
+    monkeypatch.setattr("nuclio_edge.supervision.slots._MEMORY", str(tmp_path / "shm"))
     made, trouble = open_slots(str(tmp_path))
     assert (made.path, trouble) == (str(tmp_path / "running"), None)
     assert made.left() is not None
@@ -308,7 +308,7 @@ def test_it_watches_while_something_runs_and_costs_nothing_afterwards(tmp_path: 
     program = """
 import _signal, os, sys, time
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.watchdog import Watchdog
+from nuclio_edge.supervision.watchdog import Watchdog
 def armed():
     return len(os.listdir("/proc/self/task")) > 1, _signal.getitimer(_signal.ITIMER_PROF)[0] > 0
 loop = Loop()

@@ -11,10 +11,10 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nuclio_edge.carriers import SWITCH_S
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.spool.spool import Spool
 from nuclio_edge.testing.clock import Clock
+from nuclio_edge.workers.carriers import SWITCH_S
 from tests.crash.spool_trial import use
 from tests.crash.test_power_cuts import try_all
 

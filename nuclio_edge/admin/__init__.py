@@ -1,0 +1,1 @@
+"""What a running processor answers to who administers it."""

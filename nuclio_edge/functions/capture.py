@@ -1,0 +1,262 @@
+"""What a handler prints, and what it gives to Python's own logging, in the processor's log.
+
+sys.stdout and sys.stderr are stood in for: a line written while a function runs becomes a record of that function
+(info for stdout, warning for stderr) with its event's id; whatever nobody's thread writes goes to the real stream.
+A line without its end waits for it until the next event's output, at most a second; none is longer than 8 KiB.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from nuclio_edge.core import port
+from nuclio_edge.core.log import DEBUG, ERROR, INFO, WARNING
+from nuclio_edge.functions import running
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterable
+    from typing import Any
+
+    from nuclio_edge.functions.running import Running
+    from nuclio_edge.logs import Log
+
+LONGEST = 8192
+PATIENCE_MS = 1000
+
+_LEVELS = {"stdout": INFO, "stderr": WARNING}
+_log: Log | None = None
+_waiting: dict[tuple[int, str], Running] = {}
+_timed = False
+
+
+class Stream:
+    """Stands in for sys.stdout or sys.stderr; everything but writing is the real stream's."""
+
+    def __init__(self, real: Any, name: str) -> None:
+        self._real = real
+        self._name = name
+        self.buffer = _Buffer(self, getattr(real, "buffer", None))
+
+    def write(self, text: str) -> int:
+        """Log the text's lines when a function is running, else pass it on."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        who = running.current()
+        if who is None:
+            self._real.write(text)
+        else:
+            _take(who, self._name, text)
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Nothing while a function is running: its lines are on their way. Else the real stream's."""
+        if running.current() is None:
+            self._real.flush()
+
+    def __getattr__(self, name: str) -> Any:  # fileno, isatty, encoding, errors, closed, mode, reconfigure ...
+        return getattr(self._real, name)
+
+    def __iter__(self) -> Any:
+        return iter(self._real)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def __repr__(self) -> str:
+        return f"<{self._name} of functions over {self._real!r}>"
+
+
+class _Buffer:
+    """The `buffer` of a Stream: bytes that a function writes are lines of its log as well."""
+
+    def __init__(self, stream: Stream, real: Any) -> None:
+        self._stream = stream
+        self._real = real
+
+    def write(self, data: Any) -> int:
+        who = running.current()
+        if who is None:
+            return self._real.write(data)  # type: ignore[no-any-return]
+        _take(who, self._stream._name, bytes(data).decode("utf-8", "backslashreplace"))
+        return len(data)
+
+    def flush(self) -> None:
+        if running.current() is None:
+            self._real.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def _take(who: Running, name: str, text: str) -> None:
+    """Turn text into records of `who`, keeping what has no newline yet."""
+    kept = who.partial
+    if kept is not None and name in kept:
+        event, before = kept.pop(name)
+        if event is who.context._event:
+            text = before + text
+        else:
+            _say(who, name, before, event)
+    elif not text:
+        return
+    lines = text.split("\n")
+    rest = lines.pop()
+    for line in lines:
+        if line:  # an empty line only sets others apart
+            _say(who, name, line, who.context._event)
+    while len(rest) > LONGEST:
+        _say(who, name, rest[:LONGEST], who.context._event)
+        rest = rest[LONGEST:]
+    if rest:
+        if who.partial is None:
+            who.partial = {}
+        who.partial[name] = (who.context._event, rest)
+        _wait(who, name)
+
+
+def _say(who: Running, name: str, line: str, event: Any) -> None:
+    logger = who.context.logger
+    line = line.rstrip("\r")
+    while True:
+        piece, line = line[:LONGEST], line[LONGEST:]
+        _emit(who, logger, _LEVELS[name], name, port.now_ms(), piece, (), event)
+        if not line:
+            return
+
+
+def _emit(
+    who: Running, logger: Any, level: int, name: str, ms: int, message: str, pairs: tuple[Any, ...], event: Any
+) -> None:
+    """Give a record to where the function's logger gives its own; while it is being imported there is none yet."""
+    if level < getattr(logger, "level", INFO):
+        return
+    emit = getattr(logger, "_emit", None) or _log
+    if emit is not None:
+        name = f"{getattr(logger, 'name', who.name)}.{name}"
+        emit((ms, level, name, message, pairs, who.name, event.id if event else None))
+
+
+def _wait(who: Running, name: str) -> None:
+    """See to it that a line without its end is logged in a second or two; a thread's write must not start a timer."""
+    global _timed  # noqa: PLW0603 - one timer for all
+    _waiting[id(who), name] = who
+    loop = None if _log is None else _log.loop
+    if loop is not None and not _timed:
+        _timed = True
+        loop.post(lambda: loop.call_later(PATIENCE_MS, _expire))
+
+
+def _expire() -> None:
+    global _timed  # noqa: PLW0603 - as above
+    _timed = False
+    flush()
+
+
+def flush() -> None:
+    """Log every line that still waits for its end; at a stop, and by the timer."""
+    while _waiting:
+        (_, name), who = _waiting.popitem()
+        kept = who.partial
+        found = kept.pop(name, None) if kept else None
+        if found is not None:
+            _say(who, name, found[1], found[0])
+
+
+def install(log: Log | None = None) -> None:
+    """Stand in for both streams, and for logging's root handler where logging is in use; may be called again.
+
+    A stream that somebody exchanged meanwhile is stood in for anew. `log` is whose loop times unfinished lines.
+    """
+    global _log  # noqa: PLW0603 - the streams are the process's as well
+    if log is not None:
+        _log = log
+    for name in ("stdout", "stderr"):
+        real = getattr(sys, name)
+        if real is not None and not isinstance(real, Stream):
+            setattr(sys, name, Stream(real, name))
+    install_logging()
+
+
+def uninstall() -> None:
+    """Give the streams and the root logger back."""
+    global _log, _timed  # noqa: PLW0603 - as above
+    flush()
+    _log = None
+    _timed = False
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, Stream):
+            setattr(sys, name, stream._real)
+    if "logging" in sys.modules:
+        root = sys.modules["logging"].getLogger()
+        for handler in list(root.handlers):
+            if getattr(handler, "nuclio_edge", False):
+                root.removeHandler(handler)
+
+
+def install_logging() -> None:
+    """Take the records of Python's logging, once something has imported it."""
+    if "logging" not in sys.modules:
+        return
+    module = sys.modules["logging"]
+    root = module.getLogger()
+    if any(getattr(handler, "nuclio_edge", False) for handler in root.handlers):
+        return
+
+    class Handler(module.Handler):  # type: ignore[name-defined, misc]  # made here: importing logging costs memory
+        """Records of a function's thread go to its log; those of nobody's as Python does without a handler."""
+
+        nuclio_edge = True
+
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                who = running.current()
+                if who is not None:
+                    _say_record(who, record)
+                elif len(root.handlers) == 1 and record.levelno >= module.lastResort.level:
+                    module.lastResort.handle(record)
+            except Exception:  # noqa: BLE001 - logging's own way with a record that cannot be formatted
+                self.handleError(record)
+
+    untouched = not root.handlers and root.level == module.WARNING
+    root.addHandler(Handler())
+    if untouched:
+        root.setLevel(module.DEBUG if _any_debug() else module.INFO)
+
+
+def _any_debug() -> bool:
+    who = running.current()
+    return who is not None and getattr(who.context.logger, "level", INFO) <= DEBUG
+
+
+def _say_record(who: Running, record: logging.LogRecord) -> None:
+    number = record.levelno
+    level = DEBUG if number < INFO else INFO if number < WARNING else WARNING if number < ERROR else ERROR
+    pairs: tuple[Any, ...] = ()
+    if record.exc_info and record.exc_info[1] is not None:
+        from nuclio_edge.functions.loader import format_user_error
+
+        pairs = ("exc", repr(record.exc_info[1]), "traceback", format_user_error(record.exc_info[1]))
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - arguments that do not fit the message are shown beside it
+        message = f"{record.msg} {record.args!r}"
+    context = who.context
+    name = _own_name(record.name)
+    _emit(who, context.logger, level, name, int(record.created * 1000), message, pairs, context._event)
+
+
+def _own_name(name: str) -> str:
+    """A logger's name without the package that a function's module is in."""
+    space = running.space_of(name)
+    return name[len(space) + 1 :] if space else name

@@ -1,0 +1,85 @@
+"""Which function the calling thread or task is running: what environment, output and imports go by.
+
+A worker binds its `Running` once per thread (an asyncio worker once per task: it is a context variable), the inline
+runner whenever another function's turn comes; per event it costs nothing. A thread that a handler started by itself
+is known by the function's code on its stack.
+"""
+
+from __future__ import annotations
+
+import sys
+from _contextvars import ContextVar  # contextvars itself only re-exports it
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from nuclio_edge.core.context import Context
+    from nuclio_edge.functions.environment import Environment
+
+ROOT = "nuclio_edge_functions"  # every function's code is a package below this one
+_PREFIX = ROOT + "."
+_DEEP = 64  # frames looked at before a thread is taken for nobody's
+
+
+class Running:
+    """One worker of one function, as seen by what runs in it. `partial` holds printed text without its newline."""
+
+    __slots__ = ("context", "env", "name", "partial", "space")
+
+    def __init__(self, name: str, env: Environment, context: Context, space: str = "") -> None:
+        self.name = name
+        self.env = env
+        self.context = context
+        self.space = space  # the package of the function's code
+        self.partial: dict[str, tuple[Any, str]] | None = None  # stream -> (event, text)
+
+
+_bound: ContextVar[Running | None] = ContextVar("nuclio_edge_running", default=None)
+_by_space: dict[str, Running] = {}
+
+
+# bind(running): make the calling thread or task run for this function, None for nobody, until the next call.
+bind = _bound.set
+
+
+def register(running: Running) -> None:
+    """Let threads that the function's own code starts be known as its; the newest worker stands for all."""
+    if running.space:
+        _by_space[running.space] = running
+
+
+def forget(space: str) -> None:
+    """End what `register` began; no error when it never did."""
+    _by_space.pop(space, None)
+
+
+def current() -> Running | None:
+    """Whose the calling thread is, or None when it is the processor's own."""
+    running = _bound.get()
+    if running is None and _by_space:
+        space = space_of_stack()
+        if space:
+            running = _by_space.get(space)
+    return running
+
+
+def space_of(name: object) -> str:
+    """The package (`nuclio_edge_functions.x_1`) that a module of this name belongs to; empty when to none."""
+    if type(name) is str and name.startswith(_PREFIX):
+        end = name.find(".", len(_PREFIX))
+        return name if end < 0 else name[:end]
+    return ""
+
+
+def space_of_stack() -> str:
+    """The package of the innermost function code on the calling thread's stack; empty when there is none."""
+    frame = sys._getframe(1)
+    for _ in range(_DEEP):
+        space = space_of(frame.f_globals.get("__name__"))
+        if space:
+            return space
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return ""

@@ -1,0 +1,1 @@
+"""The flight recorder: the last events of chosen triggers, on disk, with what came of each."""

@@ -1,0 +1,1 @@
+"""Who runs handlers: worker threads, asyncio loops and worker processes, and what waits for them."""
