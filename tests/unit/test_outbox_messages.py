@@ -112,7 +112,7 @@ def test_a_message_is_told_its_own_fate_in_whatever_order_the_spool_tells_them()
     delivery: Any = SimpleNamespace(
         keepers={}, loop=loop, outcomes={}, spool=SimpleNamespace(trouble="", append=append)
     )
-    stage = Stage(SimpleNamespace(call_later=lambda *_: None), delivery.spool, 1, 1)  # type: ignore[arg-type]
+    stage = Stage(SimpleNamespace(call_later=lambda *_: None), delivery.spool, 1, 8)  # type: ignore[arg-type]
     keeper = Keeper(delivery, publisher, backlog, stage)
     for body in (b"first", b"second"):
         keeper.send(("t", body, 1, False, ()), None)
