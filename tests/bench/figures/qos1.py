@@ -60,7 +60,7 @@ def _report(bench: Bench, found: dict[str, dict[str, list[float]]], what: str, b
     for how in ("inline", "thread"):
         ours_, other = f"{how}, durable, {what}", f"{how}, {what}"
         bench.ratio(f"{how}: durable to not durable, {what}, CPU", found, ours_, other, bar=1.5)
-    for how in ("inline", "thread"):
+    for how in ("inline", "thread", "inline, durable", "thread, durable"):
         bench.ratio(f"{how} to stock paho, {what}, CPU", found, f"{how}, {what}", f"paho, {what}", bar=bar)
 
 
