@@ -101,7 +101,12 @@ class Intake:
         session.arrivals = arrival = session.arrivals + ARRIVAL  # `token` spelled out: 0.1 us less
         event._token = arrival + (PUBACK + packet_id)
         session.arriving = event
-        taken = submit(event)
+        try:
+            taken = submit(event)
+        except BaseException:
+            if session.arriving is event:
+                session.keep(event, packet_id)  # whoever has it may settle it all the same
+            raise
         if session.arriving is event:
             session.arriving = None  # `keep` spelled out: a call less
             session.unsettled[packet_id] = event
