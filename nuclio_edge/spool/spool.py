@@ -455,7 +455,7 @@ class Spool:
             self.on_trouble("")
 
     def _fail(self, error: OSError) -> None:
-        """The disk cannot be used: say so once, and try again later, with the next record that comes then."""
+        """The disk cannot be used: say so once, and wait longer each time before it is tried again."""
         self._error = error
         self._pause_ms = min(self._pause_ms * 2 or AGAIN_MS, SELDOM_MS)
         self._retry_at = port.ticks_ms() + self._pause_ms

@@ -109,6 +109,13 @@ class Bench:
     def wait_for_the_next_attempt(self) -> None:
         self.clock.skip(60_001)
 
+    def let_it_try(self) -> None:
+        """The next attempt, with nothing to store."""
+        self.wait_for_the_next_attempt()
+        self.loop.turn(0)
+        while self.spool._writer._open:
+            self.loop.turn(100)
+
     def close(self) -> None:
         self.give_back()
         assert self.spool.differences() == []
@@ -233,10 +240,7 @@ def test_that_a_disk_works_again_is_found_out_without_anything_to_store(tmp_path
     assert len(bench.troubles) == 1
     disk.fail = {operation: (errno.EIO, 1000)}
     for _ in range(3):
-        bench.wait_for_the_next_attempt()
-        bench.loop.turn(0)
-        while bench.spool._writer._open:
-            bench.loop.turn(100)
+        bench.let_it_try()
     assert len(bench.troubles) == 1
     assert "probe.seg" not in os.listdir(tmp_path)
     disk.fail.clear()
@@ -261,10 +265,7 @@ def test_a_full_disk_works_again_when_there_is_room_for_a_segment(small_disk: Pa
         bench.append(50)
     (small_disk / "other").write_bytes(bytes(4096))  # there is room for that
     for _ in range(3):
-        bench.wait_for_the_next_attempt()
-        bench.loop.turn(0)
-        while bench.spool._writer._open:
-            bench.loop.turn(100)
+        bench.let_it_try()
     assert len(bench.troubles) == 1
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
     bench.wait_for_the_next_attempt()

@@ -91,6 +91,17 @@ def crashed(rig: Rig, tmp_path: Path) -> Path:
     return folder
 
 
+def killed(start: Any, tmp_path: Path, manifest: str, *bodies: bytes) -> Path:
+    """What a process leaves that dies while it is at these events, all of them on disk; in another folder."""
+    with start(manifest, GATED) as rig:
+        for body in bodies:
+            rig.deliver("/in", body)
+        rig.until(lambda: stored(rig) == len(bodies) and durable(rig))
+        folder = crashed(rig, tmp_path)
+        module(rig)["gate"].set()
+    return folder
+
+
 def replace(rig: Rig) -> None:
     """Put a new version of the function, of what is in its file and manifest now, in the place of the old one."""
     switched: list[bool] = []
@@ -120,12 +131,7 @@ def test_what_is_handled_at_once_leaves_no_byte_on_the_disk(start: Any, tmp_path
 
 
 def test_an_event_that_ran_when_the_process_died_runs_again_and_is_marked(start: Any, tmp_path: Path) -> None:
-    with start(function(), GATED) as rig:
-        rig.deliver("/in", b"a")
-        rig.deliver("/in", b"b")
-        rig.until(lambda: stored(rig) == 2 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, function(), b"a", b"b")
     with start(function(), QUICK, folder) as rig:
         rig.until(lambda: rig.trigger("f").handled == 2)
         assert module(rig)["seen"] == [(b"a", True, 1), (b"b", True, 1)]
@@ -625,12 +631,7 @@ def test_the_backlog_of_a_trigger_that_was_removed_is_kept_and_named(start: Any,
 
 def test_a_poison_event_ends_as_a_dead_letter(start: Any, tmp_path: Path) -> None:
     """Each death is the state directory as it is while the handler runs."""
-    with start(function(), GATED) as rig:
-        rig.deliver("/in", b"poison")
-        rig.deliver("/in", b"good")
-        rig.until(lambda: stored(rig) == 2 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, function(), b"poison", b"good")
     with start(function(), GATED, folder) as rig:
         rig.until(lambda: rig.trigger("f").pending == 1)  # alone, and marked on disk
         rig.turn_for(50)
@@ -652,11 +653,7 @@ def test_a_poison_event_ends_as_a_dead_letter(start: Any, tmp_path: Path) -> Non
 def test_a_poison_event_whose_dead_letter_is_refused_is_left_to_the_next_start(
     start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with start(function(), GATED) as rig:
-        rig.deliver("/in", b"poison")
-        rig.until(lambda: stored(rig) == 1 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, function(), b"poison")
     with start(function(), GATED, folder) as rig:
         rig.until(lambda: rig.trigger("f").pending == 1)
         folder = crashed(rig, tmp_path)
@@ -678,11 +675,7 @@ def test_a_poison_event_whose_dead_letter_is_refused_is_left_to_the_next_start(
 
 def test_a_poison_event_has_its_attempts(start: Any, tmp_path: Path) -> None:
     manifest = function("retry = { attempts = 3 }")
-    with start(manifest, GATED) as rig:
-        rig.deliver("/in", b"poison")
-        rig.until(lambda: stored(rig) == 1 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, manifest, b"poison")
     for _ in range(2):
         with start(manifest, GATED, folder) as rig:
             rig.until(lambda: rig.trigger("f").pending == 1)
@@ -697,12 +690,7 @@ def test_when_all_have_run_alone_and_brokers_have_had_their_time_nothing_is_susp
     start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nuclio_edge.delivery.one_at_a_time.WARY_MS", 100)
-    with start(function(), GATED) as rig:
-        rig.deliver("/in", b"a")
-        rig.deliver("/in", b"b")
-        rig.until(lambda: stored(rig) == 2 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, function(), b"a", b"b")
     with start(function(), GATED, folder) as rig:
         side: Any = rig.trigger("f").source.durable_side
         rig.until(lambda: rig.trigger("f").pending == 1)
@@ -731,12 +719,7 @@ def test_what_runs_alone_when_a_new_version_comes_is_no_culprit_and_ends_first(
     start: Any, tmp_path: Path, attempts: int
 ) -> None:
     manifest = function(f"retry = {{ attempts = {attempts} }}")
-    with start(manifest, GATED) as rig:
-        rig.deliver("/in", b"a")
-        rig.deliver("/in", b"b")
-        rig.until(lambda: stored(rig) == 2 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, manifest, b"a", b"b")
     with start(manifest, GATED, folder) as rig:
         old = rig.trigger("f")
         rig.until(lambda: old.pending == 1)
@@ -761,12 +744,7 @@ def test_what_was_about_to_run_alone_when_a_new_version_comes_is_run_by_that_one
 ) -> None:
     from nuclio_edge.delivery.delivery import Delivery
 
-    with start(function(), GATED) as rig:
-        rig.deliver("/in", b"a")
-        rig.deliver("/in", b"b")
-        rig.until(lambda: stored(rig) == 2 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, function(), b"a", b"b")
     mark, late = Delivery.mark, []
 
     def mark_late(self: Delivery, key: str, number: int, attempt: int, then: Any) -> int:
@@ -793,11 +771,7 @@ def handler(context, event):
 """
     manifest = function() + '[function.g]\nhandler = "g.py"\n[[function.g.trigger]]\npath = "/g"\n'
     (tmp_path / "g.py").write_text(calls)
-    with start(manifest, GATED) as rig:
-        rig.deliver("/in", b"a")
-        rig.until(lambda: stored(rig) == 1 and durable(rig))
-        folder = crashed(rig, tmp_path)
-        module(rig)["gate"].set()
+    folder = killed(start, tmp_path, manifest, b"a")
     (folder / "g.py").write_text(calls)
     with start(manifest, QUICK, folder) as rig:
         assert rig.ask("/g") == (200, b"200")  # now the function has a trigger for calls

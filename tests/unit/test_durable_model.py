@@ -13,9 +13,10 @@ import tempfile
 import threading
 import time
 from _thread import get_ident
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -28,6 +29,9 @@ from nuclio_edge.core.worker import conclude
 from nuclio_edge.delivery.delivery import Delivery, side_of
 from nuclio_edge.sources.mqtt_event import mqtt_event
 from tests.waiting import LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 KEY = "function.f.trigger[0]"
 
@@ -250,6 +254,17 @@ class Durability(RuleBasedStateMachine):
         self.waiting = []
 
 
+@contextmanager
+def played() -> Iterator[Durability]:
+    """One whose steps the test takes itself."""
+    world = Durability()
+    try:
+        yield world
+    finally:
+        world._let_go()
+        shutil.rmtree(world.root)
+
+
 def _no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -270,8 +285,7 @@ class Box:
 def test_a_dead_letter_that_the_disk_does_not_take_is_no_affair_of_the_next_event(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = Durability()
-    try:
+    with played() as world:
         world._submit(0, again=False)
         world._submit(1, again=False)
         world.delivery.flush()  # both wait for the writer, and with them …
@@ -285,17 +299,13 @@ def test_a_dead_letter_that_the_disk_does_not_take_is_no_affair_of_the_next_even
         assert world.delivery.spool.refused == {"ENOBUFS": 1}
         assert world.delivery.differences() == []
         assert world.delivery.spool.totals()["pending"] == 1  # the second, once
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 @pytest.mark.parametrize("dead_letter", [True, False])
 def test_an_event_on_disk_that_has_failed_is_settled_though_its_dead_letter_is_refused(
     monkeypatch: pytest.MonkeyPatch, dead_letter: bool
 ) -> None:
-    world = Durability()
-    try:
+    with played() as world:
         world.trigger.spec.dead_letter = dead_letter
         world._submit(0, again=False)
         world.delivery.flush()
@@ -310,16 +320,12 @@ def test_an_event_on_disk_that_has_failed_is_settled_though_its_dead_letter_is_r
         assert world.delivery.differences() == []
         assert spool.totals()["pending"] == 0
         monkeypatch.undo()
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_an_event_on_disk_that_is_over_is_settled_though_the_disk_refuses_its_message(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    world = Durability()
-    try:
+    with played() as world:
         world._submit(0, again=False)
         world.delivery.flush()
         spool = world.delivery.spool
@@ -337,9 +343,6 @@ def test_an_event_on_disk_that_is_over_is_settled_though_the_disk_refuses_its_me
         assert world.trigger.handled == 1
         assert world.delivery.differences() == []
         monkeypatch.undo()
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_what_runs_alone_after_a_crash_begins_when_its_acknowledgement_has_gone_out(
@@ -358,8 +361,7 @@ def test_what_runs_alone_after_a_crash_begins_when_its_acknowledgement_has_gone_
         gone_before.append([*gone])
         return take(self, event)
 
-    world = Durability()
-    try:
+    with played() as world:
         world._submit(0, again=False)
         world.sent = 1
         monkeypatch.setattr(Source, "stored", acknowledge_at_turn_end)
@@ -370,9 +372,6 @@ def test_what_runs_alone_after_a_crash_begins_when_its_acknowledgement_has_gone_
             world.turn(1)
             assert time.monotonic() < deadline
         assert gone_before == [[0]]
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 @pytest.mark.parametrize("first", ["outer", "inner"])
@@ -391,8 +390,7 @@ def test_an_event_that_a_handler_causes_while_it_runs_is_another_one(
         return True
 
     monkeypatch.setattr(Durability, "_take", take)
-    world = Durability()
-    try:
+    with played() as world:
         world._submit(0, again=False)
         done, left = (0, 1) if first == "outer" else (1, 0)
         assert world.acknowledged == {done}
@@ -404,9 +402,6 @@ def test_an_event_that_a_handler_causes_while_it_runs_is_another_one(
         assert [int(event.raw_body) for event in world.function.held] == [left]
         assert world.delivery.spool.totals()["pending"] == 1
         world.the_ledger_adds_up()
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_an_event_whose_conclusion_goes_wrong_while_it_is_taken_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,8 +410,7 @@ def test_an_event_whose_conclusion_goes_wrong_while_it_is_taken_is_stored(monkey
         raise RuntimeError("an output")
 
     monkeypatch.setattr(Durability, "_take", take)
-    world = Durability()
-    try:
+    with played() as world:
         with pytest.raises(RuntimeError, match="an output"):
             world._submit(0, again=False)
         while world.delivery.busy():
@@ -424,9 +418,6 @@ def test_an_event_whose_conclusion_goes_wrong_while_it_is_taken_is_stored(monkey
         assert world.acknowledged == {0}
         assert world.delivery.spool.totals()["pending"] == 1
         world.the_ledger_adds_up()
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_an_event_is_over_when_what_its_inline_handler_published_is_with_the_broker(
@@ -441,8 +432,7 @@ def test_an_event_is_over_when_what_its_inline_handler_published_is_with_the_bro
         return True
 
     monkeypatch.setattr(Durability, "_take", take)
-    world = Durability()
-    try:
+    with played() as world:
         outbox = SimpleNamespace(takes=lambda _size: True, send=lambda *message: given.append(message))
         keeper = world.delivery.keep("broker", SimpleNamespace(outbox=outbox, _given=()))
         world._submit(0, again=False)
@@ -453,9 +443,6 @@ def test_an_event_is_over_when_what_its_inline_handler_published_is_with_the_bro
         assert world.acknowledged == {0}
         assert not world.delivery.busy()
         world.the_ledger_adds_up()
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_what_an_event_has_published_is_its_own_though_another_one_came_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -481,8 +468,7 @@ def test_what_an_event_has_published_is_its_own_though_another_one_came_of_it(mo
         return True
 
     monkeypatch.setattr(Durability, "_take", take)
-    world = Durability()
-    try:
+    with played() as world:
         keeper = world.delivery.keep("broker", Giving())
         world._submit(0, again=False)
         (_, _, _, _, properties, entry) = sent[0]
@@ -491,9 +477,6 @@ def test_what_an_event_has_published_is_its_own_though_another_one_came_of_it(mo
         entry.end()
         assert world.acknowledged == {0, 1}
         world.the_ledger_adds_up()
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_what_inline_handlers_publish_uses_up_the_window_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,8 +487,7 @@ def test_what_inline_handlers_publish_uses_up_the_window_too(monkeypatch: pytest
         return True
 
     monkeypatch.setattr(Durability, "_take", take)
-    world = Durability()
-    try:
+    with played() as world:
         outbox = SimpleNamespace(takes=lambda _size: True, send=lambda *_: None)
         keeper = world.delivery.keep("broker", SimpleNamespace(outbox=outbox, _given=()))
         side: Any = side_of(world.trigger)
@@ -513,16 +495,12 @@ def test_what_inline_handlers_publish_uses_up_the_window_too(monkeypatch: pytest
             assert not side.stage.pressed
             world._submit(number, again=False)
         assert side.stage.pressed
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_what_an_attempt_has_published_goes_its_own_way_when_its_event_waits_on_disk_for_the_next() -> None:
     sent: list[Any] = []
     room = [False]
-    world = Durability()
-    try:
+    with played() as world:
         outbox = SimpleNamespace(
             takes=lambda _size: room[0], send=lambda *message: sent.append(message), room=SimpleNamespace(sizes=())
         )
@@ -546,9 +524,6 @@ def test_what_an_attempt_has_published_goes_its_own_way_when_its_event_waits_on_
         world.finish(ok=True)
         assert (len(sent), world.trigger.handled, world.acknowledged) == (1, 1, {0})
         world.the_ledger_adds_up()
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 def test_what_the_disk_refuses_waits_in_the_stage_of_the_source_that_there_is_now(
@@ -608,8 +583,7 @@ def test_what_waits_in_memory_is_settled_together_however_long_it_has_waited(mon
         return [event for event in events if int(event.raw_body) == 2]
 
     monkeypatch.setattr(Source, "settle_many", settle_many, raising=False)
-    world = Durability()
-    try:
+    with played() as world:
         side: Any = side_of(world.trigger)
         world._submit(0, again=False)
         while world.delivery.busy():
@@ -622,9 +596,6 @@ def test_what_waits_in_memory_is_settled_together_however_long_it_has_waited(mon
         assert told == [[1, 2]]
         assert [int(event.raw_body) for event in left] == [0, 2]  # the first is on disk
         assert list(side.stage.fresh) == left[1:]
-    finally:
-        world._let_go()
-        shutil.rmtree(world.root)
 
 
 TestDurability = Durability.TestCase
