@@ -24,7 +24,7 @@ _LOOK_MS = 30_000
 
 
 class Upload:
-    """A request's body on its way in: `begun` and `touched` at these times, the first one as the how manyth."""
+    """A request's body on its way in, the `number`-th that was begun; `begun` and `touched` by the loop's clock."""
 
     __slots__ = ("begun", "body", "number", "touched")
 
@@ -156,12 +156,12 @@ class Blocks:
 
     def _make_room(self, key: tuple[Any, ...], upload: Upload, size: int) -> bool:
         """Make room for another block of an upload, new or not; False, with nothing gone, if it is its turn to go."""
-        left = {**self._uploads, key: upload}
-        over = len(left) - UPLOADS
+        over = len(self._uploads) + (key not in self._uploads) - UPLOADS
         need = self.held + size - self._most
         if over <= 0 and need <= 0:
             return True
         now = self._loop.now
+        left = {**self._uploads, key: upload}
         doomed = [other for other, one in left.items() if one is not upload and not one.may_go_on(now)]
         replies = sum(len(rendering.body) for rendering in self._renderings.values())
         going = []
