@@ -68,12 +68,15 @@ def json_dumps(value: Any) -> str:
 def json_bytes(value: Any) -> bytes:
     """The same in UTF-8, where a text that is not Unicode is refused as well."""
     dumps = _dumps
-    if dumps is not None and (type(value) is dict or type(value) is list):
-        try:
-            if _is_exact(value):
-                return dumps(value, None, _OPTIONS)  # type: ignore[no-any-return]  # bytes
-        except (TypeError, RuntimeError):
-            pass  # a key that is no text, an int of more than 64 bits, a lone surrogate, 255 deep, changed by a thread
+    try:
+        if dumps is None:
+            return "".join(_iterate(value, 0)).encode()  # `json_dumps` spelled out: a call less
+        if (type(value) is dict or type(value) is list) and _is_exact(value):
+            return dumps(value, None, _OPTIONS)  # type: ignore[no-any-return]  # bytes
+    except (TypeError, ValueError, RuntimeError):
+        # No accelerator, NaN, too deep. Of orjson: a key that is no text, an int of more than 64 bits, a lone
+        # surrogate, 255 deep, changed by a thread.
+        pass
     try:
         return json_dumps(value).encode()
     except ValueError:

@@ -148,9 +148,8 @@ class InlineCall:
         elif ticks >= 0 and (
             result is None
             or (
-                token is not None
+                (token is not None or function.outputs)
                 and _ENCODER
-                and not function.outputs
                 and trigger.kind != "batch"
                 and (result := _ENCODER[0](result)).status_code < 400
             )
@@ -158,6 +157,9 @@ class InlineCall:
             trigger.handled += 1
             trigger.busy += ticks
             trigger.buckets[bucket(ticks)] += 1
+            if result is not None:
+                for send in function.outputs:
+                    send(result, event)
             if token is not None:
                 trigger.source.settle(event, result, None)
             return True
