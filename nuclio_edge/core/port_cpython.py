@@ -1,15 +1,14 @@
-"""The port for CPython >= 3.10: epoll, eventfd, nanosecond clocks; JSON is in port_cpython_json.py."""
+"""The port for CPython >= 3.10: epoll, eventfd, nanosecond clocks; JSON and the Event have files of their own."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import select
 import sys
 import time
-from _thread import RLock
 from collections import deque
 
+from .port_cpython_event import aside, boot, lean, new_id, next_number, on_demand, slot
 from .port_cpython_json import json_bytes, json_dumps, json_loads
 
 TYPE_CHECKING = False
@@ -23,33 +22,6 @@ clock = time.perf_counter_ns
 _monotonic_ns, _time_ns = time.monotonic_ns, time.time_ns
 TICKS_PER_MS = 1_000_000
 bucket = int.bit_length
-next_number = itertools.count(1).__next__  # atomic
-boot = os.urandom(4).hex()  # 8 hex digits that tell the events of one boot from those of another
-_naming = RLock()
-
-
-def _name_anew() -> None:
-    global _naming
-    _naming = RLock()
-
-
-os.register_at_fork(after_in_child=_name_anew)  # a thread that is not in the child may have held it
-
-
-def new_id(event: Any) -> str:
-    """The id of an event that has none yet; two threads that ask at a time get the same one.
-
-    The collector may begin in here, and with it a finalizer that asks for an id too: of another event, or of this one.
-    """
-    with _naming:
-        made = f"{boot}-{next_number()}"
-        for _ in range(2):  # the exception may have started it; it does not start twice in a row
-            try:
-                return object.__getattribute__(event, "id")  # type: ignore[no-any-return]  # a str
-            except AttributeError:
-                pass
-        event.id = made
-        return made
 
 
 def ticks_ms() -> int:
@@ -93,37 +65,6 @@ def msgpack_library() -> Any:
 def slots(names: str) -> tuple[str, ...]:
     """The names as `__slots__`."""
     return tuple(names.split())
-
-
-class _Aside:
-    """An attribute without a slot of its own: kept in the object's `_more`, which the first of them makes."""
-
-    __slots__ = ("_more", "_name")
-
-    def __init__(self, more: Any, name: str) -> None:
-        self._more = more  # the class's slot; asked directly, as an event makes what it lacks
-        self._name = name
-
-    def __get__(self, owner: Any, _class: Any = None) -> Any:
-        if owner is None:
-            return self
-        try:
-            return self._more.__get__(owner)[self._name]
-        except KeyError:
-            raise AttributeError(self._name) from None
-
-    def __set__(self, owner: Any, value: Any) -> None:
-        try:
-            before = self._more.__get__(owner)
-        except AttributeError:
-            before = {}
-        owner._more = {**before, self._name: value}  # another one: a copy of the object may share the old one
-
-
-def aside(kind: Any, names: str) -> None:
-    """Give a class that has a slot `_more` further attributes, which cost nothing before the first of them is set."""
-    for name in names.split():
-        setattr(kind, name, _Aside(kind._more, name))
 
 
 def queue(limit: int) -> Any:
@@ -221,11 +162,14 @@ __all__ = [
     "json_dumps",
     "json_loads",
     "key_of",
+    "lean",
     "msgpack_library",
     "new_id",
     "next_number",
     "now_ms",
+    "on_demand",
     "queue",
+    "slot",
     "slots",
     "ticks_ms",
     "utc",

@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_iterate: Any = None
+
 
 def _refuse(value: Any) -> Any:
     raise TypeError(type(value).__name__)
@@ -20,8 +22,8 @@ def _refuse(value: Any) -> Any:
 try:
     # The encoder within json.encoder, without json: every record of the log needs it.
     from _json import encode_basestring, make_encoder
-except ImportError:  # an interpreter without the C accelerator (PyPy)
-    _iterate = None
+except ImportError:
+    pass  # an interpreter without the C accelerator (PyPy)
 else:
     # One encoder for all calls: json.dumps builds a new one each time (5.0 against 6.5 us for a small event).
     # No marker table, as threads share it: a cycle ends in RecursionError and goes the slow way.

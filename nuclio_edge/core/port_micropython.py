@@ -98,7 +98,7 @@ def slots(*_: "Any") -> "tuple[str, ...]":
     return ()
 
 
-aside = slots  # nothing either: without slots, any attribute can be set
+aside = on_demand = slots  # nothing either: without slots any attribute can be set, and the Event has its `__getattr__`
 
 
 def queue(limit: int) -> "Any":

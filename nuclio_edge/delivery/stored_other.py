@@ -13,6 +13,7 @@ from datetime import datetime
 from nuclio_edge.core import event_sdk, msgpack
 from nuclio_edge.core.event import Event, TriggerInfo
 from nuclio_edge.core.event_sdk import EventSource
+from nuclio_edge.core.port import slot
 from nuclio_edge.url import Url
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ class OtherEvent(Event):
 
 
 _SET = [
-    (name, vars(Event)[name].__get__) for name in Event.__slots__ if not name.startswith("_") and name not in _APART
+    (name, slot(Event, name).__get__) for name in Event.__slots__ if not name.startswith("_") and name not in _APART
 ]
 
 
@@ -62,9 +63,9 @@ def to_parts(event: Event) -> tuple[int, bytes, bytes]:
     return 0, b"", _pack(event, found, failed)
 
 
-def set_parts(event: Event) -> tuple[int, bytes, bytes]:
-    """The attributes that are set, of an event that makes the others as Event does."""
-    found: dict[str, Any] = {}
+def set_parts(event: Event, **own: Any) -> tuple[int, bytes, bytes]:
+    """The attributes that are set, of an event that makes the others as Event does; `own`: those of its own slots."""
+    found: dict[str, Any] = own
     for name, get in _SET:
         try:
             found[name] = get(event)

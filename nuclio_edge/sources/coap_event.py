@@ -37,14 +37,16 @@ class CoapEvent(Event):
     "Accept" are content types, as with HTTP. Query arguments are `fields`, and win over the body's.
     """
 
-    __slots__ = ("_authority", "_code", "_options", "_sender", "options")
+    __slots__ = ("_authority", "_code", "_options", "_reply", "_sender", "options", "timestamp_ms")
 
     if TYPE_CHECKING:
         _authority: str
         _code: int
         _options: bytes
+        _reply: Any
         _sender: tuple[Any, ...]
         options: list[tuple[int, bytes]]
+        timestamp_ms: int
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from nuclio_edge.core.event import Event, TriggerInfo
+from nuclio_edge.core.port import lean
 from nuclio_edge.core.response import Response
 from nuclio_edge.manifest.schema import Field
 
@@ -26,7 +27,10 @@ KEPT = 1_000  # outputs kept for whoever looks; older ones go
 class MemoryEvent(Event):
     """An event as it was handed in."""
 
-    __slots__ = ()
+    __slots__ = ("path",)  # always set: it is lean
+
+    if TYPE_CHECKING:
+        path: str
 
     def __init__(self, trigger: Trigger | None, token: Any, path: str, body: bytes, about: dict[str, Any]) -> None:
         self._trigger = trigger
@@ -37,11 +41,14 @@ class MemoryEvent(Event):
             setattr(self, name, value)
 
 
+lean(MemoryEvent)
+
+
 def to_parts(event: MemoryEvent) -> tuple[int, bytes, bytes]:
     """What `stored` keeps beside body and time: the attributes that are set."""
     from nuclio_edge.delivery.stored_other import set_parts
 
-    return set_parts(event)
+    return set_parts(event, path=event.path)
 
 
 def from_parts(trigger: Trigger | None, _first: int, _path: bytes, rest: bytes, body: bytes, wall: int) -> MemoryEvent:

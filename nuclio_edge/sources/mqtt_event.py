@@ -12,7 +12,7 @@ from nuclio_edge.core.mqtt_properties import (
     USER_PROPERTY,
     unpack_properties,
 )
-from nuclio_edge.core.port import aside, json_loads
+from nuclio_edge.core.port import aside, json_loads, lean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _make_fields = Event._lazy["fields"]  # at hand for the property
+_SAID = bytes((CONTENT_TYPE,))  # only where it is among the properties they need be looked through
 _SMALL = 4096  # bytes: longer ones go the way of all, where they are looked at more closely
 
 
@@ -35,9 +36,11 @@ class MqttEvent(Event):
     absent, which `decode_error` tells.
     """
 
-    __slots__ = ("_fields", "_first", "_props", "_topic")
+    __slots__ = ("_fields", "_first", "_props", "_topic", "content_type", "timestamp_ms")  # always set: it is lean
 
     if TYPE_CHECKING:
+        content_type: str
+        timestamp_ms: int
         _fields: dict[str, Any] | None
         _first: int
         _props: bytes
@@ -89,8 +92,7 @@ def mqtt_event(
     event._props = props
     event.raw_body = body
     event.timestamp_ms = wall
-    if not props and trigger is not None:
-        event.content_type = trigger.content_type
+    event.content_type = _content_type(event)
     return event
 
 
@@ -110,11 +112,11 @@ def _property(event: MqttEvent, wanted: int) -> Any:
 
 
 def _content_type(event: MqttEvent) -> str:
-    said = _property(event, CONTENT_TYPE) if event._props else None
+    said = _property(event, CONTENT_TYPE) if _SAID in event._props else None
     if said is None:
         trigger = event._trigger
         if trigger is not None:
-            said = (trigger.spec.content_type if trigger.spec is not None else None) or trigger.source.content_type
+            said = trigger.content_type
     return said or ""
 
 
@@ -122,11 +124,10 @@ def _url(event: MqttEvent) -> str:
     return event._trigger.source.url if event._trigger is not None else ""
 
 
+lean(MqttEvent)
 aside(MqttEvent, "correlation_data duplicate message_expiry properties qos response_topic retain")
 MqttEvent._lazy = {
     **Event._lazy,
-    "_fields": None,
-    "content_type": _content_type,
     "correlation_data": lambda event: _property(event, CORRELATION_DATA),
     "duplicate": lambda event: event._first & 8 != 0,
     "headers": lambda event: dict(value for identifier, value in event.properties if identifier == USER_PROPERTY),

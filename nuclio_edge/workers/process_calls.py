@@ -7,6 +7,7 @@ import threading
 
 from nuclio_edge.clock import Stamped
 from nuclio_edge.core.event import Event
+from nuclio_edge.core.port import slot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ _slots_of: dict[type, list[tuple[str, Any]]] = {}
 def state_of(event: Event) -> tuple[str, dict[str, Any]]:
     """An event as it can travel: its class, and the attributes that its source set; the rest is made over there."""
     made = type(event)
-    if made._lazy is Event._lazy and not made.__slots__:
+    if made._lazy is Event._lazy and all(name in Event.__slots__ for name in made.__slots__):
         made = Event  # so that the source's module is not imported over there
     slots = _slots_of.get(made)
     if slots is None:
         slots = _slots_of[made] = _slots(made)
     event.id  # noqa: B018 - made here, so that it is the same on both sides
-    state = {}
-    for name, slot in slots:
+    state: dict[str, Any] = {"_fields": None} if hasattr(made, "_fields") else {}  # what they are is made over there
+    for name, get in slots:
         try:
-            state[name] = slot(event)
+            state[name] = get(event)
         except AttributeError:
             pass  # not set
     if type(state.get("timestamp_ms")) is Stamped:  # marshal takes no derived type
@@ -76,7 +77,7 @@ class Caller:
 
 def _slots(made: type) -> list[tuple[str, Any]]:
     return [
-        (name, vars(one)[name].__get__)
+        (name, slot(one, name).__get__)
         for one in made.__mro__
         for name in getattr(one, "__slots__", ())
         if name not in _NOT_SENT

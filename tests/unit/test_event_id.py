@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from nuclio_edge.core import port_cpython
+from nuclio_edge.core import port_cpython_event
 from nuclio_edge.sources.mqtt_event import MqttEvent
 from tests.waiting import LIMIT
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 FORKS = """
 import os
-from nuclio_edge.core import port_cpython
+from nuclio_edge.core import port_cpython_event
 from nuclio_edge.sources.mqtt_event import MqttEvent
-port_cpython._naming.acquire()  # as another thread may have, at the moment of the fork
+port_cpython_event._naming.acquire()  # as another thread may have, at the moment of the fork
 child = os.fork()
 if not child:
     os._exit(0 if MqttEvent().id else 1)
@@ -50,7 +50,7 @@ assert len(said) > 100
 
 def test_two_threads_that_ask_at_a_time_get_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = threading.Semaphore(0)
-    number = port_cpython.next_number
+    number = port_cpython_event.next_number
 
     def slow() -> int:
         inside.release()
@@ -58,7 +58,7 @@ def test_two_threads_that_ask_at_a_time_get_the_same_id(monkeypatch: pytest.Monk
             inside.acquire(timeout=0.2)
         return number()
 
-    monkeypatch.setattr(port_cpython, "next_number", slow)
+    monkeypatch.setattr(port_cpython_event, "next_number", slow)
     event = MqttEvent()
     found: list[str | None] = []
     threads = [threading.Thread(target=lambda: found.append(event.id)) for _ in range(2)]
@@ -81,4 +81,4 @@ def test_a_fork_while_an_id_is_made_leaves_the_child_its_ids() -> None:
 def test_ids_are_of_this_boot_and_all_different() -> None:
     ids = {MqttEvent().id for _ in range(100)}
     assert len(ids) == 100
-    assert {(id_ or "").partition("-")[0] for id_ in ids} == {port_cpython.boot}
+    assert {(id_ or "").partition("-")[0] for id_ in ids} == {port_cpython_event.boot}

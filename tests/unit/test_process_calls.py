@@ -24,7 +24,9 @@ def crossed(event: Event) -> Any:
 
 def test_an_mqtt_event_crosses_raw_and_is_decoded_over_there() -> None:
     event = mqtt_event(None, 7, 0x33, b"a/b", b"", b'{"t": 1}', 1_700_000_000_123)
-    assert set(state_of(event)[1]) == {"_first", "_topic", "_props", "raw_body", "timestamp_ms", "id"}
+    assert set(state_of(event)[1]) == {
+        "_fields", "_first", "_topic", "_props", "content_type", "raw_body", "timestamp_ms", "id",
+    }  # fmt: skip
     twin = crossed(event)
     assert type(twin) is MqttEvent
     assert (twin.topic, twin.qos, twin.retain, twin.raw_body) == ("a/b", 1, True, b'{"t": 1}')
