@@ -1,9 +1,9 @@
 """The common Event: one shape for what every source brings in, each attribute made when it is first asked for.
 
 An attribute that nobody set is missing, so `__getattr__` is called, makes it by the class's table `_lazy` (a value, or
-a function of the event) and keeps it; on CPython properties call it, see port_cpython_event.py. A source kind derives a class whose `__init__` stores only what it
-has at hand and whose table knows how to make the rest: an event whose handler reads nothing costs little more than its
-allocation (0.5 us against 1.4 us for an eager one).
+a function of the event) and keeps it; on CPython properties call it, see port_cpython_event.py. A source kind derives
+a class whose `__init__` stores only what it has at hand and whose table knows how to make the rest: an event whose
+handler reads nothing costs little more than its allocation (0.5 us against 1.4 us for an eager one).
 """
 
 from . import port
