@@ -56,7 +56,9 @@ class Loop:
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
         self.wakeups = 0
-        self.several = 0  # how many events one read brought, said by its source when they were more than one
+        self.several = (
+            0  # how many events one read brought, said by its source when they were more than one; see Poller
+        )
         self.on_error: "Callable[[BaseException, Any], Any]" = _raise
 
     def add(self, descriptor: "Any", call: "Callable[[int], Any]", read: bool = True, write: bool = False) -> None:

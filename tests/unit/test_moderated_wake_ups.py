@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from nuclio_edge.core import port_cpython
+from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.port_cpython import Poller
+from nuclio_edge.sources.mqtt_link import Link
+from nuclio_edge.sources.mqtt_session import Session
+from tests.mqtt_packets import publish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SHORTEST, LONGEST = 0.0001, 0.0004
+SHORTEST, LONGEST = 0.0001, 0.001
 
 
 class Clocked:
@@ -72,11 +77,47 @@ def test_a_stream_of_many_at_a_time_comes_together_for_longer_up_to_a_bound(cloc
     assert naps == sorted(naps) and naps[-1] == pytest.approx(LONGEST) and max(naps) <= LONGEST
 
 
-def test_a_peer_with_twenty_events_in_flight_waits_no_longer_than_before(clocked: Clocked) -> None:
+@pytest.mark.parametrize("several", [3, 7, 12, 20])
+def test_a_nap_is_no_longer_than_the_events_that_come_with_it_are_many(clocked: Clocked, several: int) -> None:
     clocked.wake_ups(50)
-    naps = clocked.wake_ups(20)
-    assert naps[-1] == pytest.approx(SHORTEST) and min(naps) >= SHORTEST * 0.999
-    assert max(clocked.wake_ups(20)) == pytest.approx(SHORTEST)
+    naps = clocked.wake_ups(several)[-20:]
+    assert max(naps) <= several / 30_000 + SHORTEST * 1.001
+    assert min(naps) >= SHORTEST * 0.999
+
+
+def test_a_stream_that_thins_out_has_its_naps_shortened_again(clocked: Clocked) -> None:
+    clocked.wake_ups(50)
+    naps = clocked.wake_ups(1)
+    assert naps[-1] == pytest.approx(SHORTEST) and naps == sorted(naps, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("qos", "count", "several"), [(0, 20, 20), (0, 2, 2), (1, 20, 1), (2, 20, 1), (1, 21, 12), (0, 1, 0)]
+)
+def test_a_peer_that_waits_for_its_acknowledgements_is_let_come_together_for_a_shorter_time(
+    qos: int, count: int, several: int
+) -> None:
+    loop = Loop()
+    session = Session(len, loop.at_turn_end)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    def on_publish(first: int, _topic: bytes, packet_id: int, _props: bytes, _body: bytes) -> bool:
+        if packet_id:
+            session.acknowledge(session.token(first, packet_id))
+        return False
+
+    sink: Any = SimpleNamespace(
+        on_publish=on_publish, on_packet=print, on_oversize=print, on_lost=print, on_broken=print
+    )
+    link = Link(loop, ours, sink, v5=False, max_packet=1000, alias_max=0)
+    link.session = session
+    theirs.sendall(b"".join(publish("a", b"x", qos, at + 1 if qos else 0, version=4) for at in range(count)))
+    loop.turn(1000)
+    assert loop.several == several
+    link.close()
+    theirs.close()
+    loop.close()
 
 
 def test_after_a_pause_or_two_nobody_waits(clocked: Clocked) -> None:
