@@ -18,6 +18,7 @@ PRESS_MS = 25
 # Once they were of no use for that, the next windows are not watched for as long, so as not to stall the others again.
 HASTY_MS = 1
 HASTY_FOR_MS = 10_000
+CALM = 16  # such looks in a row that found nothing to be stored: whoever was slow is not any more
 AGAIN_MS = 1000  # between two looks at a disk that cannot be used
 
 
@@ -29,7 +30,19 @@ class Stage:
     `pressed` then.
     """
 
-    __slots__ = ("_hasty_until", "aging", "fresh", "limit", "loop", "pressed", "refused", "spool", "timer", "wait")
+    __slots__ = (
+        "_calm",
+        "_hasty_until",
+        "aging",
+        "fresh",
+        "limit",
+        "loop",
+        "pressed",
+        "refused",
+        "spool",
+        "timer",
+        "wait",
+    )
 
     def __init__(self, loop: Loop, spool: Any, wait: int, limit: int) -> None:
         self.loop = loop
@@ -42,6 +55,7 @@ class Stage:
         self.timer: Timer | None = None
         self.pressed = False
         self._hasty_until = 0
+        self._calm = 0
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.aging) + len(self.refused)
@@ -114,9 +128,14 @@ class Stage:
     def _relieve(self) -> None:
         self.pressed = False
         if len(self.aging) >= self.limit // 2 and not self.spool.trouble:
+            self._calm = 0
             if self.loop.now >= self._hasty_until:
                 self._hasty_until = self.loop.now + HASTY_FOR_MS
             self._store()
+        else:
+            self._calm += 1
+            if self._calm >= CALM:
+                self._hasty_until = 0
 
     def _store(self) -> None:
         """Without the disk this is the attempt that finds out whether it is back: all of it is refused at once."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.core.loop import Loop
-from nuclio_edge.delivery.staging import HASTY_FOR_MS, HASTY_MS, PRESS_MS, Stage
+from nuclio_edge.delivery.staging import CALM, HASTY_FOR_MS, HASTY_MS, PRESS_MS, Stage
 from nuclio_edge.testing.clock import Clock
 
 if TYPE_CHECKING:
@@ -101,6 +101,33 @@ def test_after_a_while_workers_are_given_the_longer_moment_again(world: World) -
         assert world.stage.remove(item)
     world.clock.advance(10, world.loop)
     assert len(world.owner.stored) == stored
+
+
+def test_once_nobody_is_slow_any_more_workers_are_given_the_longer_moment_before_that_while_is_over(
+    world: World,
+) -> None:
+    world.fill()
+    world.stored_after()
+    for _ in range(CALM):
+        items = world.fill()
+        for item in items:
+            assert world.stage.remove(item)
+        world.clock.advance(HASTY_MS + 1, world.loop)
+    world.fill()
+    assert world.stored_after() == PRESS_MS
+
+
+def test_a_slow_window_among_quick_ones_keeps_the_shorter_moment(world: World) -> None:
+    world.fill()
+    world.stored_after()
+    for _ in range(5):
+        for _ in range(CALM - 1):
+            items = world.fill()
+            for item in items:
+                assert world.stage.remove(item)
+            world.clock.advance(HASTY_MS + 1, world.loop)
+        world.fill()
+        assert world.stored_after() <= HASTY_MS + 1
 
 
 def test_events_are_stored_in_the_order_in_which_they_came(world: World) -> None:
