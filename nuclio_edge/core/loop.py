@@ -56,9 +56,9 @@ class Loop:
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
         self.wakeups = 0
-        self.several = (
-            0  # how many events one read brought, said by its source when they were more than one; see Poller
-        )
+        # To which a source adds how many events one read of this turn brought, if more than one; 1, when more at a time
+        # would be no use to it.
+        self.several = 0
         self.on_error: "Callable[[BaseException, Any], Any]" = _raise
 
     def add(self, descriptor: "Any", call: "Callable[[int], Any]", read: bool = True, write: bool = False) -> None:

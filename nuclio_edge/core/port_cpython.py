@@ -79,8 +79,13 @@ def key_of(descriptor: Any) -> Any:
 
 _MODERATE_FROM = 32
 _SHORTEST_S = 0.0001
-_LONGEST_S = 0.001
-_DENSE = 30_000  # events for each second of the nap: who sends as many is let come together for longer; decision 0011
+_LONGEST_S = 0.0008
+_DENSE = (
+    30_000  # events for each second of the nap: who sends as many may be let come together for longer; decision 0011
+)
+_TURNS = 16  # wake-ups between two judgements of how long
+_PAYS = 1.25  # so many times as many events together as before, or the longer nap has brought nothing
+_HOLD = 256  # wake-ups until it is tried again
 _PAUSE_NS = 200_000
 
 
@@ -91,6 +96,10 @@ class Poller:
         self._poll = select.epoll()
         self._stream = 0  # grows with wake-ups that bring several events, shrinks with others and with pauses
         self._nap = _SHORTEST_S
+        self._turns = 0  # wake-ups that brought several since the last judgement,
+        self._sum = 0  # the events that came with them,
+        self._base = 0  # and that sum before the nap was made longer; 0: it was not, the last time
+        self._hold = 0
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._event, IN | select.EPOLLET)  # each write is told once: nobody has to read it
 
@@ -113,26 +122,47 @@ class Poller:
 
         A stream that comes faster than the loop turns would be handled piecemeal, and the time go into system calls.
         When wake-ups follow each other closely and `several` events came with many of them, more may come together
-        first, as network cards moderate their interrupts; the longer, the more of them come. A peer that sends one
+        first, as network cards moderate their interrupts; for longer, if more of them come then. A peer that sends one
         event and waits for the answer is never made to wait, nor is an event that follows a pause.
         """
         if self._stream > _MODERATE_FROM and timeout_ms:
             time.sleep(self._nap)
+            if timeout_ms > 0:
+                timeout_ms -= 1  # what is due by then has waited already
+        elif not timeout_ms:
+            return self._poll.poll(0)
         start = clock()
         ready = self._poll.poll(None if timeout_ms < 0 else timeout_ms / 1000)
-        if timeout_ms:
-            if clock() - start > _PAUSE_NS:
-                self._stream >>= 1
-                self._nap = max(self._nap / 2, _SHORTEST_S)
-            elif several:
-                self._stream = min(self._stream + 4, 128)
-                if several >= _DENSE * self._nap:
-                    self._nap = min(self._nap + _SHORTEST_S, _LONGEST_S)
-                elif self._nap > _SHORTEST_S:
-                    self._nap -= _SHORTEST_S / 2
-            elif self._stream:
-                self._stream -= 1
+        if clock() - start > _PAUSE_NS:
+            self._stream >>= 1
+            if self._stream <= _MODERATE_FROM:
+                self._nap = _SHORTEST_S
+                self._turns = self._sum = self._base = self._hold = 0
+        elif several:
+            self._stream = min(self._stream + 4, 128)
+            self._sum += several
+            self._turns += 1
+            if self._turns == _TURNS:
+                self._judge()
+        elif self._stream:
+            self._stream -= 1
         return ready
+
+    def _judge(self) -> None:
+        """Let events come together for twice as long, or half, or as long as before."""
+        brought, before = self._sum, self._base
+        dense = _DENSE * _TURNS * self._nap
+        self._turns = self._sum = self._base = 0
+        if self._hold:
+            self._hold -= _TURNS
+        if before and brought < before * _PAYS:  # who waits for answers, or for acknowledgements, sends no more before
+            self._nap = max(self._nap / 2, _SHORTEST_S)
+            self._hold = _HOLD
+        elif brought < dense / 2:
+            self._nap = max(self._nap / 2, _SHORTEST_S)
+        elif brought >= dense and not self._hold and self._nap < _LONGEST_S:
+            self._nap *= 2
+            self._base = brought
 
     def wake(self) -> None:
         """End the wait; callable from any thread and from a signal handler."""

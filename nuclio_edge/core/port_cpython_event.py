@@ -2,7 +2,7 @@
 
 CPython 3.10 and 3.11 take 34 ns instead of 5 for any attribute of a class that has a `__getattr__`, and an event has
 eight read on its way. So the Event is given properties in its place once it is defined. A class derived from it has
-`__getattr__` again, and with it whatever its own table makes, unless it is `lean`.
+`__getattr__` again, and with it whatever its own table makes, unless it brings one or is `lean`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_RAW = ("_token", "_trigger")  # every source sets them
+_RAW = ("_token", "_trigger")  # whoever makes an event sets them
 _REST = (  # of event_sdk.py, which the first of them imports
     "attempt as_json compile_explicit_ack_message get_field_bytes get_field_int get_field_string get_header_bytes"
     " get_header_string to_json"
@@ -27,7 +27,7 @@ boot = os.urandom(4).hex()  # 8 hex digits that tell the events of one boot from
 _naming = RLock()
 _make: Callable[[Any, str], Any]  # Event's `__getattr__`
 _behind: dict[Any, Any] = {}  # property -> the slot that it stands before
-_id: Any = None  # the slot of the id
+_cooperate: Callable[..., None]  # `__init_subclass__` of whatever class is behind the Event in a derived one's bases
 
 
 def _name_anew() -> None:
@@ -43,11 +43,13 @@ def new_id(event: Any) -> str:
 
     The collector may begin in here, and with it a finalizer that asks for an id too: of another event, or of this one.
     """
+    found = type(event).id  # a property, of which the slot is asked: itself it would ask us
+    stored = _behind.get(found, found).__get__
     with _naming:
         made = f"{boot}-{next_number()}"
         for _ in range(2):  # the exception may have started it; it does not start twice in a row
             try:
-                return _id.__get__(event)  # type: ignore[no-any-return]  # a str
+                return stored(event)  # type: ignore[no-any-return]  # a str
             except AttributeError:
                 pass
         event.id = made
@@ -88,25 +90,26 @@ def aside(kind: Any, names: str) -> None:
 
 def on_demand(event: Any) -> None:
     """Put properties in the place of the Event's `__getattr__`; once it has its slots and its table."""
-    global _make, _id
+    global _make, _cooperate
     _make = event.__getattr__
-    _id = vars(event)["id"]
+    _cooperate = lambda kind, **more: super(event, kind).__init_subclass__(**more)  # noqa: E731 - it needs the class
     for name in event.__slots__:
         if name in event._lazy and name not in _RAW:
             slot = vars(event)[name]
-            made = _property(name, slot.__get__, slot.__set__)
+            made = _property(name, slot)
             _behind[made] = slot
             setattr(event, name, made)
     for name in _REST.split():
-        setattr(event, name, _later(name))
+        setattr(event, name, _Later(name))
     event.__init_subclass__ = classmethod(_derive)
     del event.__getattr__
 
 
 def lean(kind: Any) -> None:
-    """Let a class of events do without `__getattr__`: its own slots are always set, its table makes what Event's does.
+    """Let a class of events do without `__getattr__`.
 
-    Attributes of its own that its table makes are to be `aside`.
+    Whoever makes one sets all of its own slots, and nobody deletes them. Of what its table makes beyond Event's names
+    the attributes are to be `aside`.
     """
     del kind.__getattr__
 
@@ -117,12 +120,15 @@ def slot(kind: Any, name: str) -> Any:
     return _behind.get(found, found)
 
 
-def _derive(kind: Any) -> None:
-    if "__getattr__" not in vars(kind):
+def _derive(kind: Any, /, **more: Any) -> None:
+    _cooperate(kind, **more)
+    if not hasattr(kind, "__getattr__"):
         kind.__getattr__ = _make
 
 
-def _property(name: str, get: Any, put: Any) -> property:
+def _property(name: str, slot: Any) -> property:
+    get = slot.__get__
+
     def read(event: Any) -> Any:
         try:
             return get(event)
@@ -130,11 +136,16 @@ def _property(name: str, get: Any, put: Any) -> property:
             pass
         return _make(event, name)
 
-    return property(read, put)
+    return property(read, slot.__set__, slot.__delete__)
 
 
-def _later(name: str) -> property:
-    def read(event: Any) -> Any:
-        return _make(event, name)
+class _Later:
+    """An attribute that is not kept: what event_sdk.py has for it, unless the object itself has one."""
 
-    return property(read)
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, owner: Any, _class: Any = None) -> Any:
+        return self if owner is None else _make(owner, self._name)

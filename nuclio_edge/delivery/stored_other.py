@@ -59,7 +59,7 @@ def to_parts(event: Event) -> tuple[int, bytes, bytes]:
             same = False
         if not same and not _alike(value, twin, name):
             found[name] = value
-            setattr(twin, name, value)
+            setattr(twin, name, value)  # it has a `__dict__`, and takes any name
     return 0, b"", _pack(event, found, failed)
 
 

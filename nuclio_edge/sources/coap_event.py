@@ -37,6 +37,7 @@ class CoapEvent(Event):
     "Accept" are content types, as with HTTP. Query arguments are `fields`, and win over the body's.
     """
 
+    # _reply and timestamp_ms are Event's as well, behind properties: every request sets them, at 60 ns more there.
     __slots__ = ("_authority", "_code", "_options", "_reply", "_sender", "options", "timestamp_ms")
 
     if TYPE_CHECKING:

@@ -24,6 +24,7 @@ class HttpEvent(Event):
     begin with `ce-` in both modes.
     """
 
+    # The last two are Event's as well, behind properties: every request sets them, and 60 ns a time are to be had.
     __slots__ = ("_cloud", "_head", "_origin", "_reply", "timestamp_ms")
 
     if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from nuclio_edge.sources.mqtt_connection import Connection
 from nuclio_edge.sources.mqtt_output import Output
 from nuclio_edge.sources.mqtt_params import OUTPUT, PARAMS, TRIGGER
 from nuclio_edge.sources.mqtt_publish import MqttBinding
-from nuclio_edge.sources.mqtt_session import REPLY_ONLY, SHARED_REPLY, USUAL_WINDOW, Shared
+from nuclio_edge.sources.mqtt_session import REPLY_ONLY, SHARED_REPLY, Shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from nuclio_edge.core.response import Response
     from nuclio_edge.manifest.schema import Values
     from nuclio_edge.sources.mqtt_event import MqttEvent
+
+USUAL_WINDOW = 20  # mosquitto's max_inflight_messages, which holds for MQTT 5 too
 
 
 class MqttSource:

@@ -62,7 +62,6 @@ class Intake:
         if self._reader is not None:
             self.told += self._reader.told
         self._reader = link.reader
-        link.session = self.session
 
     def follow(self, plan: Subscriptions) -> None:
         """Send what comes from now on where this plan says."""

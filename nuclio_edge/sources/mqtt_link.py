@@ -6,14 +6,12 @@ from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
 from nuclio_edge.core.mqtt_compose import disconnect
 from nuclio_edge.core.port import IN, OUT, TICKS_PER_MS, clock
 from nuclio_edge.sources.mqtt_outage import CLOSED, FAILED, RESET, SILENT
-from nuclio_edge.sources.mqtt_session import USUAL_WINDOW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from nuclio_edge.core.loop import Loop, Timer
-    from nuclio_edge.sources.mqtt_session import Session
 
     class Sink(Protocol):
         """Who the link tells what arrived; each returns true to stop the drain after this packet."""
@@ -39,7 +37,6 @@ FIRST = 16  # … and where inline handlers take longer, fewer: by what so many 
 TURN_TICKS = 2 * TICKS_PER_MS  # … for this long
 LARGEST_READ = 262_144
 _SMALLEST_READ = 16_384
-_WIDE = 12  # "several" of a window wider than usual: naps of 0.4 ms at most
 PONG_MS = 20_000  # an answer to a ping takes no longer, or the connection is dead; the keepalive, if that is shorter
 _PINGREQ = b"\xc0\x00"
 
@@ -58,7 +55,6 @@ class Link:
         self.closed = False
         self.paused = False
         self.queued = 0
-        self.session: Session | None = None  # whose deliveries of QoS 1 and 2 come by this connection
         self.reader = Reader(v5, max_packet, alias_max)
         self._fd: int = sock.fileno()
         self._pending = getattr(sock, "pending", None)
@@ -118,8 +114,6 @@ class Link:
             return
         sink = self.sink
         reader = self.reader
-        session = self.session
-        arrivals = 0 if session is None else session.arrivals
         before = reader.told
         begun = clock()
         try:
@@ -133,10 +127,7 @@ class Link:
             return
         told = reader.told - before
         if told > 1:
-            if session is None or session.arrivals == arrivals:
-                self.loop.several = told
-            else:  # who has sent its window sends no more until it is acknowledged: a longer nap would cost throughput
-                self.loop.several = 1 if told <= USUAL_WINDOW else _WIDE
+            self.loop.several += told
         if self.closed or self.paused:
             return
         if more:

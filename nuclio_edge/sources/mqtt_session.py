@@ -27,8 +27,6 @@ _ID = 0xFFFF
 _PLAIN = _ID | _QOS2
 _SETTLED = -1  # the token of what was settled while no connection could carry the acknowledgement
 
-USUAL_WINDOW = 20  # mosquitto's max_inflight_messages, which holds for MQTT 5 too
-
 SHARED_REPLY = False  # the same of a delivery that went to several functions
 REPLY_ONLY = 0  # the token of a QoS 0 request: settle answers it, and there is nothing to acknowledge
 

@@ -23,13 +23,13 @@ _slots_of: dict[type, list[tuple[str, Any]]] = {}
 def state_of(event: Event) -> tuple[str, dict[str, Any]]:
     """An event as it can travel: its class, and the attributes that its source set; the rest is made over there."""
     made = type(event)
-    if made._lazy is Event._lazy and all(name in Event.__slots__ for name in made.__slots__):
-        made = Event  # so that the source's module is not imported over there
     slots = _slots_of.get(made)
     if slots is None:
         slots = _slots_of[made] = _slots(made)
     event.id  # noqa: B018 - made here, so that it is the same on both sides
-    state: dict[str, Any] = {"_fields": None} if hasattr(made, "_fields") else {}  # what they are is made over there
+    state: dict[str, Any] = {}
+    if not hasattr(made, "__getattr__"):  # a lean class, of which every own slot is set over there as well
+        state = {name: None for name in made.__slots__ if name in _NOT_SENT}
     for name, get in slots:
         try:
             state[name] = get(event)
@@ -43,6 +43,8 @@ def state_of(event: Event) -> tuple[str, dict[str, Any]]:
         marshal.dumps(state)
     except ValueError:
         state = {name: plain for name, value in state.items() for plain in _plain(value)}
+    if made._lazy is Event._lazy and all(name in Event.__slots__ for name in made.__slots__):
+        made = Event  # so that the source's module is not imported over there
     return f"{made.__module__}:{made.__qualname__}", state
 
 

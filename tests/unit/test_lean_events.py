@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
+from unittest import mock
 
 import pytest
 
@@ -18,6 +20,7 @@ from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
 from nuclio_edge.sources.mqtt_intake import Intake
 from nuclio_edge.sources.mqtt_subscribe import Subscriptions
 
+T = TypeVar("T")
 LEAN = (Event, MqttEvent, MemoryEvent)
 
 
@@ -122,3 +125,96 @@ def test_every_own_slot_is_set_of_an_event_that_came_the_quick_way() -> None:
         intake.on_publish(0x32 if number else 0x30, b"a", number, b"", b"x")
     loop.close()
     assert [own_slots_set(event) for event in seen] == [list(MqttEvent.__slots__)] * 4
+
+
+def test_broken_properties_are_told_whether_or_not_one_of_them_was_asked_for() -> None:
+    event = mqtt_event(None, None, 0x30, b"a", b"\x02\x00", b'{"x": 1}', 1)
+    assert event.fields == {"x": 1}
+    assert "properties are broken" in str(event.decode_error)
+    assert mqtt_event(None, None, 0x30, b"a", b"\x02\x00\x00\x00\x03", b"", 1).decode_error is None
+
+
+class Register(Event):
+    """With a `__getattr__` of its own."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "register":
+            return 40001
+        raise AttributeError(name)
+
+
+class Modbus(Register):
+    pass
+
+
+def test_a_getattr_that_a_class_brings_is_inherited_and_what_every_event_has_is_made_all_the_same() -> None:
+    event: Any = Modbus(b"x")
+    del event.id
+    assert (event.register, event.attempt, len(event.id) > 8) == (40001, 1, True)
+
+
+class Tagged:
+    """A class whose derived ones say something about themselves."""
+
+    tags: ClassVar[list[str]] = []
+
+    def __init_subclass__(cls, tag: str = "", **more: Any) -> None:
+        super().__init_subclass__(**more)
+        Tagged.tags.append(tag)
+
+
+class Kept(Event, Tagged, Generic[T], tag="kept"):
+    _lazy = {**Event._lazy, "twice": lambda event: event.raw_body * 2}  # noqa: RUF012 - the class's table, as Event has it
+
+
+def test_an_event_class_works_with_others_that_are_told_of_their_derived_classes() -> None:
+    assert Tagged.tags == ["kept"]
+    event: Any = Kept[int](b"x")
+    assert event.twice == b"xx"
+
+
+@pytest.mark.parametrize("kind", [Event, MqttEvent, Derived])
+def test_a_test_may_replace_an_attribute_for_a_while_or_have_it_made_anew(kind: Any) -> None:
+    event = kind.__new__(kind)
+    if kind is not Event:
+        event._first, event._topic, event._props = 0x30, b"a", b""
+    event.raw_body = b"x"
+    with mock.patch.object(event, "path", "/q"):
+        assert event.path == "/q"
+    assert event.path == ("a" if kind is not Event else "/")
+    first = event.id
+    del event.id
+    assert event.id != first
+
+
+class Numbered(Event):
+    """With a slot of its own for an attribute that every event makes."""
+
+    __slots__ = ("id",)
+
+
+def test_threads_that_ask_for_the_id_of_a_class_with_a_slot_for_it_get_the_same_one() -> None:
+    for _ in range(200):
+        event = Numbered(b"")
+        del event.id
+        start = threading.Barrier(4)
+        found: list[str] = []
+
+        def ask(event: Any = event, start: Any = start, found: list[str] = found) -> None:
+            start.wait(10)
+            found.append(event.id)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(found) == 4 and len(set(found)) == 1
+
+
+def test_how_often_an_event_was_tried_is_not_set_but_told() -> None:
+    event = MemoryEvent(None, None, "/p", b"", {})
+    with pytest.raises(AttributeError):
+        event.attempt = 3
+    event._attempt = 2
+    assert event.attempt == 3

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from nuclio_edge.core.event import Event
+from nuclio_edge.sources.memory import MemoryEvent
 from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
 from nuclio_edge.workers.process_calls import state_of
 
@@ -42,3 +43,28 @@ def test_what_cannot_travel_goes_as_what_it_derives_from_or_not_at_all() -> None
     twin = crossed(event)
     assert twin.url == "http://here" and twin.body == b"x"
     assert twin.headers == {}
+
+
+class Slotted(Event):
+    """As another package may make one: slots named as Event's, its table Event's."""
+
+    __slots__ = ("path", "topic")
+
+
+class Fielded(Event):
+    """With an attribute that has a name as one of MQTT's events."""
+
+    __slots__ = ("_fields",)
+    _lazy = {**Event._lazy, "_fields": lambda event: 7}  # noqa: RUF012 - the class's table, as Event has it
+
+
+def test_what_a_class_keeps_in_slots_named_as_those_of_every_event_crosses() -> None:
+    assert crossed(MemoryEvent(None, None, "/double", b"x", {})).path == "/double"
+    event = Slotted(b"x")
+    event.path, event.topic = "/a", "t"
+    twin = crossed(event)
+    assert type(twin) is Event and (twin.path, twin.topic, twin.raw_body) == ("/a", "t", b"x")
+
+
+def test_only_events_without_getattr_have_over_there_what_is_not_sent_set_to_none() -> None:
+    assert crossed(Fielded(b"x"))._fields == 7

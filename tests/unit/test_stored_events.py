@@ -268,6 +268,14 @@ def test_an_event_of_another_package_comes_back_by_its_public_attributes(frame: 
     assert everything(again(twin, trigger)) == expected
 
 
+def test_how_often_an_event_of_another_package_was_tried_comes_back() -> None:
+    trigger = trigger_of("bus", "application/x-bus")
+    event = BusEvent(trigger, (1, 2), b"x")
+    event._attempt = 2
+    twin = again(event, trigger)
+    assert (event.attempt, twin.attempt, twin._attempt) == (3, 3, 2)
+
+
 def test_what_cannot_be_kept_is_left_out_and_named() -> None:
     deep: list[Any] = []
     deep.append(deep)
