@@ -56,8 +56,8 @@ class Loop:
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
         self.wakeups = 0
-        # To which a source adds how many events one read of this turn brought, if more than one; 1, when more at a time
-        # would be no use to it.
+        # How many events one read of this turn brought, if more than one, said by its source; of several reads the
+        # fewest, and 1 where more at a time would be of no use: whoever gains least by a longer nap decides on it.
         self.several = 0
         self.on_error: "Callable[[BaseException, Any], Any]" = _raise
 

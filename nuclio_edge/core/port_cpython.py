@@ -84,8 +84,8 @@ _DENSE = (
     30_000  # events for each second of the nap: who sends as many may be let come together for longer; decision 0011
 )
 _TURNS = 16  # wake-ups between two judgements of how long
-_PAYS = 1.25  # so many times as many events together as before, or the longer nap has brought nothing
-_HOLD = 256  # wake-ups until it is tried again
+_PAYS = 1.4  # a nap of twice the length brings so many times the events of the shorter one, or it is too long
+_HOLD = 256  # wake-ups until another length is tried
 _PAUSE_NS = 200_000
 
 
@@ -98,7 +98,8 @@ class Poller:
         self._nap = _SHORTEST_S
         self._turns = 0  # wake-ups that brought several since the last judgement,
         self._sum = 0  # the events that came with them,
-        self._base = 0  # and that sum before the nap was made longer; 0: it was not, the last time
+        self._base = 0  # and that sum before the length that is being tried; 0: none is
+        self._longer = True  # whether a longer one is tried, or is to be the next to be tried
         self._hold = 0
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._event, IN | select.EPOLLET)  # each write is told once: nobody has to read it
@@ -138,6 +139,7 @@ class Poller:
             if self._stream <= _MODERATE_FROM:
                 self._nap = _SHORTEST_S
                 self._turns = self._sum = self._base = self._hold = 0
+                self._longer = True
         elif several:
             self._stream = min(self._stream + 4, 128)
             self._sum += several
@@ -149,20 +151,35 @@ class Poller:
         return ready
 
     def _judge(self) -> None:
-        """Let events come together for twice as long, or half, or as long as before."""
-        brought, before = self._sum, self._base
-        dense = _DENSE * _TURNS * self._nap
+        """Let events come together for twice as long, or half, as a trial; stay with that if it was the better length.
+
+        Whoever waits for answers or acknowledgements sends no more before them, however long the nap.
+        """
+        brought, before, dense = self._sum, self._base, _DENSE * _TURNS * self._nap
         self._turns = self._sum = self._base = 0
-        if self._hold:
-            self._hold -= _TURNS
-        if before and brought < before * _PAYS:  # who waits for answers, or for acknowledgements, sends no more before
-            self._nap = max(self._nap / 2, _SHORTEST_S)
+        if before and self._longer:
+            if brought < before * _PAYS:
+                self._nap /= 2
+                self._hold = _HOLD
+                self._longer = False
+        elif before:
+            if brought * _PAYS < before:
+                self._nap *= 2
             self._hold = _HOLD
+            self._longer = True
         elif brought < dense / 2:
             self._nap = max(self._nap / 2, _SHORTEST_S)
-        elif brought >= dense and not self._hold and self._nap < _LONGEST_S:
+        elif self._hold:
+            self._hold -= _TURNS
+        elif self._longer and brought >= dense and self._nap < _LONGEST_S:
             self._nap *= 2
             self._base = brought
+        elif self._nap > _SHORTEST_S:
+            self._longer = False
+            self._nap /= 2
+            self._base = brought
+        else:
+            self._longer = True
 
     def wake(self) -> None:
         """End the wait; callable from any thread and from a signal handler."""

@@ -127,7 +127,8 @@ class Link:
             return
         told = reader.told - before
         if told > 1:
-            self.loop.several += told
+            loop = self.loop
+            loop.several = min(told, loop.several or told)
         if self.closed or self.paused:
             return
         if more:

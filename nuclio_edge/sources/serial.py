@@ -264,7 +264,8 @@ class SerialSource:
         self._last_read = loop.now
         frames = self._frames.feed(data)
         if frames:
-            loop.several += len(frames) > 1
+            if len(frames) > 1:
+                loop.several = 1
             self._hand_in(frames)
         quiet = self._frames.quiet_ms
         if quiet and self._quiet is None:
