@@ -82,14 +82,14 @@ def test_a_stream_of_several_at_a_time_comes_together_for_a_tenth_of_a_milliseco
 def test_a_stream_that_brings_more_the_longer_it_is_let_come_together_is_let_for_longer_up_to_a_bound(
     clocked: Clocked,
 ) -> None:
-    naps = clocked.flow(lambda nap: int(60_000 * (nap + 0.0002)), 5000)
+    naps = clocked.flow(lambda nap: int(60_000 * (nap + 0.0001)), 5000)
     assert naps[:100] == sorted(naps[:100]) and naps[100] == pytest.approx(LONGEST)
     tried = sum(nap < LONGEST * 0.9 for nap in naps[100:])  # whether a shorter one would do as well
     assert min(naps[100:]) >= LONGEST * 0.49 and 0 < tried < len(naps) / 10
 
 
 def test_a_stream_that_turns_into_a_peer_that_waits_has_its_naps_shortened_again(clocked: Clocked) -> None:
-    clocked.flow(lambda nap: int(60_000 * (nap + 0.0002)), 400)
+    clocked.flow(lambda nap: int(60_000 * (nap + 0.0001)), 400)
     naps = clocked.flow(lambda _nap: 64, 3000)[-1000:]
     assert max(naps) <= 2 * SHORTEST and sum(nap > SHORTEST * 1.1 for nap in naps) < len(naps) / 10
 
@@ -109,7 +109,7 @@ def test_a_stream_of_few_events_is_let_come_together_for_no_longer_than_they_are
 
 
 def test_a_stream_that_thins_out_has_its_naps_shortened_again(clocked: Clocked) -> None:
-    clocked.flow(lambda nap: int(60_000 * (nap + 0.0002)), 400)
+    clocked.flow(lambda nap: int(60_000 * (nap + 0.0001)), 400)
     naps = clocked.wake_ups(2, 200)
     assert naps[-1] == pytest.approx(SHORTEST) and naps == sorted(naps, reverse=True)
 
