@@ -80,9 +80,7 @@ def key_of(descriptor: Any) -> Any:
 _MODERATE_FROM = 32
 _SHORTEST_S = 0.0001
 _LONGEST_S = 0.0008
-_DENSE = (
-    30_000  # events for each second of the nap: who sends as many may be let come together for longer; decision 0011
-)
+_DENSE = 30_000  # events for each second of the nap, from which on a longer one is tried; docs/decisions/0011
 _TURNS = 16  # wake-ups between two judgements of how long
 _PAYS = 1.4  # a nap of twice the length brings so many times the events of the shorter one, or it is too long
 _HOLD = 256  # wake-ups until another length is tried
