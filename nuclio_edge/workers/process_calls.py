@@ -29,7 +29,7 @@ def state_of(event: Event) -> tuple[str, dict[str, Any]]:
     event.id  # noqa: B018 - made here, so that it is the same on both sides
     state: dict[str, Any] = {}
     if not hasattr(made, "__getattr__"):  # a lean class, of which every own slot is set over there as well
-        state = {name: None for name in made.__slots__ if name in _NOT_SENT}
+        state = {name: None for name in made.__slots__ if name in _NOT_SENT and name not in Event.__slots__}
     for name, get in slots:
         try:
             state[name] = get(event)

@@ -68,3 +68,9 @@ def test_what_a_class_keeps_in_slots_named_as_those_of_every_event_crosses() -> 
 
 def test_only_events_without_getattr_have_over_there_what_is_not_sent_set_to_none() -> None:
     assert crossed(Fielded(b"x"))._fields == 7
+
+
+def test_what_belongs_to_a_delivery_does_not_cross() -> None:
+    for event in (Event(b"x"), MemoryEvent(None, None, "/", b"x", {}), mqtt_event(None, 7, 0x33, b"a", b"", b"", 1)):
+        event._attempt = 2
+        assert not {"_trigger", "_token", "_reply", "_attempt"} & set(state_of(event)[1])
