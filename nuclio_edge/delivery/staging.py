@@ -31,18 +31,8 @@ class Stage:
     """
 
     __slots__ = (
-        "_calm",
-        "_hasty_until",
-        "aging",
-        "fresh",
-        "limit",
-        "loop",
-        "pressed",
-        "refused",
-        "spool",
-        "timer",
-        "wait",
-    )
+        "_calm", "_hasty_until", "aging", "fresh", "limit", "loop", "pressed", "refused", "spool", "timer", "wait",
+    )  # fmt: skip
 
     def __init__(self, loop: Loop, spool: Any, wait: int, limit: int) -> None:
         self.loop = loop

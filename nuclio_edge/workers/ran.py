@@ -115,10 +115,7 @@ class Run:
                 self._answered = True
             elif status_of(result) >= BAD:
                 return False
-        try:
-            self._size += len(event.raw_body)
-        except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
-            event.raw_body = b""
+        self._size += _size_of(event)
         self._events.append(event)
         self._responses.append(response)
         self._busy += took
