@@ -28,6 +28,9 @@ _NOTE = 236
 _HEAD = struct.Struct(f"=4s8sq{_NOTE}s")  # magic, boot, the kernel's count of kills for want of memory, note
 _NAME = 120
 _EVENT = 192
+# The event is noted at most once in `NOTE_NS`, and in `NOTE_DENSE_NS` where `DENSE` and more follow each other: between
+# two turns of the loop a note costs 15 us, what two whole events cost.
+NOTE_NS, NOTE_DENSE_NS, DENSE = 1_000_000, 16_000_000, 8
 _ROW = struct.Struct(f"=q{_NAME}s{_EVENT}s")  # start in ns of perf_counter, 0 when idle; function; event
 _EVENT_AT = 8 + _NAME
 _EVENT_IN_ROW = struct.Struct(f"{_EVENT}s").pack_into  # cuts and fills up with zeros

@@ -17,7 +17,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` is this one with en
 import os
 import time
 
-from .slots import open_slots, set_event, set_name, start_of
+from .slots import DENSE, NOTE_DENSE_NS, NOTE_NS, open_slots, set_event, set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ _REPORT_SIZE = 16_384
 GRACE_MS = 5_000
 # Put off so many times in the limit: only a loop that stands still for the rest of it is taken for frozen.
 _LOOKS = 4
-_AGAIN_NS = 1_000_000
 _CPU_S = 1.0  # of processor time between two notes of who is using it
 _exit = os._exit
 _guarding: list[Watchdog | None] = []  # the one that leaves traces; empty as long as there never was one
@@ -55,7 +54,8 @@ class Watchdog:
         self._timer: Any = None
         self._touched = False
         self._noted = ""  # which function, and
-        self._again = 0  # from when on another event is noted
+        self._noted_at = -NOTE_DENSE_NS  # when an event was noted last, and
+        self._noted_count = 0  # how many its trigger had admitted then
         self._since: Any = [0]  # where since when, in the row of the loop's own thread
         self.slots, self.trouble = open_slots(state_dir)
         self._pid = 0
@@ -151,18 +151,20 @@ class Watchdog:
     def begin(self, row: Any, function: str, event: Any) -> None:
         """A function begins to run on the loop's own thread, with an event, or None to be initialised.
 
-        The event is noted once in a millisecond: it is 1 us, and a stream has many turns in one.
+        The event is noted once in a millisecond, and less often while they come close together; see slots.py.
         """
         if row is not None:
             now = time.perf_counter_ns()
             if self._noted != function:  # else it stands there
                 self._noted = function
-                self._again = 0
+                self._noted_at = now - NOTE_DENSE_NS
                 set_name(row, function)
                 self._since = start_of(row)
-            if event is not None and now >= self._again:
-                self._again = now + _AGAIN_NS
-                set_event(row, event)
+            if event is not None and (passed := now - self._noted_at) >= NOTE_NS:
+                count = event._trigger.admitted if event._trigger is not None else 0
+                if passed >= NOTE_DENSE_NS or count - self._noted_count < DENSE:
+                    self._noted_at, self._noted_count = now, count
+                    set_event(row, event)
             self._since[0] = now
         self._touched = True
         if self._timer is None:

@@ -72,94 +72,85 @@ def _book_alike(calls: list[Any], ticks: list[int], on_error: OnError) -> bool:
 
 def _book_mixed(calls: list[Any], ticks: list[int], expired: Event | None, on_error: OnError) -> None:
     """Book whatever there is: what ended well in runs of one trigger, the others each by itself."""
-    run = Run(None, on_error)
+    trigger: Any = None
+    outputs: Any = ()
+    buckets: list[int] = []
+    apart = True  # what becomes of each of its events is more than a count
+    events: list[Event] = []
+    responses: list[Response | None] = []
+    busy = size = 0
     for call, took in zip(calls, ticks, strict=True):
         event, result, error = call if type(call) is tuple else (call, None, None)
-        if event._trigger is not run.trigger:
-            run.end()
-            run = Run(event._trigger, on_error)
-        if error is not None or event is expired or run.apart or not run.take(event, result, took):
-            run.end()
-            if event is not expired:
-                _conclude(event, result, error, took, on_error)
-    run.end()
+        if event._trigger is not trigger:
+            if events:
+                _end_run(trigger, events, responses, busy, size, on_error)
+                events, responses, busy, size = [], [], 0, 0
+            trigger = event._trigger
+            apart = trigger is None or _is_apart(trigger)
+            if not apart:
+                outputs = trigger.function.outputs
+                buckets = trigger.buckets = trigger.buckets or [0] * 65
+        if error is None and not apart and event is not expired:
+            response = None
+            status = 200
+            if result is not None:
+                if outputs or event._token is not None:
+                    response = to_response(result)
+                    status = response.status_code
+                else:
+                    status = status_of(result)
+            if status < BAD:
+                try:
+                    size += len(event.raw_body)
+                except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
+                    event.raw_body = b""
+                busy += took
+                buckets[took.bit_length()] += 1
+                events.append(event)
+                responses.append(response)
+                continue
+        if events:
+            _end_run(trigger, events, responses, busy, size, on_error)
+            events, responses, busy, size = [], [], 0, 0
+        if event is not expired:
+            _conclude(event, result, error, took, on_error)
+    if events:
+        _end_run(trigger, events, responses, busy, size, on_error)
 
 
-class Run:
-    """Calls of one trigger that ended well, one after another: counted in one go, then told to outputs and source."""
+def _end_run(
+    trigger: Trigger, events: list[Event], responses: list[Response | None], busy: int, size: int, on_error: OnError
+) -> None:
+    """Count events of one trigger that ended well, in one go, then tell their outputs and their source.
 
-    __slots__ = ("_answered", "_buckets", "_busy", "_events", "_on_error", "_responses", "_size", "apart", "outputs",
-                 "trigger")  # fmt: skip
-
-    def __init__(self, trigger: Any, on_error: OnError) -> None:
-        self.trigger = trigger
-        self.apart = trigger is None or _is_apart(trigger)  # what becomes of each is more than a count
-        self.outputs = () if trigger is None else trigger.function.outputs
-        self._on_error = on_error
-        self._events: list[Event] = []
-        self._responses: list[Response | None] = []
-        self._answered = False
-        self._busy = self._size = 0
-        self._buckets: list[int] = []
-        if not self.apart:
-            self._buckets = trigger.buckets = trigger.buckets or [0] * 65
-
-    def take(self, event: Event, result: Any, took: int) -> bool:
-        """Add a call without an error; False, with nothing done, when its answer says that it failed all the same."""
-        response = None
-        if result is not None:
-            if event._token is not None or self.outputs:
-                response = to_response(result)
-                if response.status_code >= BAD:
-                    return False
-                self._answered = True
-            elif status_of(result) >= BAD:
-                return False
-        self._size += _size_of(event)
-        self._events.append(event)
-        self._responses.append(response)
-        self._busy += took
-        self._buckets[took.bit_length()] += 1
-        return True
-
-    def end(self) -> None:
-        """Conclude what was added, and begin anew."""
-        events, responses = self._events, self._responses
-        if not events:
-            return
-        _count(self.trigger, len(events), self._busy, self._size)
-        self._events, self._responses = [], []
-        self._busy = self._size = 0
-        if not self._answered:
-            _settle(self.trigger, events, self._on_error)
-            return
-        self._answered = False
-        settle = self.trigger.source.settle
-        for event, response in zip(events, responses, strict=True):
-            try:
-                if response is not None:
-                    for send in self.outputs:
-                        send(response, event)
-                if event._token is not None:
-                    settle(event, response, None)
-            except Exception as error:  # noqa: BLE001 - the others are concluded all the same
-                self._on_error(error, settle)
+    In this order: an output may lead back to the trigger, which has room by then.
+    """
+    _count(trigger, len(events), busy, size)
+    if not any(responses):
+        _settle(trigger, events, on_error)
+        return
+    outputs = trigger.function.outputs
+    settle = trigger.source.settle
+    for event, response in zip(events, responses, strict=True):
+        try:
+            if response is not None:
+                for send in outputs:
+                    send(response, event)
+            if event._token is not None:
+                settle(event, response, None)
+        except Exception as error:  # noqa: BLE001 - the others are concluded all the same
+            on_error(error, settle)
 
 
 def _is_apart(trigger: Trigger) -> bool:
     return trigger.kind == "batch" or getattr(trigger, "one_by_one", False)
 
 
-def _size_of(event: Event) -> int:
-    try:
-        return len(event.raw_body)
-    except Exception:  # noqa: BLE001 - what a handler has made of it must not take the others along
-        event.raw_body = b""
-        return 0
-
-
 def _conclude(event: Any, result: Any, error: BaseException | None, took: int, on_error: OnError) -> None:
-    _size_of(event)
+    try:
+        len(event.raw_body)
+    except Exception:  # noqa: BLE001 - as above
+        event.raw_body = b""
     try:
         conclude(event._trigger, event, result, error, took)
     except Exception as fault:  # noqa: BLE001 - as above

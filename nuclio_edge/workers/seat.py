@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 # milliseconds at most. Taken at once, the seat would move whenever the kernel gave the processor to another process.
 PATIENCE_NS = 1_000_000
 AGAIN_NS = 500_000
+# So often at most a lease puts the alarm off, by so much that the next one finds it at least two milliseconds away. To
+# set it costs 2 us in a row of such calls, but 15 between two turns of the loop.
+PUT_OFF_MS = 3
+PUT_OFF_NS = PUT_OFF_MS * 1_000_000 + 2 * PATIENCE_NS
+LONG_AGO = -PUT_OFF_MS
 QUIET_NS = 16_000_000  # without a lease for so long the deputy watches no more
 STREAM_GAP_MS = 5  # hand-overs that follow each other within this time, so many of them, are a stream
 STREAM_LENGTH = 16
@@ -64,7 +69,7 @@ class Seat:
         self._lease = 0
         self._lent_at = 0
         self._alarm: Alarm | None = None  # the deputy makes it
-        self._put_off_ms = -1  # the turn in which a lease has put the alarm off; -1: the deputy has set it since
+        self._put_off_ms = LONG_AGO  # when a lease has put the alarm off, unless the deputy has set it since
         self._begun = False  # whether the deputy's thread has begun to watch
         self._turning = self.pinned = False
         self.last_ms = 0  # when a worker was started, or has handed back, last
@@ -174,7 +179,7 @@ class Seat:
             self._deputy.go.release()
         elif self._begun and self._alarm is not None:  # it has ended watching, and waits for its alarm
             self.watching = True
-            self._put_off_ms = -1
+            self._put_off_ms = LONG_AGO
             self._alarm.set(QUIET_NS)
 
     # -- with the seat ------------------------------------------------------------------------------------------------
@@ -236,9 +241,9 @@ class Seat:
         lease = self._lease = self._lease + 1
         self._lent.append(lease)
         alarm = self._alarm
-        if loop.now != self._put_off_ms and alarm is not None:
+        if loop.now - self._put_off_ms >= PUT_OFF_MS and alarm is not None:
             self._put_off_ms = loop.now
-            alarm.set(2 * PATIENCE_NS)
+            alarm.set(PUT_OFF_NS)
         # In this order: the deputy says that it watches no more, then looks for a lease.
         if not self.watching and self._regain(lease):
             pool.dispatch(worker)
@@ -317,7 +322,7 @@ class Seat:
                 self.watching = True
             # In this order: who lends adds to `_lent`, then looks at `_put_off_ms`.
             alarm.set(QUIET_NS)
-            self._put_off_ms = -1
+            self._put_off_ms = LONG_AGO
             seen, quiet = self._lease, not lent
             if not quiet:
                 alarm.set(PATIENCE_NS)

@@ -11,7 +11,7 @@ from nuclio_edge.core import port
 from nuclio_edge.core.context import UserData
 from nuclio_edge.core.failure import HandlerTimeout
 from nuclio_edge.functions.streams import WHOLE, deliver, is_stream
-from nuclio_edge.supervision.slots import set_event
+from nuclio_edge.supervision.slots import DENSE, NOTE_DENSE_NS, NOTE_NS, set_event
 
 from .carriers import ENDED, HANDED_BACK, SHORT_NS
 from .ran import Ran
@@ -112,11 +112,12 @@ class Worker:
             self.ready = True
             loop.post(function.on_started)
         handler = function.handler
-        # What is called first and once a millisecond: it notes the event. While the function is a suspect, always.
+        # What is called first, and after each time that it tells: it notes the event. While the function is a suspect,
+        # always; else not as often, see slots.py.
         call = noting = handler if carrier is None or carrier.row is None else self.note
         if function.suspect:
             handler = noting
-        elif carrier is not None and stamp[0] - carrier.noted < _HAND_BACK:
+        elif carrier is not None and stamp[0] - carrier.noted < (NOTE_NS if self.calls < DENSE else NOTE_DENSE_NS):
             call = handler
         ran = self.ran.calls.append
         took = self.ran.ticks.append
