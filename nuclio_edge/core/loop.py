@@ -42,7 +42,7 @@ class Loop:
         thread: int  # the identifier of the thread that turns it, set by whoever has threads
 
     def __init__(self) -> None:
-        self._poller = port.Poller()
+        self.poller = port.Poller()
         self._calls: "dict[Any, Callable[[int], Any]]" = {}
         self._timers: "list[tuple[int, int, Timer]]" = []
         self._lapsed = 0
@@ -56,25 +56,22 @@ class Loop:
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
         self.wakeups = 0
-        # How many events one read of this turn brought, if more than one, said by its source; of several reads the
-        # fewest, and 1 where more at a time would be of no use: whoever gains least by a longer nap decides on it.
-        self.several = 0
         self.on_error: "Callable[[BaseException, Any], Any]" = _raise
 
     def add(self, descriptor: "Any", call: "Callable[[int], Any]", read: bool = True, write: bool = False) -> None:
         """Call `call(mask)` whenever the descriptor is ready; errors and hang-ups show as IN and OUT together."""
         key = port.key_of(descriptor)
-        self._poller.set(descriptor, (port.IN if read else 0) | (port.OUT if write else 0), key in self._calls)
+        self.poller.set(descriptor, (port.IN if read else 0) | (port.OUT if write else 0), key in self._calls)
         self._calls[key] = call
 
     def modify(self, descriptor: "Any", read: bool, write: bool) -> None:
         """Change what a registered descriptor is watched for; with neither, only errors and hang-ups show."""
-        self._poller.set(descriptor, (port.IN if read else 0) | (port.OUT if write else 0), True)
+        self.poller.set(descriptor, (port.IN if read else 0) | (port.OUT if write else 0), True)
 
     def remove(self, descriptor: "Any") -> None:
         """Forget a descriptor, before it is closed; no error when it is not there."""
         if self._calls.pop(port.key_of(descriptor), None) is not None:
-            self._poller.forget(descriptor)
+            self.poller.forget(descriptor)
 
     def call_at(self, at: int, call: "Callable[[], Any]") -> Timer:
         """Call at a time of `port.ticks_ms`; equal times keep their order."""
@@ -108,7 +105,7 @@ class Loop:
         """End the loop's wait if it is in one; any thread. What is to be seen must have been appended before."""
         if self._sleeping:
             self._sleeping = False
-            self._poller.wake()
+            self.poller.wake()
 
     def run(self) -> None:
         """Turn until `stop`."""
@@ -124,9 +121,8 @@ class Loop:
         """One wake-up; returns after at most `longest_ms` with nothing to do."""
         # Said before the queues are looked at: a thread that appends after the look finds the flag and wakes us.
         self._sleeping = True
-        ready = self._poller.wait(self._wait_ms(longest_ms), self.several)
+        ready = self.poller.wait(self._wait_ms(longest_ms))
         self._sleeping = False
-        self.several = 0
         self.wakeups += 1
         self.now = port.ticks_ms()
         self.wall = port.now_ms()
@@ -160,7 +156,7 @@ class Loop:
         """Give the poller's descriptors back; the loop does not run again."""
         self._timers = []
         self._calls = {}
-        self._poller.close()
+        self.poller.close()
 
     def _wait_ms(self, longest_ms: int) -> int:
         if self._soon or self._posted or self._end:

@@ -125,7 +125,7 @@ class Poller:
         """Ask for nothing more."""
         self._poll.unregister(descriptor)
 
-    def wait(self, timeout_ms: int, several: int) -> "list[tuple[Any, int]]":
+    def wait(self, timeout_ms: int) -> "list[tuple[Any, int]]":
         """The ready descriptors with their conditions, after at most `timeout_ms` (-1: whenever)."""
         return self._poll.poll(timeout_ms)
 

@@ -162,7 +162,7 @@ class Intake:
                 break
         request.seqno = expected
         if at > 48:
-            loop.several = 1
+            loop.poller.several[request.handle.fd] = 1
         if kept:
             request.rest = data[at:]
             self._wait(request)

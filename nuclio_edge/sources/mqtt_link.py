@@ -125,12 +125,11 @@ class Link:
         except ProtocolError as error:
             sink.on_broken(error)
             return
-        told = reader.told - before
-        if told > 1:
-            loop = self.loop
-            loop.several = min(told, loop.several or told)
         if self.closed or self.paused:
             return
+        told = reader.told - before
+        if told > 1:
+            self.loop.poller.several[self._fd] = told
         if more:
             self._scheduled = True
             self.loop.call_soon(self._drain)

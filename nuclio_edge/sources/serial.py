@@ -265,7 +265,7 @@ class SerialSource:
         frames = self._frames.feed(data)
         if frames:
             if len(frames) > 1:
-                loop.several = 1
+                loop.poller.several[self._fd] = 1
             self._hand_in(frames)
         quiet = self._frames.quiet_ms
         if quiet and self._quiet is None:

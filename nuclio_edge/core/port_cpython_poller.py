@@ -1,0 +1,196 @@
+"""Readiness by epoll; what streams is set aside for a moment, so that more of it comes together.
+
+Laws, see docs/decisions/0011:
+- A descriptor is set aside when reads of it bring several events, in wake-ups that follow each other closely. Then it
+  is not watched, but read whenever the nap is over; it is watched again as soon as that brings no more than one.
+- Nobody else is made to wait: other descriptors, timers and other threads end a nap.
+- A nap lasts twice as long only where that brings more events.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from time import perf_counter_ns as clock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+IN = 1
+OUT = 4
+
+_STREAM = 32
+_SHORTEST_NS = 100_000
+_LONGEST_NS = 1_600_000
+_DENSE = 30_000  # events for each second of the nap, from which on a longer one is tried
+_TURNS = 16  # wake-ups between two judgements of how long
+_STEP = 4
+_PAYS = 1.5  # the next longer nap brings so many times the events of the shorter one, or it is too long
+_HOLD, _MOST_PATIENT = 64, 1024  # wake-ups until another length is tried: at first, and after many in vain
+_PAUSE_NS = 200_000
+_SELECTABLE = 1024  # FD_SETSIZE: select(2), the one call whose limit may be less than a millisecond, takes no more
+
+
+class Poller:
+    """The descriptors of one loop, and an eventfd by which other threads end a wait.
+
+    `several`: the descriptors of which a read has brought several events since the last wait, and how many; said by who
+    reads them. Of several descriptors the fewest count: whoever gains least by a longer nap decides on it, and says 1
+    where more at a time would be of no use.
+    """
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self.several: dict[Any, int] = {}
+        self._masks: dict[Any, int] = {}
+        self._aside: dict[Any, None] = {}
+        self._due = False  # what is aside was told to be read, and what that has brought is not judged yet
+        self._until = 0  # when the nap is over
+        self._stream = 0  # grows with wake-ups that bring several events, shrinks with others and with pauses
+        self._nap = _SHORTEST_NS
+        self._turns = 0  # wake-ups that brought several since the last judgement,
+        self._sums: dict[Any, int] = {}  # the events that each descriptor brought with them,
+        self._before: dict[Any, int] = {}  # and those sums before the length that is being tried, if one is
+        self._longer = True  # whether a longer one is tried, or is to be the next to be tried
+        self._hold = 0  # wake-ups until the next trial,
+        self._patience = _HOLD  # and how many it will be after that
+        self._selectable = ([self._poll.fileno()], (), ()) if self._poll.fileno() < _SELECTABLE else None
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._event, IN | select.EPOLLET)  # each write is told once: nobody has to read it
+
+    def set(self, descriptor: Any, mask: int, known: bool) -> None:
+        """Ask for the conditions in `mask`."""
+        if known:
+            self._poll.modify(descriptor, mask)
+            self._aside.pop(descriptor, None)
+        else:
+            self._poll.register(descriptor, mask)
+        self._masks[descriptor] = mask
+
+    def forget(self, descriptor: Any) -> None:
+        """Ask for nothing more."""
+        for what in (self._masks, self._aside, self.several):
+            what.pop(descriptor, None)
+        try:
+            self._poll.unregister(descriptor)
+        except (OSError, ValueError):
+            pass  # closed already: epoll forgot it with the close
+
+    def wait(self, timeout_ms: int) -> list[tuple[Any, int]]:
+        """The ready descriptors with their conditions, after at most `timeout_ms` (-1: whenever); one may be our own.
+
+        A stream that comes faster than the loop turns would be handled piecemeal, and the time go into system calls.
+        When wake-ups follow each other closely and several events came with many of them, more may come together
+        first, as network cards moderate their interrupts. A peer that sends one event and waits for the answer is never
+        made to wait, nor is an event that follows a pause.
+        """
+        brought = self.several and timeout_ms != 0
+        if brought or (self._due and timeout_ms):
+            self._look_back()
+        if self._aside:
+            return self._nap_through(timeout_ms)
+        if not timeout_ms:
+            return self._poll.poll(0)
+        start = clock()
+        ready = self._poll.poll(None if timeout_ms < 0 else timeout_ms / 1000)
+        if clock() - start > _PAUSE_NS:
+            self._stream >>= 1
+            if self._stream <= _STREAM:
+                self._nap = _SHORTEST_NS
+                self._turns = self._hold = 0
+                self._sums, self._before = {}, {}
+                self._patience = _HOLD
+                self._longer = True
+        elif self._stream and not brought:
+            self._stream -= 1
+        return ready
+
+    def _look_back(self) -> None:
+        """Set aside what has brought several events, watch again what has not, and begin a nap if need be."""
+        several, aside = self.several, self._aside
+        if self._due or not aside:  # else only others were read, in the midst of a nap
+            if several:
+                self._stream = min(self._stream + 4, 128)
+                for descriptor, count in several.items():
+                    self._sums[descriptor] = self._sums.get(descriptor, 0) + count
+                self._turns += 1
+                if self._turns == _TURNS:
+                    self._judge()
+            else:
+                self._stream -= 1
+            for descriptor in [one for one in aside if one not in several or self._stream <= _STREAM]:
+                del aside[descriptor]
+                self._poll.modify(descriptor, IN)
+            self._until = clock() + self._nap
+            self._due = False
+        if self._stream > _STREAM and self._selectable:
+            for descriptor in several:
+                if descriptor not in aside and self._masks.get(descriptor) == IN:
+                    aside[descriptor] = None
+                    self._poll.modify(descriptor, 0)  # hung up and broken still show
+        several.clear()
+
+    def _nap_through(self, timeout_ms: int) -> list[tuple[Any, int]]:
+        """`wait` while something is aside."""
+        left = self._until - clock()
+        if left > 0 and self._selectable:
+            limit = timeout_ms * 1_000_000
+            sooner = 0 <= limit < left
+            if select.select(*self._selectable, (limit if sooner else left) / 1e9)[0]:
+                return self._poll.poll(0)
+            if sooner:
+                return []
+            ready = []
+        else:
+            ready = self._poll.poll(0)
+            if self._due:
+                return ready
+        self._due = True
+        for descriptor in self._aside:
+            ready.append((descriptor, IN))
+        return ready
+
+    def _judge(self) -> None:
+        """Let events come together for longer, or shorter, as a trial; stay with that if it was the better length.
+
+        A longer one is, if it brought more of each descriptor's: whoever waits for answers or acknowledgements sends no
+        more before them, however long the nap.
+        """
+        sums, before = self._sums, self._before
+        self._turns = 0
+        self._sums, self._before = {}, {}
+        most, dense = max(sums.values()), _DENSE * _TURNS * self._nap / 1e9
+        if before:
+            longer, shorter = (sums, before) if self._longer else (before, sums)
+            pays = all(longer.get(one, 0) >= count * _PAYS for one, count in shorter.items() if count >= _TURNS)
+            if pays == self._longer:
+                self._patience = _HOLD
+            else:  # the length before the trial was the better one
+                self._nap = self._nap // _STEP if self._longer else self._nap * _STEP
+                self._hold, self._patience = self._patience, min(2 * self._patience, _MOST_PATIENT)
+                self._longer = not self._longer
+        elif most < dense / 2:
+            self._nap = max(self._nap // _STEP, _SHORTEST_NS)
+        elif self._hold:
+            self._hold -= _TURNS
+        elif self._longer and most >= dense and self._nap < _LONGEST_NS:
+            self._nap *= _STEP
+            self._before = sums
+        elif self._nap > _SHORTEST_NS:
+            self._longer = False
+            self._nap //= _STEP
+            self._before = sums
+        else:
+            self._longer = True
+
+    def wake(self) -> None:
+        """End the wait; callable from any thread and from a signal handler."""
+        os.eventfd_write(self._event, 1)
+
+    def close(self) -> None:
+        """Give the two descriptors back."""
+        self._poll.close()
+        if self._event >= 0:
+            os.close(self._event)
+            self._event = -1
