@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PORTABLE = ROOT / "tests/portable"
 CORE = ROOT / "nuclio_edge/core"
 # The port's half that MicroPython never loads, and no board is given.
-CPYTHON_ONLY = ("port_cpython.py", "port_cpython_event.py", "port_cpython_json.py")
+CPYTHON_ONLY = ("port_cpython.py", "port_cpython_event.py", "port_cpython_json.py", "port_cpython_poller.py")
 CACHE = ROOT / ".cache"
 LIMIT = 120  # seconds for one file on one interpreter
 HEAP_64 = "96k"

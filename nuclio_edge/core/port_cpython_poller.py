@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IN = 1
 OUT = 4
 
-_STREAM = 32
+_STREAM, _MOST = 32, 128  # from which figure on a stream is one, and the highest
 _SHORTEST_NS = 100_000
 _LONGEST_NS = 1_600_000
 _DENSE = 30_000  # events for each second of the nap, from which on a longer one is tried
@@ -36,8 +36,7 @@ class Poller:
     """The descriptors of one loop, and an eventfd by which other threads end a wait.
 
     `several`: the descriptors of which a read has brought several events since the last wait, and how many; said by who
-    reads them. Of several descriptors the fewest count: whoever gains least by a longer nap decides on it, and says 1
-    where more at a time would be of no use.
+    reads them, who has to bear that nothing is there to read. Where more at a time would be of no use, 1 is said.
     """
 
     def __init__(self) -> None:
@@ -85,8 +84,8 @@ class Poller:
         first, as network cards moderate their interrupts. A peer that sends one event and waits for the answer is never
         made to wait, nor is an event that follows a pause.
         """
-        brought = self.several and timeout_ms != 0
-        if brought or (self._due and timeout_ms):
+        brought = bool(self.several)
+        if timeout_ms and (brought or self._due):
             self._look_back()
         if self._aside:
             return self._nap_through(timeout_ms)
@@ -107,28 +106,31 @@ class Poller:
         return ready
 
     def _look_back(self) -> None:
-        """Set aside what has brought several events, watch again what has not, and begin a nap if need be."""
+        """Judge what the last turn has brought: set aside what streams, and watch again what does no more."""
         several, aside = self.several, self._aside
         if self._due or not aside:  # else only others were read, in the midst of a nap
-            if several:
-                self._stream = min(self._stream + 4, 128)
-                for descriptor, count in several.items():
-                    self._sums[descriptor] = self._sums.get(descriptor, 0) + count
-                self._turns += 1
-                if self._turns == _TURNS:
-                    self._judge()
-            else:
-                self._stream -= 1
+            self._due = False
+            sums = self._sums
+            for descriptor, count in several.items():
+                sums[descriptor] = sums.get(descriptor, 0) + count
+            self._stream += 4 if several and self._stream < _MOST else -1
             for descriptor in [one for one in aside if one not in several or self._stream <= _STREAM]:
                 del aside[descriptor]
                 self._poll.modify(descriptor, IN)
+            if self._stream > _STREAM and self._selectable:
+                for descriptor in several:
+                    if (
+                        descriptor not in aside
+                        and sums[descriptor] >= _TURNS  # one that brings two now and then is left alone
+                        and self._masks.get(descriptor) == IN
+                    ):
+                        aside[descriptor] = None
+                        self._poll.modify(descriptor, 0)  # that it is hung up or broken is still told
+            if several:
+                self._turns += 1
+                if self._turns == _TURNS:
+                    self._judge()
             self._until = clock() + self._nap
-            self._due = False
-        if self._stream > _STREAM and self._selectable:
-            for descriptor in several:
-                if descriptor not in aside and self._masks.get(descriptor) == IN:
-                    aside[descriptor] = None
-                    self._poll.modify(descriptor, 0)  # hung up and broken still show
         several.clear()
 
     def _nap_through(self, timeout_ms: int) -> list[tuple[Any, int]]:

@@ -191,7 +191,7 @@ def test_the_link_tells_what_the_reader_tells(stream: tuple[bool, bytes], places
     v5, raw = stream
     loop, told = Loop(), Told()
     try:
-        pipe = Pipe([chunk for chunk in cut(raw, places) if chunk], loop._poller._event)
+        pipe = Pipe([chunk for chunk in cut(raw, places) if chunk], loop.poller._event)
         loop.add = loop.remove = loop.modify = lambda *_args, **_more: None  # type: ignore[method-assign, assignment]
         link = Link(loop, pipe, told, v5=v5, max_packet=MAX_PACKET, alias_max=8)
         link._ready(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nuclio_edge.workers import seat
 from tests.rig import MEMORY, Rig, Settled
 from tests.waiting import wait_until
 
@@ -238,7 +239,7 @@ def test_a_deputy_that_begins_to_watch_lets_the_next_lease_put_its_alarm_off(rig
 
     rig.processor.loop.post(stream)
     rig.until(lambda: seen)
-    assert rig.processor.loop.now - seen[0] >= PUT_OFF_MS
+    assert rig.processor.loop.now - seen[0] >= seat.PUT_OFF_MS
 
 
 def test_a_worker_whose_queue_does_not_empty_is_led_in_the_end(rigs: Any) -> None:

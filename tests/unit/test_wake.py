@@ -23,7 +23,7 @@ def poller() -> Iterator[Poller]:
 
 def woken(poller: Poller, timeout_ms: int = 0) -> bool:
     """Whether the wait ends because of a wake."""
-    return bool(poller.wait(timeout_ms, 0))
+    return bool(poller.wait(timeout_ms))
 
 
 def test_a_wake_before_the_wait_ends_it_and_only_this_one(poller: Poller) -> None:
