@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from .carriers import Carrier, Pool
     from .thread_worker import Worker
 
-# A lease that lasts longer is looked at once more, then taken: a handler that waits holds the loop up for two to three
-# milliseconds at most. Taken at once, the seat would move whenever the kernel gave the processor to another process.
+# A lease that lasts longer is looked at once more, then taken: a handler that waits holds the loop up for three to six
+# milliseconds. Taken at once, the seat would move whenever the kernel gave the processor to another process.
 PATIENCE_NS = 1_000_000
 AGAIN_NS = 500_000
-# So often at most a lease puts the alarm off, by so much that the next one finds it at least two milliseconds away. To
-# set it costs 2 us in a row of such calls, but 15 between two turns of the loop.
+# So often at most a lease puts the alarm off, by so much that the next one finds it two milliseconds away or more. To set
+# it costs 2 us in a row of such calls, but 15 between two turns of the loop.
 PUT_OFF_MS = 3
 PUT_OFF_NS = PUT_OFF_MS * 1_000_000 + 2 * PATIENCE_NS
 LONG_AGO = -PUT_OFF_MS
