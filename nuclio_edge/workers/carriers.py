@@ -134,14 +134,16 @@ class Pool:
         self._reaper: Any = None
         loop.add_inlet(self.done, self.collect)
 
-    def start(self, worker: Worker) -> None:
-        """Let a worker serve its queue: on the loop's own thread if its handler is short, else on a carrier."""
+    def start(self, worker: Worker) -> bool:
+        """Let a worker serve its queue: on the loop's own thread if its handler is short (true), else on a carrier."""
         worker.busy = True
         self.busy += 1
         if self.watchdog is not None:
             self.watchdog.touch()
-        if not self.seat.leads(worker):
+        led = self.seat.leads(worker)
+        if not led:
             self.dispatch(worker)
+        return led
 
     def dispatch(self, worker: Worker) -> None:
         """Hand a worker over: to its own carrier, an idle one, a new one, or the first that is free."""

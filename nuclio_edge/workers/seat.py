@@ -233,6 +233,7 @@ class Seat:
         pool = self._pool
         assert pool is not None  # noqa: S101 - workers come from it
         if self.pinned or carrier is None or (worker.carrier is not carrier and not pool.seize(carrier, worker)):
+            worker.runner.look_after()
             pool.dispatch(worker)  # it, or the one served just before, is bound to its thread by now
             return 0
         loop = self.loop
@@ -246,6 +247,7 @@ class Seat:
             alarm.set(PUT_OFF_NS)
         # In this order: the deputy says that it watches no more, then looks for a lease.
         if not self.watching and self._regain(lease):
+            worker.runner.look_after()
             pool.dispatch(worker)
             return 0
         error, ended = worker.carry(SERVE_NS)
@@ -314,6 +316,9 @@ class Seat:
                     self.watching = self._begun = False
                     self._deputy = None
                     self.taken += 1
+                    worker = self.carrier.worker if self.carrier is not None else None
+                    if worker is not None:
+                        worker.runner.look_after()  # before the call that takes so long it may have made others
                     return self.sit(carrier)
             if quiet and lease == seen and not lent:
                 self.watching = False

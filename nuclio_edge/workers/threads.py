@@ -194,31 +194,34 @@ class ThreadRunner:
         if self._fetcher is None:
             for worker in self.workers:
                 if worker.busy:  # it may have claimed what has just come, and not have told what it did before that
-                    self._begin_fetching()
+                    self.look_after()
                     break
         if not waiting or self.function.suspended:
             return
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
+        led = True
         for worker in self.workers:
             if not worker.busy:
-                self.pool.start(worker)
+                led = self.pool.start(worker) and led
                 waiting -= 1
                 if not waiting:
                     break
         else:
             while waiting and len(self.workers) < self.high:
-                self.pool.start(self._new_worker())
+                led = self.pool.start(self._new_worker()) and led
                 waiting -= 1
         if self._deadline is None:
             self._watch()
-        if self._fetcher is None and (queued > 1 or waiting):  # else one event found one worker, which tells at once
-            self._begin_fetching()
+        if not led and (queued > 1 or waiting):  # else one event found one worker, which tells at once
+            self.look_after()
 
-    def _begin_fetching(self) -> None:
-        self._fetch_ms = FETCH_MS
-        self._fetcher = self.pool.loop.call_later(FETCH_MS, self._fetch)
+    def look_after(self) -> None:
+        """Conclude from time to time what workers have done that other threads than the loop's serve."""
+        if self._fetcher is None:
+            self._fetch_ms = FETCH_MS
+            self._fetcher = self.pool.loop.call_later(FETCH_MS, self._fetch)
 
     def _fetch(self) -> None:
         """Conclude what busy workers have done and not told: they may be in a call that takes long."""

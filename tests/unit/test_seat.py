@@ -138,6 +138,32 @@ def test_a_led_handler_that_waits_stalls_nobody_else(rigs: Any) -> None:
     assert rig.balanced()
 
 
+def test_what_a_worker_did_before_its_led_handler_waits_is_concluded_meanwhile(rigs: Any) -> None:
+    rig = rigs(function("f"), f=WAITS)
+
+    def taken() -> bool:
+        """The deputy had the seat to take, and before that the worker had something done."""
+        rig.stream()
+        before, settled = rig.seat.taken, Settled()
+        rig.inside("f")["go"].clear()
+        rig.inside("f")["waiting"].clear()
+
+        def burst() -> None:
+            for body in (b"a", b"b", b"wait"):
+                rig.processor.sources["mem"].deliver("/f", body, settled)
+
+        rig.processor.loop.post(burst)
+        rig.until(rig.inside("f")["waiting"].is_set)
+        rig.until(lambda: len(settled.outcomes) == 2)
+        found = rig.seat.taken > before
+        rig.inside("f")["go"].set()
+        rig.until(lambda: len(settled.outcomes) == 3)
+        return bool(found)
+
+    rig.until(taken)
+    assert rig.balanced()
+
+
 def test_a_led_handler_past_its_timeout_fails_with_408_and_its_worker_is_replaced(rigs: Any) -> None:
     rig = rigs(function("f", 'timeout = "200ms"'), f=WAITS)
     rig.stream()
