@@ -1,10 +1,11 @@
 """Readiness by epoll; what streams is set aside for a moment, so that more of it comes together.
 
 Laws, see docs/decisions/0011:
-- A descriptor is set aside when reads of it bring several events, in wake-ups that follow each other closely. Then it
-  is not watched, but read whenever the nap is over; it is watched again as soon as that brings no more than one.
+- A descriptor is set aside when several of its reads in a row have brought several events, in wake-ups that follow each
+  other closely. Then it is not watched, but read once a nap; it is watched again when that has brought no more than one
+  for a while.
 - Nobody else is made to wait: other descriptors, timers and other threads end a nap.
-- A nap lasts twice as long only where that brings more events.
+- A nap lasts longer only where that brings more events, and no fewer a second.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ IN = 1
 OUT = 4
 
 _STREAM, _MOST = 32, 128  # from which figure on a stream is one, and the highest
+_STREAK = 8  # reads in a row that bring several before a descriptor is set aside,
+_MISSES = 16  # and naps in a row that bring no more than one before it is watched again
 _SHORTEST_NS = 100_000
 _LONGEST_NS = 1_600_000
+_STEP = 4
 _DENSE = 30_000  # events for each second of the nap, from which on a longer one is tried
 _TURNS = 16  # wake-ups between two judgements of how long
-_STEP = 4
-_PAYS = 1.25  # the next longer nap brings so many times the events of the shorter one, or it is too long
+_PAYS = 1.25  # the next longer nap brings so many times the events of the shorter one, or it is too long;
+_KEEPS = 0.85  # and so many a second
 _HOLD, _MOST_PATIENT = 64, 1024  # wake-ups until another length is tried: at first, and after many in vain
 _PAUSE_NS = 200_000
 _SELECTABLE = 1024  # FD_SETSIZE: select(2), the one call whose limit may be less than a millisecond, takes no more
@@ -43,14 +47,17 @@ class Poller:
         self._poll = select.epoll()
         self.several: dict[Any, int] = {}
         self._masks: dict[Any, int] = {}
-        self._aside: dict[Any, None] = {}
+        self._streaks: dict[Any, int] = {}  # reads in a row that brought several, of what is not aside
+        self._aside: dict[Any, int] = {}  # and naps in a row that brought no more than one, of what is
+        self._last: list[tuple[Any, int]] = []  # what the last wait has told, as long as there are streaks
         self._due = False  # what is aside was told to be read, and what that has brought is not judged yet
         self._until = 0  # when the nap is over
         self._stream = 0  # grows with wake-ups that bring several events, shrinks with others and with pauses
         self._nap = _SHORTEST_NS
         self._turns = 0  # wake-ups that brought several since the last judgement,
         self._sums: dict[Any, int] = {}  # the events that each descriptor brought with them,
-        self._before: dict[Any, int] = {}  # and those sums before the length that is being tried, if one is
+        self._before: dict[Any, int] = {}  # and those sums before the length that is being tried, if one is;
+        self._began = self._span = 0  # when those wake-ups began, and how long those before the trial took
         self._longer = True  # whether a longer one is tried, or is to be the next to be tried
         self._hold = 0  # wake-ups until the next trial,
         self._patience = _HOLD  # and how many it will be after that
@@ -69,8 +76,8 @@ class Poller:
 
     def forget(self, descriptor: Any) -> None:
         """Ask for nothing more."""
-        for what in (self._masks, self._aside, self.several):
-            what.pop(descriptor, None)
+        for known in (self._masks, self._aside, self._streaks, self.several):
+            known.pop(descriptor, None)
         try:
             self._poll.unregister(descriptor)
         except (OSError, ValueError):
@@ -85,69 +92,85 @@ class Poller:
         made to wait, nor is an event that follows a pause.
         """
         brought = bool(self.several)
-        if timeout_ms and (brought or self._due):
+        if self._streaks:
+            for descriptor, _ in self._last:
+                if descriptor not in self.several:
+                    self._streaks.pop(descriptor, None)
+        if (brought or self._due) and (timeout_ms or self._aside):
             self._look_back()
         if self._aside:
-            return self._nap_through(timeout_ms)
-        if not timeout_ms:
-            return self._poll.poll(0)
-        start = clock()
-        ready = self._poll.poll(None if timeout_ms < 0 else timeout_ms / 1000)
-        if clock() - start > _PAUSE_NS:
-            self._stream >>= 1
-            if self._stream <= _STREAM:
-                self._nap = _SHORTEST_NS
-                self._turns = self._hold = 0
-                self._sums, self._before = {}, {}
-                self._patience = _HOLD
-                self._longer = True
-        elif self._stream and not brought:
-            self._stream -= 1
+            ready = self._nap_through(timeout_ms)
+        elif not timeout_ms:
+            ready = self._poll.poll(0)
+        else:
+            start = clock()
+            ready = self._poll.poll(None if timeout_ms < 0 else timeout_ms / 1000)
+            if clock() - start > _PAUSE_NS:
+                self._stream >>= 1
+                if self._stream <= _STREAM:
+                    self._begin_anew()
+            elif self._stream and not brought:
+                self._stream -= 1
+        self._last = ready
         return ready
+
+    def _begin_anew(self) -> None:
+        """The stream has ended: what was found out about it says nothing of the next one."""
+        self._nap = _SHORTEST_NS
+        self._turns = self._hold = 0
+        self._sums, self._before = {}, {}
+        self._patience = _HOLD
+        self._longer = True
 
     def _look_back(self) -> None:
         """Judge what the last turn has brought: set aside what streams, and watch again what does no more."""
-        several, aside = self.several, self._aside
-        if self._due or not aside:  # else only others were read, in the midst of a nap
-            self._due = False
-            sums = self._sums
-            for descriptor, count in several.items():
-                sums[descriptor] = sums.get(descriptor, 0) + count
+        several, aside, sums = self.several, self._aside, self._sums
+        for descriptor, count in several.items():
+            sums[descriptor] = sums.get(descriptor, 0) + count
+            if descriptor not in aside:
+                self._streaks[descriptor] = self._streaks.get(descriptor, 0) + 1
+        if self._due or not aside:  # else only others were read, in the midst of a nap, or the rest of a read
             self._stream += 4 if several and self._stream < _MOST else -1
-            for descriptor in [one for one in aside if one not in several or self._stream <= _STREAM]:
-                del aside[descriptor]
-                self._poll.modify(descriptor, IN)
+            for descriptor in [*aside]:
+                aside[descriptor] = misses = 0 if descriptor in several else aside[descriptor] + 1
+                if misses == _MISSES or self._stream <= _STREAM:
+                    del aside[descriptor]
+                    self._watch(descriptor, IN)
             if self._stream > _STREAM and self._selectable:
-                for descriptor in several:
-                    if (
-                        descriptor not in aside
-                        and sums[descriptor] >= _TURNS  # one that brings two now and then is left alone
-                        and self._masks.get(descriptor) == IN
-                    ):
-                        aside[descriptor] = None
-                        self._poll.modify(descriptor, 0)  # that it is hung up or broken is still told
+                for descriptor in [*several]:
+                    if self._streaks.get(descriptor, 0) >= _STREAK and self._masks.get(descriptor) == IN:
+                        del self._streaks[descriptor]
+                        aside[descriptor] = 0
+                        self._watch(descriptor, 0)  # that it is hung up or broken is still told
             if several:
+                if not self._turns:
+                    self._began = clock()
                 self._turns += 1
                 if self._turns == _TURNS:
                     self._judge()
             self._until = clock() + self._nap
+            self._due = False
         several.clear()
+
+    def _watch(self, descriptor: Any, mask: int) -> None:
+        try:
+            self._poll.modify(descriptor, mask)
+        except (OSError, ValueError):  # closed behind our back: whoever reads it finds out
+            self.forget(descriptor)
 
     def _nap_through(self, timeout_ms: int) -> list[tuple[Any, int]]:
         """`wait` while something is aside."""
         left = self._until - clock()
+        ready: list[tuple[Any, int]] = []
         if left > 0 and self._selectable:
             limit = timeout_ms * 1_000_000
             sooner = 0 <= limit < left
             if select.select(*self._selectable, (limit if sooner else left) / 1e9)[0]:
                 return self._poll.poll(0)
             if sooner:
-                return []
-            ready = []
+                return ready
         else:
             ready = self._poll.poll(0)
-            if self._due:
-                return ready
         self._due = True
         for descriptor in self._aside:
             ready.append((descriptor, IN))
@@ -156,33 +179,32 @@ class Poller:
     def _judge(self) -> None:
         """Let events come together for longer, or shorter, as a trial; stay with that if it was the better length.
 
-        A longer one is, if it brought more of each descriptor's: whoever waits for answers or acknowledgements sends no
-        more before them, however long the nap.
+        Whoever waits for answers or acknowledgements sends no more before them, however long the nap: it brings no more
+        at a time, or fewer a second.
         """
-        sums, before = self._sums, self._before
-        self._turns = 0
+        sums, before, span, before_span = self._sums, self._before, clock() - self._began, self._span
         self._sums, self._before = {}, {}
-        most, dense = max(sums.values()), _DENSE * _TURNS * self._nap / 1e9
+        self._turns = 0
+        brought, dense = sum(sums.values()), _DENSE * _TURNS * self._nap / 1e9
         if before:
-            longer, shorter = (sums, before) if self._longer else (before, sums)
-            pays = all(longer.get(one, 0) >= count * _PAYS for one, count in shorter.items() if count >= _TURNS)
+            pays = _pays(sums, span, before, before_span) if self._longer else _pays(before, before_span, sums, span)
             if pays == self._longer:
                 self._patience = _HOLD
             else:  # the length before the trial was the better one
                 self._nap = self._nap // _STEP if self._longer else self._nap * _STEP
                 self._hold, self._patience = self._patience, min(2 * self._patience, _MOST_PATIENT)
                 self._longer = not self._longer
-        elif most < dense / 2:
+        elif brought < dense / 2:
             self._nap = max(self._nap // _STEP, _SHORTEST_NS)
         elif self._hold:
             self._hold -= _TURNS
-        elif self._longer and most >= dense and self._nap < _LONGEST_NS:
+        elif self._longer and brought >= dense and self._nap < _LONGEST_NS:
             self._nap *= _STEP
-            self._before = sums
+            self._before, self._span = sums, span
         elif self._nap > _SHORTEST_NS:
             self._longer = False
             self._nap //= _STEP
-            self._before = sums
+            self._before, self._span = sums, span
         else:
             self._longer = True
 
@@ -196,3 +218,10 @@ class Poller:
         if self._event >= 0:
             os.close(self._event)
             self._event = -1
+
+
+def _pays(longer: dict[Any, int], longer_ns: int, shorter: dict[Any, int], shorter_ns: int) -> bool:
+    """Whether the longer nap brought more at a time and no fewer a second: altogether, and of each that brings much."""
+    pairs = [(longer.get(one, 0), count) for one, count in shorter.items() if count >= _TURNS]
+    pairs.append((sum(longer.values()), sum(shorter.values())))
+    return all(more >= _PAYS * count and more * shorter_ns >= _KEEPS * count * longer_ns for more, count in pairs)

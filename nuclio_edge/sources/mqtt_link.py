@@ -129,7 +129,8 @@ class Link:
             return
         told = reader.told - before
         if told > 1:
-            self.loop.poller.several[self._fd] = told
+            several = self.loop.poller.several
+            several[self._fd] = several.get(self._fd, 0) + told
         if more:
             self._scheduled = True
             self.loop.call_soon(self._drain)

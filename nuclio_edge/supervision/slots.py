@@ -31,6 +31,7 @@ _EVENT = 192
 # The event is noted at most once in `NOTE_NS`, and in `NOTE_DENSE_NS` where `DENSE` and more follow each other: between
 # two turns of the loop a note costs 15 us, what two whole events cost.
 NOTE_NS, NOTE_DENSE_NS, DENSE = 1_000_000, 16_000_000, 8
+NOTE_GAP_NS = 4_000_000  # an event that comes after a pause is noted, whatever was before
 _ROW = struct.Struct(f"=q{_NAME}s{_EVENT}s")  # start in ns of perf_counter, 0 when idle; function; event
 _EVENT_AT = 8 + _NAME
 _EVENT_IN_ROW = struct.Struct(f"{_EVENT}s").pack_into  # cuts and fills up with zeros

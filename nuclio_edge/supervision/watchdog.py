@@ -17,7 +17,7 @@ import _signal  # type: ignore[import-not-found]  # `signal` is this one with en
 import os
 import time
 
-from .slots import DENSE, NOTE_DENSE_NS, NOTE_NS, open_slots, set_event, set_name, start_of
+from .slots import DENSE, NOTE_DENSE_NS, NOTE_GAP_NS, NOTE_NS, open_slots, set_event, set_name, start_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class Watchdog:
         self._touched = False
         self._noted = ""  # which function, and
         self._noted_at = -NOTE_DENSE_NS  # when an event was noted last, and
-        self._noted_count = 0  # how many its trigger had admitted then
+        self._noted_of: Any = None  # of which trigger, and
+        self._noted_count = 0  # how many that had admitted then
+        self._begun = 0  # when a function began to run last
         self._since: Any = [0]  # where since when, in the row of the loop's own thread
         self.slots, self.trouble = open_slots(state_dir)
         self._pid = 0
@@ -161,10 +163,17 @@ class Watchdog:
                 set_name(row, function)
                 self._since = start_of(row)
             if event is not None and (passed := now - self._noted_at) >= NOTE_NS:
-                count = event._trigger.admitted if event._trigger is not None else 0
-                if passed >= NOTE_DENSE_NS or count - self._noted_count < DENSE:
-                    self._noted_at, self._noted_count = now, count
+                trigger = event._trigger
+                count = trigger.admitted if trigger is not None else 0
+                if (
+                    passed >= NOTE_DENSE_NS
+                    or now - self._begun >= NOTE_GAP_NS
+                    or trigger is not self._noted_of
+                    or count - self._noted_count < DENSE
+                ):
+                    self._noted_at, self._noted_of, self._noted_count = now, trigger, count
                     set_event(row, event)
+            self._begun = now
             self._since[0] = now
         self._touched = True
         if self._timer is None:

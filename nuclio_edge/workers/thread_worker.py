@@ -11,7 +11,7 @@ from nuclio_edge.core import port
 from nuclio_edge.core.context import UserData
 from nuclio_edge.core.failure import HandlerTimeout
 from nuclio_edge.functions.streams import WHOLE, deliver, is_stream
-from nuclio_edge.supervision.slots import DENSE, NOTE_DENSE_NS, NOTE_NS, set_event
+from nuclio_edge.supervision.slots import DENSE, NOTE_DENSE_NS, NOTE_GAP_NS, NOTE_NS, set_event
 
 from .carriers import ENDED, HANDED_BACK, SHORT_NS
 from .ran import Ran
@@ -117,8 +117,10 @@ class Worker:
         call = noting = handler if carrier is None or carrier.row is None else self.note
         if function.suspect:
             handler = noting
-        elif carrier is not None and stamp[0] - carrier.noted < (NOTE_NS if self.calls < DENSE else NOTE_DENSE_NS):
-            call = handler
+        elif carrier is not None:
+            dense = self.calls >= DENSE and stamp[0] - self.since < NOTE_GAP_NS
+            if stamp[0] - carrier.noted < (NOTE_DENSE_NS if dense else NOTE_NS):
+                call = handler
         ran = self.ran.calls.append
         took = self.ran.ticks.append
         calls = self.calls = 0

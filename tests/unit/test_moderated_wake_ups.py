@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHORTEST, STEP, LONGEST = 0.0001, 4, 0.0016
 AN_HOUR = 3_600_000_000_000
+TURN_NS = 100_000  # what a turn takes beside its nap
 
 
 class Clocked:
@@ -76,11 +77,14 @@ class Clocked:
         readers = [reader for reader, _ in self._pipes]
         assert len(readers) == len(brings)
         for _ in range(count):
+            napped = len(self.naps)
             assert sorted(self.poller.wait(timeout_ms)) == [(reader, IN) for reader in readers]
-            nap = self.naps[-1] if self.naps else SHORTEST
+            self.now += TURN_NS
+            nap = self.naps[-1] if len(self.naps) > napped else 0.0
             for reader, bring in zip(readers, brings, strict=True):
-                if bring(nap) > 1:
-                    self.poller.several[reader] = bring(nap)
+                several = bring(nap)
+                if several > 1:
+                    self.poller.several[reader] = several
         return [*self.naps]
 
     def close(self) -> None:
@@ -100,7 +104,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clocked]:
 
 
 def streaming(nap: float) -> int:
-    """What a stream of 60,000 a second brings after a nap, with a tenth of a millisecond for what else a turn takes."""
+    """What a stream of 60,000 a second brings in a turn with such a nap."""
     return int(60_000 * (nap + 0.0001))
 
 
@@ -164,19 +168,39 @@ def test_a_timer_is_not_made_to_wait_for_a_nap(clocked: Clocked) -> None:
     assert clocked.naps == pytest.approx([0.001, 0.0006])
 
 
-def test_a_stream_that_ends_is_watched_again_at_once(clocked: Clocked) -> None:
+def test_a_stream_that_ends_is_watched_again_after_a_few_naps_in_vain(clocked: Clocked) -> None:
     assert clocked.wake_ups(50)
-    clocked.poller.several.clear()
+    naps = clocked.wake_ups(0, 40)
+    assert 10 < len(naps) < 20
     del clocked.looks[:]
     assert clocked.poller.wait(1000) == [(clocked.stream, IN)]
     assert clocked.looks == [1.0]
 
 
-def test_after_a_pause_or_two_nobody_waits(clocked: Clocked) -> None:
+def test_a_stream_that_skips_a_few_naps_stays_set_aside(clocked: Clocked) -> None:
     assert clocked.wake_ups(50)
-    clocked.poller.several.clear()
-    clocked.wake_ups(0, 3, after_ms=1)
+    skips = iter(range(10_000))
+    assert len(clocked.flow(1000, lambda _nap: 2 if next(skips) % 8 < 2 else 1)) == 1000
+
+
+def test_after_a_pause_or_two_nobody_waits_and_the_next_stream_begins_with_the_shortest_nap(clocked: Clocked) -> None:
+    assert clocked.flow(200, streaming)[-1] == LONGEST
+    clocked.wake_ups(0, 40, after_ms=1)
     assert clocked.wake_ups(50, 3) == []
+    assert clocked.flow(20, streaming)[0] == SHORTEST
+
+
+def test_several_events_now_and_then_among_many_single_ones_are_no_stream(clocked: Clocked) -> None:
+    single = clocked.pipe()
+    os.read(clocked.stream, 1)
+    for turn in range(1000):
+        if turn % 10 == 0:
+            os.write(clocked.writer(clocked.stream), b"x")
+        for reader, _ in clocked.poller.wait(1000):
+            if reader != single:
+                clocked.poller.several[reader] = 50
+                os.read(reader, 1)
+    assert clocked.naps == []
 
 
 def test_events_with_pauses_between_them_never_wait(clocked: Clocked) -> None:
@@ -190,15 +214,15 @@ def test_a_turn_that_has_something_to_do_does_not_wait(clocked: Clocked) -> None
     assert not any(clocked.naps)
 
 
-def test_a_loop_that_never_waits_reads_a_stream_that_was_set_aside_all_the_same(clocked: Clocked) -> None:
+def test_a_loop_that_never_waits_reads_what_is_set_aside_once_a_nap_all_the_same(clocked: Clocked) -> None:
     clocked.wake_ups(50)
-    clocked.poller.wait(1000)
-    clocked.poller.several[clocked.stream] = 50
-    clocked.poller._look_back()  # the nap has begun
-    assert clocked.poller.wait(0) == []
-    clocked.now += 200_000
-    assert clocked.poller.wait(0) == [(clocked.stream, IN)]
-    assert clocked.poller.wait(0) == []  # until it was judged what that has brought
+    told = 0
+    for _ in range(1000):
+        clocked.now += 10_000
+        if clocked.poller.wait(0):
+            told += 1
+            clocked.poller.several[clocked.stream] = 2
+    assert told == pytest.approx(1000 * 10_000 / (SHORTEST * 1e9), rel=0.2)
 
 
 def test_one_that_brings_several_now_and_then_is_not_set_aside_beside_a_stream(clocked: Clocked) -> None:
@@ -206,15 +230,56 @@ def test_one_that_brings_several_now_and_then_is_not_set_aside_beside_a_stream(c
     os.read(other, 1)
     seen = 0
     for turn in range(1000):
-        if turn % 10 == 0:
+        if turn % 10 < 5:
             os.write(clocked.writer(other), b"x")
+            clocked.now += 2_000_000  # the nap is over: it is told together with the stream
         for reader, _ in clocked.poller.wait(1000):
-            clocked.poller.several[reader] = 2 if reader == other else 50
+            if reader != other or turn % 10 < 4:
+                clocked.poller.several[reader] = 2 if reader == other else 50
             if reader == other:
                 os.read(other, 1)
                 seen += 1
         assert other not in clocked.poller._aside
-    assert seen == 100 and clocked.naps and clocked.stream in clocked.poller._aside
+    assert seen == 500 and clocked.naps and clocked.stream in clocked.poller._aside
+
+
+def test_many_small_streams_are_let_come_together_as_one(clocked: Clocked) -> None:
+    clocked.pipe()
+    clocked.pipe()
+    naps = clocked.flow(1000, *[lambda nap: int(20_000 * (nap + 0.0001))] * 3)
+    assert naps[-1] == LONGEST
+
+
+@pytest.mark.parametrize(("peers", "think_ms"), [(8, 0.15), (20, 0.6), (40, 0.6), (100, 0.6), (100, 1.2), (200, 1.2)])
+def test_peers_that_think_before_they_ask_again_are_not_taken_for_a_stream(
+    clocked: Clocked, peers: int, think_ms: float
+) -> None:
+    def asked(nap: float) -> int:
+        return round(peers * (nap + 0.0001) / (nap + 0.0001 + think_ms / 1000))
+
+    naps = clocked.flow(5000, asked)
+    assert sum(naps) / len(naps) < 2 * SHORTEST
+
+
+def test_without_a_timer_the_nap_is_as_long_as_it_was_to_be(clocked: Clocked) -> None:
+    assert clocked.flow(200, streaming, timeout_ms=-1)[-1] == LONGEST
+
+
+def test_a_descriptor_that_was_closed_behind_our_back_ends_nothing() -> None:
+    for when in range(2, 60):
+        poller = Poller()
+        reader, writer = os.pipe()
+        os.write(writer, b"x")
+        poller.set(reader, IN, known=False)
+        for turn in range(80):
+            if turn == when:
+                os.close(reader)
+            poller.wait(1)
+            if turn < 50:
+                poller.several[reader] = 50
+        assert reader not in poller._aside
+        poller.close()
+        os.close(writer)
 
 
 class Aside:
@@ -268,9 +333,17 @@ def test_that_what_is_set_aside_hung_up_ends_a_nap(aside: Aside) -> None:
     assert descriptor == aside.ours.fileno() and mask & select.EPOLLHUP
 
 
-def test_what_is_set_aside_is_watched_again_as_soon_as_somebody_asks_for_it(aside: Aside) -> None:
-    aside.poller.set(aside.ours.fileno(), IN | OUT, known=True)
-    assert aside.poller.wait(60_000) == [(aside.ours.fileno(), IN | OUT)]
+def test_of_what_is_set_aside_only_what_was_asked_for_last_is_told(aside: Aside) -> None:
+    aside.poller.set(aside.ours.fileno(), OUT, known=True)
+    aside.poller._until = 0
+    for _ in range(30):
+        assert aside.poller.wait(60_000) == [(aside.ours.fileno(), OUT)]
+
+
+def test_what_is_set_aside_and_paused_is_not_told(aside: Aside) -> None:
+    aside.poller.set(aside.ours.fileno(), 0, known=True)
+    aside.poller._until = 0
+    assert [aside.poller.wait(timeout) for timeout in (0, 1, 0)] == [[]] * 3
 
 
 def test_what_is_watched_for_more_than_reading_is_not_set_aside(aside: Aside) -> None:
@@ -280,10 +353,13 @@ def test_what_is_watched_for_more_than_reading_is_not_set_aside(aside: Aside) ->
         assert aside.poller.wait(60_000) == [(aside.ours.fileno(), IN | OUT)]
 
 
-def test_what_is_set_aside_and_forgotten_is_not_told(aside: Aside) -> None:
-    aside.poller.forget(aside.ours.fileno())
-    assert aside.poller.wait(0) == []
-    assert aside.poller.wait(1) == []
+def test_what_is_set_aside_and_forgotten_is_not_told_and_leaves_nothing(aside: Aside) -> None:
+    poller, ours = aside.poller, aside.ours.fileno()
+    poller.several[ours] = 5
+    poller.forget(ours)
+    poller._until = 0
+    assert [poller.wait(timeout) for timeout in (0, 1, 0)] == [[]] * 3
+    assert all(ours not in known for known in (poller._masks, poller._aside, poller._streaks, poller.several))
 
 
 def test_without_a_descriptor_that_select_takes_nothing_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +367,30 @@ def test_without_a_descriptor_that_select_takes_nothing_is_set_aside(monkeypatch
     clocked = Clocked(monkeypatch)
     assert clocked.wake_ups(50, 200) == []
     clocked.close()
+
+
+@pytest.mark.parametrize("what", ["pause", "close"])
+def test_a_link_that_was_paused_or_closed_by_what_it_read_brings_no_stream(what: str) -> None:
+    loop = Loop()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.sendall(publish("a", b"x", version=4) * 5)
+    sink: Any = SimpleNamespace(on_packet=print, on_oversize=print, on_lost=print, on_broken=print)
+    link = Link(loop, ours, sink, v5=False, max_packet=1000, alias_max=0)
+    told: list[None] = []
+
+    def on_publish(*_: Any) -> bool:
+        told.append(None)
+        if len(told) == 3:
+            getattr(link, what)()
+        return len(told) == 3
+
+    sink.on_publish = on_publish
+    loop.turn(1000)
+    assert len(told) == 3 and not loop.poller.several
+    link.close()
+    theirs.close()
+    loop.close()
 
 
 def test_a_link_says_how_many_events_a_read_has_brought_unless_it_is_one() -> None:
