@@ -32,6 +32,7 @@ class Clocked:
         self.naps: list[float] = []
         self.now = 0
         self.pause = 0  # nanoseconds that each look takes
+        self.turn = TURN_NS
         self.poller = Poller()
         self.epoll: Any = self.poller._poll
         self.looks: list[float | None] = []
@@ -79,7 +80,7 @@ class Clocked:
         for _ in range(count):
             napped = len(self.naps)
             assert sorted(self.poller.wait(timeout_ms)) == [(reader, IN) for reader in readers]
-            self.now += TURN_NS
+            self.now += self.turn
             nap = self.naps[-1] if len(self.naps) > napped else 0.0
             for reader, bring in zip(readers, brings, strict=True):
                 several = bring(nap)
@@ -146,7 +147,7 @@ def test_a_stream_beside_a_peer_that_waits_is_let_come_together_for_no_longer_th
     clocked: Clocked,
 ) -> None:
     clocked.pipe()
-    naps = clocked.flow(5000, streaming, lambda _nap: 20)
+    naps = clocked.flow(5000, lambda nap: 10 * streaming(nap), lambda _nap: 20)
     assert set(naps) <= {SHORTEST, STEP * SHORTEST}
     assert sum(nap > SHORTEST for nap in naps) < len(naps) / 20
 
@@ -200,7 +201,7 @@ def test_several_events_now_and_then_among_many_single_ones_are_no_stream(clocke
             if reader != single:
                 clocked.poller.several[reader] = 50
                 os.read(reader, 1)
-    assert clocked.naps == []
+        assert not clocked.poller._aside
 
 
 def test_events_with_pauses_between_them_never_wait(clocked: Clocked) -> None:
@@ -261,6 +262,34 @@ def test_peers_that_think_before_they_ask_again_are_not_taken_for_a_stream(
     assert sum(naps) / len(naps) < 2 * SHORTEST
 
 
+def test_a_peer_that_waits_for_answers_that_take_long_is_not_taken_for_a_stream(clocked: Clocked) -> None:
+    clocked.turn = 3_000_000
+    naps = clocked.flow(5000, lambda _nap: 200)
+    assert sum(naps) / len(naps) < 1.2 * SHORTEST
+
+
+def test_many_peers_that_wait_for_answers_are_not_taken_for_a_stream(clocked: Clocked) -> None:
+    peers = 1 + len([clocked.pipe() for _ in range(29)])
+    assert clocked.flow(100, *[lambda _nap: 2] * peers)
+    turns = [0] * peers
+
+    def asked(peer: int) -> int:
+        turns[peer] += 1
+        return 2 if turns[peer] % 5 == peer % 5 else 1
+
+    naps = clocked.flow(3000, *[lambda _nap, peer=peer: asked(peer) for peer in range(peers)])
+    assert sum(naps[1000:]) / len(naps[1000:]) < 1.2 * SHORTEST
+
+
+def test_others_are_told_when_a_turn_took_longer_than_the_nap(clocked: Clocked) -> None:
+    clocked.wake_ups(50)
+    other = clocked.pipe()
+    for _ in range(10):
+        clocked.now += 2_000_000
+        assert (other, IN) in clocked.poller.wait(1000)
+        clocked.poller.several[clocked.stream] = 50
+
+
 def test_without_a_timer_the_nap_is_as_long_as_it_was_to_be(clocked: Clocked) -> None:
     assert clocked.flow(200, streaming, timeout_ms=-1)[-1] == LONGEST
 
@@ -318,6 +347,15 @@ def aside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aside]:
 def test_another_descriptor_ends_a_nap(aside: Aside) -> None:
     aside.far.send(b"x")
     assert aside.poller.wait(60_000) == [(aside.other.fileno(), IN)]
+
+
+def test_others_that_bring_several_in_the_midst_of_a_nap_do_not_end_it(aside: Aside) -> None:
+    aside.poller.set(aside.other.fileno(), IN | OUT, known=True)
+    until = aside.poller._until
+    for _ in range(50):
+        assert aside.poller.wait(60_000) == [(aside.other.fileno(), OUT)]
+        aside.poller.several[aside.other.fileno()] = 5
+    assert list(aside.poller._aside) == [aside.ours.fileno()] and aside.poller._until == until
 
 
 def test_another_thread_ends_a_nap(aside: Aside) -> None:

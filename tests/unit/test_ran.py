@@ -265,3 +265,24 @@ def outcome(calls: list[tuple[Any, ...]], *, together: bool) -> tuple[Any, ...]:
 @given(CALLS)
 def test_booked_together_calls_come_to_what_each_comes_to_by_itself(calls: list[tuple[Any, ...]]) -> None:
     assert outcome(calls, together=True) == outcome(calls, together=False)
+
+
+def test_a_status_that_is_no_number_is_a_500_and_takes_no_other_event_along() -> None:
+    trigger = trigger_of(Source())
+    ran = Ran()
+    events = [Event() for _ in range(4)]
+    for event, result in zip(events, (None, (float("inf"), "x"), (float("nan"), "x"), "x"), strict=True):
+        event.raw_body = b"1"
+        event._trigger = trigger
+        assert trigger.enter(event) == 1
+        ran.calls.append(event if result is None else (event, result, None))
+        ran.ticks.append(10)
+
+    def raised(error: BaseException, call: Any) -> None:
+        raise AssertionError(call) from error
+
+    ran.book(None, raised)
+    function: Any = trigger.function
+    assert [status for _, status in function.failures] == [500, 500]
+    assert (trigger.handled, trigger.failed, trigger.pending, trigger.held) == (2, 2, 0, 0)
+    trigger.loop.close()
