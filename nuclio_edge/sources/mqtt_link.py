@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BUDGET = 512  # packets a turn, about a millisecond: other sources wait no longer …
 FIRST = 16  # … and where inline handlers take longer, fewer: by what so many have taken …
 TURN_TICKS = 2 * TICKS_PER_MS  # … for this long
+HUNG_UP = 0x38  # of poll(2): error, hang-up, not open
 LARGEST_READ = 262_144
 _SMALLEST_READ = 16_384
 PONG_MS = 20_000  # an answer to a ping takes no longer, or the connection is dead; the keepalive, if that is shorter
@@ -81,8 +82,9 @@ class Link:
                 self.flush()
         if mask & IN and not self.closed:
             if self.paused:
-                self._deaf = True
-                self.loop.remove(self._fd)
+                if mask & HUNG_UP:
+                    self._deaf = True
+                    self.loop.remove(self._fd)
             elif not self._scheduled:
                 self._read()
 

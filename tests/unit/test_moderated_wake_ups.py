@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import select
 import socket
 import threading
@@ -231,17 +232,41 @@ def test_one_that_brings_several_now_and_then_is_not_set_aside_beside_a_stream(c
     os.read(other, 1)
     seen = 0
     for turn in range(1000):
-        if turn % 10 < 5:
+        if turn % 2 == 0:
             os.write(clocked.writer(other), b"x")
             clocked.now += 2_000_000  # the nap is over: it is told together with the stream
         for reader, _ in clocked.poller.wait(1000):
-            if reader != other or turn % 10 < 4:
+            if reader != other or turn % 8 == 0:
                 clocked.poller.several[reader] = 2 if reader == other else 50
             if reader == other:
                 os.read(other, 1)
                 seen += 1
         assert other not in clocked.poller._aside
     assert seen == 500 and clocked.naps and clocked.stream in clocked.poller._aside
+
+
+def test_one_that_often_brings_several_is_set_aside_beside_a_stream_though_it_is_woken_for_single_ones_too(
+    clocked: Clocked,
+) -> None:
+    other = clocked.pipe()
+    for turn in range(200):
+        clocked.now += 2_000_000
+        for reader, _ in clocked.poller.wait(1000):
+            if reader != other or turn % 2:
+                clocked.poller.several[reader] = 2 if reader == other else 50
+    assert set(clocked.poller._aside) == {clocked.stream, other}
+
+
+def test_streams_that_come_by_chance_are_let_come_together_for_long_all_the_same(clocked: Clocked) -> None:
+    chance = random.Random(1)
+    streams = 1 + len([clocked.pipe() for _ in range(4)])
+
+    def brought(nap: float) -> int:
+        return sum(chance.random() < 0.1 for _ in range(round(80_000 * (nap + 0.0001))))
+
+    clocked.flow(100, *[lambda _nap: 3] * streams)
+    naps = clocked.flow(4000, *[brought] * streams)
+    assert sum(nap == LONGEST for nap in naps[1000:]) > 0.8 * len(naps[1000:])
 
 
 def test_many_small_streams_are_let_come_together_as_one(clocked: Clocked) -> None:
@@ -397,7 +422,7 @@ def test_what_is_set_aside_and_forgotten_is_not_told_and_leaves_nothing(aside: A
     poller.forget(ours)
     poller._until = 0
     assert [poller.wait(timeout) for timeout in (0, 1, 0)] == [[]] * 3
-    assert all(ours not in known for known in (poller._masks, poller._aside, poller._streaks, poller.several))
+    assert all(ours not in known for known in (poller._masks, poller._aside, poller._scores, poller.several))
 
 
 def test_without_a_descriptor_that_select_takes_nothing_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
