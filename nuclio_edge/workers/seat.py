@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 # milliseconds. Taken at once, the seat would move whenever the kernel gave the processor to another process.
 PATIENCE_NS = 1_000_000
 AGAIN_NS = 500_000
-# So often at most a lease puts the alarm off, by so much that the next one finds it two milliseconds away or more. To
-# set it costs 2 us in a row of such calls, but 15 between two turns of the loop.
-PUT_OFF_MS = 3
-PUT_OFF_NS = PUT_OFF_MS * 1_000_000 + 2 * PATIENCE_NS
+# So often at most a lease puts the alarm off: to set it costs 2 us in a row of such calls, but 15 between two turns of
+# the loop. By so much that one found two milliseconds old lasts beyond the next turn of a stream, which takes up to 3.
+PUT_OFF_MS = 2
+PUT_OFF_NS = PUT_OFF_MS * 1_000_000 + 3 * PATIENCE_NS
 LONG_AGO = -PUT_OFF_MS
 QUIET_NS = 16_000_000  # without a lease for so long the deputy watches no more
 STREAM_GAP_MS = 5  # hand-overs that follow each other within this time, so many of them, are a stream
