@@ -82,7 +82,7 @@ class Link:
                 self.flush()
         if mask & IN and not self.closed:
             if self.paused:
-                if mask & HUNG_UP:
+                if mask & HUNG_UP:  # which epoll tells unasked, again and again
                     self._deaf = True
                     self.loop.remove(self._fd)
             elif not self._scheduled:
