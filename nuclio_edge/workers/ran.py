@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nuclio_edge.core.encode import to_response
+from nuclio_edge.core.encode import to_json, to_response
+from nuclio_edge.core.response import JSON, Response
 from nuclio_edge.core.worker import conclude, status_of
 
 TYPE_CHECKING = False
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
 
     from nuclio_edge.core.event import Event
     from nuclio_edge.core.inbox import Trigger
-    from nuclio_edge.core.response import Response
 
     OnError = Callable[[BaseException, Any], Any]
 
 BAD = 400  # a status from here on says that the event has failed
+# So many answers are encoded before the first is sent. orjson takes a kilobyte from malloc for each, and what is freed
+# beyond 128 KiB goes back to the kernel: of 130 answers at once each cost 1.6 us more than of 64.
+TOGETHER = 64
 
 
 class Ran:
@@ -46,7 +49,12 @@ class Ran:
         calls, ticks = self.calls[:count], self.ticks[:count]
         del self.calls[:count], self.ticks[:count]
         if count and not _book_alike(calls, ticks, on_error):
-            _book_mixed(calls, ticks, expired, on_error)
+            for at in range(0, count, TOGETHER):
+                end = at + TOGETHER
+                if expired is None:
+                    at += _book_answers(calls[at:end], ticks[at:end], on_error)  # noqa: PLW2901 - the others follow
+                if calls[at:end]:
+                    _book_mixed(calls[at:end], ticks[at:end], expired, on_error)
 
 
 def _book_alike(calls: list[Any], ticks: list[int], on_error: OnError) -> bool:
@@ -66,8 +74,65 @@ def _book_alike(calls: list[Any], ticks: list[int], on_error: OnError) -> bool:
     for took in ticks:
         buckets[took.bit_length()] += 1
     _count(trigger, len(calls), sum(ticks), size)
-    _settle(trigger, calls, on_error)
+    _settle(trigger, [event for event in calls if event._token is not None], {}, on_error)
     return True
+
+
+def _book_answers(calls: list[Any], ticks: list[int], on_error: OnError) -> int:
+    """Book the first calls, as far as they are of one trigger with outputs and returned dicts or None; how many.
+
+    An answer costs 0.55 us less than in `_book_mixed`: it becomes a Response only where somebody needs one. An output
+    that is the method of an object with a `send_json(bodies)` is given all of them by that, unless it returns False.
+    """
+    first = calls[0]
+    trigger: Any = (first[0] if type(first) is tuple else first)._trigger
+    if trigger is None or not trigger.function.outputs or _is_apart(trigger):
+        return 0
+    answered: list[Event] = []
+    bodies: list[bytes] = []
+    waiting: list[Event] = []
+    silent = size = 0
+    try:
+        for call in calls:
+            if type(call) is tuple:
+                event, result, error = call
+                if type(result) is not dict or error is not None or event._trigger is not trigger:
+                    break
+                body = to_json(result)
+                size += len(event.raw_body)
+                bodies.append(body)
+                answered.append(event)
+            else:
+                event = call
+                if event._trigger is not trigger:
+                    break
+                size += len(event.raw_body)
+                silent += 1
+            if event._token is not None:
+                waiting.append(event)
+    except BaseException:  # noqa: BLE001, S110 - a spoiled body, or an answer that JSON cannot say: `_book_mixed` tells
+        pass
+    count = len(bodies) + silent
+    if not count:
+        return 0
+    buckets = trigger.buckets = trigger.buckets or [0] * 65
+    for took in ticks[:count]:
+        buckets[took.bit_length()] += 1
+    _count(trigger, count, sum(ticks[:count]), size)
+    outputs = trigger.function.outputs
+    send_json = getattr(getattr(outputs[0], "__self__", None), "send_json", None) if len(outputs) == 1 else None
+    try:
+        sent = not bodies or (send_json is not None and send_json(bodies))
+    except Exception as error:  # noqa: BLE001 - as below
+        on_error(error, send_json)
+        sent = True
+    if not sent:
+        responses = {event: Response(None, body, JSON) for event, body in zip(answered, bodies, strict=True)}
+        events = [call[0] if type(call) is tuple else call for call in calls[:count]]
+        _tell(trigger, events, [responses.get(event) for event in events], on_error)
+    elif waiting:
+        _settle(trigger, waiting, dict(zip(answered, bodies, strict=True)), on_error)
+    return count
 
 
 def _book_mixed(calls: list[Any], ticks: list[int], expired: Event | None, on_error: OnError) -> None:
@@ -126,9 +191,14 @@ def _end_run(
     In this order: an output may lead back to the trigger, which has room by then.
     """
     _count(trigger, len(events), busy, size)
-    if not any(responses):
-        _settle(trigger, events, on_error)
-        return
+    if any(responses):
+        _tell(trigger, events, responses, on_error)
+    else:
+        _settle(trigger, [event for event in events if event._token is not None], {}, on_error)
+
+
+def _tell(trigger: Trigger, events: list[Event], responses: list[Response | None], on_error: OnError) -> None:
+    """Tell the outputs and the source of each event, one after the other."""
     outputs = trigger.function.outputs
     settle = trigger.source.settle
     for event, response in zip(events, responses, strict=True):
@@ -163,9 +233,8 @@ def _count(trigger: Trigger, count: int, busy: int, size: int) -> None:
     trigger.leave(count, size, None)
 
 
-def _settle(trigger: Trigger, events: list[Event], on_error: OnError) -> None:
-    """Settle events whose handlers returned None, if their source wants to know."""
-    waiting = [event for event in events if event._token is not None]
+def _settle(trigger: Trigger, waiting: list[Event], answers: dict[Event, bytes], on_error: OnError) -> None:
+    """Settle events whose handlers returned None, or a dict that is among the answers as JSON."""
     source = trigger.source
     if len(waiting) > 1 and hasattr(type(source), "settle_many"):
         try:
@@ -173,7 +242,8 @@ def _settle(trigger: Trigger, events: list[Event], on_error: OnError) -> None:
         except Exception as error:  # noqa: BLE001 - as above
             on_error(error, source.settle_many)
     for event in waiting:
+        body = answers.get(event)
         try:
-            source.settle(event, None, None)
+            source.settle(event, None if body is None else Response(None, body, JSON), None)
         except Exception as error:  # noqa: BLE001 - as above
             on_error(error, source.settle)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nuclio_edge.core.encode import to_response
+from nuclio_edge.core.encode import to_json, to_response
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.response import Response
 from nuclio_edge.sources import mqtt_outage, mqtt_output, mqtt_room
@@ -79,6 +79,62 @@ def test_every_answer_is_sent_whole_with_its_type(
     send(value)
     assert peer.expect("PUBLISH", topic="out", payload=payload, qos=0, retain=True).properties == properties
     assert not rig.source.publisher.shed
+
+
+def many(rig: Rig, **given: Any) -> Callable[..., bool]:
+    """What sends values as JSON together through an output, on the loop's thread; whether it did."""
+    send = rig.source.output(checked(OUTPUT, {"topic": "out", "qos": 0, **given}))
+
+    def call(*values: Any) -> bool:
+        sent: list[bool] = []
+        rig.do(lambda: sent.append(send.__self__.send_json([to_json(value) for value in values])))  # type: ignore[attr-defined]
+        return sent[0]
+
+    return call
+
+
+def test_answers_in_json_go_together_as_each_would_by_itself(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    send = many(rig, retain=True)
+    said = {"content_type": "application/json"}
+    for _ in range(2):  # the second time what goes before them is known
+        assert send({"n": 1}, {"n": "x" * 150}, {})
+        for payload in (b'{"n":1}', b'{"n":"' + b"x" * 150 + b'"}', b"{}"):
+            assert peer.expect("PUBLISH", topic="out", payload=payload, qos=0, retain=True).properties == said
+    assert rig.source.publisher.sent == 6
+    assert not rig.source.publisher.shed
+
+
+@pytest.mark.parametrize("why", ["too long", "too big for the broker", "QoS 1", "no connection", "too much"])
+def test_answers_of_which_one_goes_another_way_are_not_sent_together(
+    rig: Rig, broker: FakeBroker, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "no connection":
+        rig.open()
+        broker.accept()
+    else:
+        opened(rig, broker, **({"maximum_packet_size": 60} if why == "too big for the broker" else {}))
+    if why == "too much":
+        monkeypatch.setattr(mqtt_output, "LIMIT_BYTES", 40)
+    values = [{"n": 1}, {"n": "x" * {"too long": mqtt_output.SHORT, "too big for the broker": 60}.get(why, 5)}]
+    assert not many(rig, qos=int(why == "QoS 1"))(*values)
+    assert rig.source.publisher.sent == 0
+    assert rig.source.publisher.waiting == 0
+    assert not rig.source.publisher.shed
+
+
+def test_what_handlers_published_comes_before_answers_that_go_together(rig: Rig, broker: FakeBroker) -> None:
+    peer = opened(rig, broker)
+    publisher = rig.source.publisher
+    answer = rig.source.output(checked(OUTPUT, {"topic": "out", "qos": 0}))
+
+    def turn() -> None:
+        publisher._given.append(("a", b"first", 0, False, (), None))
+        assert answer.__self__.send_json([b"{}"])  # type: ignore[attr-defined]
+
+    rig.do(turn)
+    peer.expect("PUBLISH", topic="a", payload=b"first")
+    peer.expect("PUBLISH", topic="out", payload=b"{}")
 
 
 def test_an_answer_in_parts_is_put_together(rig: Rig, broker: FakeBroker) -> None:

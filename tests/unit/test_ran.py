@@ -211,6 +211,7 @@ class Spoken(Source):
     def __init__(self) -> None:
         super().__init__()
         self.said: list[tuple[Any, ...]] = []
+        self.sent: list[tuple[Any, ...]] = []
 
     def settle(self, event: Any, response: Any, error: Any) -> None:
         self.said.append(("settled", event.id, response and (response.status_code, response.body), type(error)))
@@ -223,11 +224,39 @@ class Spoken(Source):
             raise ValueError("bad")
 
 
-GOOD = [None, None, None, "text", {"a": 1}, b"raw", 7, (201, "made")]
-RESULTS: st.SearchStrategy[Any] = st.sampled_from([*GOOD, (404, "no"), (500, {}), Response(status_code=503), {1, 2}])
+class Outlet:
+    """An output that takes what is JSON together, unless it is `shut`."""
+
+    def __init__(self, source: Spoken, *, shut: bool) -> None:
+        self.source = source
+        self.shut = shut
+        self.together: list[list[bytes]] = []
+
+    def send(self, response: Any, event: Any) -> None:
+        assert type(response.body) is bytes
+        self.source.sent.append((response.status_code, response.content_type, response.body))
+
+    def send_json(self, bodies: list[bytes]) -> bool:
+        if self.shut:
+            return False
+        self.together.append(bodies)
+        self.source.sent += [(200, "application/json", body) for body in bodies]
+        return True
+
+
+class Spoiled:
+    """Something that JSON cannot say; the attempt ends the thread, if it may."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+GOOD = [None, None, None, "text", {"a": 1}, {"b": 2}, {}, b"raw", 7, (201, "made")]
+BAD = [(404, "no"), (500, {}), Response(status_code=503), {1, 2}, {"a": Spoiled()}]
+RESULTS: st.SearchStrategy[Any] = st.sampled_from([*GOOD, *BAD])
 CALLS = st.lists(
     st.tuples(
-        st.integers(0, 2),  # of which trigger; the last has outputs
+        st.integers(0, 3),  # of which trigger; the third has an output, the last one that takes answers together
         RESULTS,
         st.sampled_from([None, None, None, ValueError("x")]),
         st.sampled_from([None, 1]),  # the token
@@ -238,11 +267,12 @@ CALLS = st.lists(
 )
 
 
-def outcome(calls: list[tuple[Any, ...]], *, together: bool) -> tuple[Any, ...]:
+def outcome(calls: list[tuple[Any, ...]], *, together: bool, shut: bool) -> tuple[Any, ...]:
     """What is counted and said when the calls are booked, in one go or each by itself."""
     source = Spoken()
-    triggers = [trigger_of(source) for _ in range(3)]
+    triggers = [trigger_of(source) for _ in range(4)]
     triggers[2].function.outputs = (source.send,)
+    triggers[3].function.outputs = (Outlet(source, shut=shut).send,)
     ran, errors = Ran(), []
     for number, (which, result, error, token, bad, ticks) in enumerate(calls):
         [event] = events(triggers[which], 1, token)
@@ -259,12 +289,81 @@ def outcome(calls: list[tuple[Any, ...]], *, together: bool) -> tuple[Any, ...]:
             one.book(None, lambda error, _call: errors.append(type(error)))
     closed(*triggers)
     counted = [(t.handled, t.failed, t.pending, t.held, t.busy, [b for b in t.buckets if b]) for t in triggers]
-    return counted, source.said, errors, [len(t.function.failures) for t in triggers]
+    return counted, source.said, source.sent, errors, [len(t.function.failures) for t in triggers]
 
 
-@given(CALLS)
-def test_booked_together_calls_come_to_what_each_comes_to_by_itself(calls: list[tuple[Any, ...]]) -> None:
-    assert outcome(calls, together=True) == outcome(calls, together=False)
+@given(CALLS, st.booleans())
+def test_booked_together_calls_come_to_what_each_comes_to_by_itself(calls: list[tuple[Any, ...]], shut: bool) -> None:
+    assert outcome(calls, together=True, shut=shut) == outcome(calls, together=False, shut=shut)
+
+
+def test_answers_of_one_output_are_sent_together_and_before_their_events_are_settled() -> None:
+    class Order(Spoken):
+        def settle(self, event: Any, response: Any, error: Any) -> None:
+            self.sent.append((event.id, None if response is None else response.body))
+
+    source = Order()
+    trigger = trigger_of(source)
+    outlet = Outlet(source, shut=False)
+    trigger.function.outputs = (outlet.send,)
+    ran = Ran()
+    made = [*events(trigger, 3), *events(trigger, 1, token=None)]
+    for number, event in enumerate(made):
+        event.id = str(number)
+        note(ran, event if number == 1 else (event, {"n": number}, None))
+    ran.book(None, lambda *what: None)
+    assert outlet.together == [[b'{"n":0}', b'{"n":2}', b'{"n":3}']]
+    assert source.sent[3:] == [("0", b'{"n":0}'), ("1", None), ("2", b'{"n":2}')]
+    assert (trigger.handled, trigger.pending) == (4, 0)
+    closed(trigger)
+
+
+def test_answers_that_a_source_settles_together_need_no_response() -> None:
+    source = Together()
+    trigger = trigger_of(source)
+    outlet = Outlet(Spoken(), shut=False)
+    trigger.function.outputs = (outlet.send,)
+    ran = Ran()
+    made = events(trigger, 5)
+    for event in made:
+        note(ran, (event, {}, None))
+    ran.book(None, lambda *what: None)
+    assert source.together == [[made[0], made[2], made[4]]]
+    assert source.settled == [made[0], made[2], made[4], made[1], made[3]]
+    assert outlet.together == [[b"{}"] * 5]
+    closed(trigger)
+
+
+def test_an_output_that_raises_at_many_answers_loses_no_event_and_is_told_once() -> None:
+    class Broken(Outlet):
+        def send_json(self, bodies: list[bytes]) -> bool:
+            raise ValueError("broken")
+
+    source = Source()
+    trigger = trigger_of(source)
+    trigger.function.outputs = (Broken(Spoken(), shut=False).send,)
+    ran, errors = Ran(), []
+    made = events(trigger, 3)
+    for event in made:
+        note(ran, (event, {}, None))
+    ran.book(None, lambda error, call: errors.append(type(error)))
+    assert errors == [ValueError]
+    assert source.settled == made
+    closed(trigger)
+
+
+def test_many_answers_are_encoded_some_at_a_time(monkeypatch: Any) -> None:
+    monkeypatch.setattr("nuclio_edge.workers.ran.TOGETHER", 4)
+    trigger = trigger_of(Source())
+    outlet = Outlet(Spoken(), shut=False)
+    trigger.function.outputs = (outlet.send,)
+    ran = Ran()
+    for event in events(trigger, 10):
+        note(ran, (event, {}, None))
+    ran.book(None, lambda *what: None)
+    assert [len(bodies) for bodies in outlet.together] == [4, 4, 2]
+    assert trigger.handled == 10
+    closed(trigger)
 
 
 def test_a_status_that_is_no_number_is_a_500_and_takes_no_other_event_along() -> None:
