@@ -98,7 +98,7 @@ def _book_answers(calls: list[Any], ticks: list[int], on_error: OnError) -> int:
                 event, result, error = call
                 if type(result) is not dict or error is not None or event._trigger is not trigger:
                     break
-                body = to_json(result)
+                token, body = event._token, to_json(result)  # whatever may raise comes before what is noted
                 size += len(event.raw_body)
                 bodies.append(body)
                 answered.append(event)
@@ -106,9 +106,10 @@ def _book_answers(calls: list[Any], ticks: list[int], on_error: OnError) -> int:
                 event = call
                 if event._trigger is not trigger:
                     break
+                token = event._token
                 size += len(event.raw_body)
                 silent += 1
-            if event._token is not None:
+            if token is not None:
                 waiting.append(event)
     except BaseException:  # noqa: BLE001, S110 - a spoiled body, or an answer that JSON cannot say: `_book_mixed` tells
         pass

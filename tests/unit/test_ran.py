@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nuclio_edge.core.event import Event
-from nuclio_edge.core.inbox import Budget, Trigger
+from nuclio_edge.core.inbox import EVENT_COST, Budget, Trigger
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.response import Response
 from nuclio_edge.workers.ran import Ran
@@ -247,7 +247,7 @@ class Outlet:
 class Spoiled:
     """Something that JSON cannot say; the attempt ends the thread, if it may."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         raise SystemExit
 
 
@@ -349,6 +349,20 @@ def test_an_output_that_raises_at_many_answers_loses_no_event_and_is_told_once()
     ran.book(None, lambda error, call: errors.append(type(error)))
     assert errors == [ValueError]
     assert source.settled == made
+    closed(trigger)
+
+
+def test_what_an_answer_that_json_cannot_say_held_is_given_back_once() -> None:
+    trigger = trigger_of(Source())
+    trigger.function.outputs = (Outlet(Spoken(), shut=False).send,)
+    ran = Ran()
+    made = events(trigger, 5)
+    [left] = events(trigger, 1)  # else nothing is pending, and all is given back whatever was counted
+    for number, event in enumerate(made):
+        note(ran, (event, {"a": Spoiled() if number == 2 else 1}, None))
+    ran.book(None, lambda *what: None)
+    assert (trigger.handled, trigger.failed, trigger.pending) == (4, 1, 1)
+    assert trigger.held == trigger.budget.used == EVENT_COST + len(left.raw_body)  # type: ignore[union-attr]
     closed(trigger)
 
 
