@@ -8,6 +8,7 @@ an empty body, a list is one JSON array and ExceptionWithResponse is honoured.
 from . import port
 from .port import const
 from .response import JSON, TEXT, ExceptionWithResponse, Response
+from .worker import status_of
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
@@ -16,6 +17,33 @@ if TYPE_CHECKING:
 
 class Unencodable(Response):
     """The 500 that stands in for a value that cannot be sent; its body says which part, and why."""
+
+
+class Sealed:
+    """A response that a worker has made of what its handler returned, so that nothing can change it any more."""
+
+    __slots__ = ("response",)
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+
+
+def seal(value: "Any", wanted: bool) -> "Any":
+    """What is noted in the place of a returned value, which its handler may change before the loop looks.
+
+    `wanted`: whether it goes anywhere. If not only its status counts: None for a good one.
+    """
+    if wanted:
+        return Sealed(to_response(value))
+    status = status_of(value)
+    return (status, "") if status >= 400 else None
+
+
+def seal_answers(value: "Any") -> "Any":
+    """The same for a handler of batches, of whose answers each event takes its own."""
+    if isinstance(value, list) and any(isinstance(one, Response) for one in value):
+        return [to_response(one) for one in value if isinstance(one, Response)]
+    return value
 
 
 def _generate() -> "Any":
@@ -59,6 +87,8 @@ def to_response(value: "Any") -> Response:
 
 
 def _of_another(value: "Any") -> Response:
+    if type(value) is Sealed:
+        return value.response
     if isinstance(value, (Response, ExceptionWithResponse)):
         return _from_response(value)
     status = 200

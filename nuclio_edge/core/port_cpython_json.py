@@ -46,6 +46,9 @@ _scan: Any = _first_scan  # json's scanner from then on
 _DIGITS = b"0123456789"
 _DIGITS_AS_ZEROS = bytes(48 if 48 <= byte < 58 else byte for byte in range(256))
 _LONG = b"0" * 19
+# orjson's bytes keep the 4 KiB that it wrote them into: a thousand small answers that wait held 4 MiB, and to make so
+# many cost 1.9 us each instead of 0.12, for fresh pages. So what is shorter is copied, which takes 0.05.
+_ROOM = 4096
 _SCALARS = frozenset((str, int, bool, type(None)))
 _OPTIONS = 0x100 | 0x200 | 0x800  # OPT_PASSTHROUGH_SUBCLASS, _DATETIME and _DATACLASS
 
@@ -74,7 +77,8 @@ def json_bytes(value: Any) -> bytes:
         if dumps is None:
             return "".join(_iterate(value, 0)).encode()  # `json_dumps` spelled out: a call less
         if (type(value) is dict or type(value) is list) and _is_exact(value):
-            return dumps(value, None, _OPTIONS)  # type: ignore[no-any-return]  # bytes
+            made: bytes = dumps(value, None, _OPTIONS)
+            return b"%b" % made if len(made) < _ROOM else made
     except (TypeError, ValueError, RuntimeError):
         # No accelerator, NaN, too deep. Of orjson: a key that is no text, an int of more than 64 bits, a lone
         # surrogate, 255 deep, changed by a thread.

@@ -34,6 +34,11 @@ def conclude(
         buckets[port.bucket(ticks)] += 1
     else:
         note(trigger, ticks)
+    try:
+        size = len(event.raw_body)
+    except BaseException:  # noqa: BLE001 - what a handler has made of it takes no other event along
+        event.raw_body = b""
+        size = 0
     response: "Any" = None
     status = 200
     function = trigger.function
@@ -62,12 +67,12 @@ def conclude(
             if again(trigger, event, error):
                 return
         trigger.failed += 1
-        trigger.leave(1, len(event.raw_body), event)
+        trigger.leave(1, size, event)
         function.on_failure(event, error, status)
     else:
         trigger.handled += 1
         if pending:
-            trigger.leave(1, len(event.raw_body), event)
+            trigger.leave(1, size, event)
         if response is not None:
             for send in function.outputs:
                 send(response, event)
@@ -80,14 +85,12 @@ _ENCODER: "list[Any]" = []  # to_response, once a value has somewhere to go: a b
 
 def status_of(result: "Any") -> int:
     """The status that a returned value carries, without encoding it."""
-    if isinstance(result, Response):
-        status = result.status_code
-    elif isinstance(result, tuple) and len(result) == 2:
-        status = result[0]
-    else:
-        return 200
     try:
-        return int(status)
+        if isinstance(result, Response):
+            return int(result.status_code)
+        if isinstance(result, tuple) and len(result) == 2:
+            return int(result[0])
+        return 200
     except Exception:  # noqa: BLE001 - inf, or whatever a value of the handler's makes of it
         return 500
 

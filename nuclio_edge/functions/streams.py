@@ -45,6 +45,9 @@ _STREAMS = (_Generator, _AsyncGenerator)
 # What a handler returns nearly always: none of these comes in parts, and `type(x) in WHOLE` is all that an event pays.
 WHOLE = frozenset((type(None), dict, bytes, str, tuple, int, float, bool))
 
+# Those of them that a handler cannot change after it has returned them.
+FIRM = frozenset((bytes, str, int, float, bool))
+
 
 def is_stream(result: Any) -> bool:
     """Whether a returned value comes in parts; of the answers to a batch, whether one of them does."""

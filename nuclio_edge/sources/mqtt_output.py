@@ -50,14 +50,12 @@ class Output:
                     return
         publisher.output(self._params, response, event)
 
-    def send_json(self, bodies: list[bytes]) -> bool:
+    def send_json_bodies(self, bodies: list[bytes]) -> bool:
         """Send bodies that are JSON, as `send` would; False, with none sent, where one has to go another way."""
         publisher = self._publisher
         link = publisher.link
-        if link is None:
+        if link is None or publisher._given:
             return False
-        if publisher._given:
-            publisher.take()  # what handlers published comes first
         if link is not self._link:
             self._meet(link)
         starts = self._starts.get(JSON)

@@ -154,7 +154,12 @@ class Publisher:
         given = self._given
         self._given_bytes = self._given_largest = 0
         for _ in range(len(given)):
-            self.send(*given.popleft())
+            message = given.popleft()
+            try:
+                self.send(*message)
+            except Exception as error:  # noqa: BLE001 - one bad thing stays one bad thing
+                self.drop("defect")
+                self.loop.on_error(error, self.take)
 
     def send(
         self,

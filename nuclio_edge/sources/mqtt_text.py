@@ -90,13 +90,17 @@ def property_pairs(content_type: Any, properties: Mapping[str, Any] | None) -> t
             check_topic_name(value, "response_topic")
             found.append((number, value))
         elif number == CORRELATION_DATA:
-            data = bytes(value) if isinstance(value, (bytearray, memoryview)) else value
-            found.append((number, data.encode() if isinstance(data, str) else data))
+            data = value.encode() if isinstance(value, str) else value
+            try:
+                found.append((number, data if type(data) is bytes else bytes(memoryview(data))))
+            except TypeError:
+                raise ValueError(f"correlation_data is of the wrong type: bytes, not {type(value).__name__}") from None
         else:
             found.append((number, value))
     pairs = tuple(found)
     try:
         pack_properties(pairs)
+        hash(pairs)
     except (AttributeError, TypeError, OverflowError) as error:
         raise ValueError(f"a property of publish is of the wrong type: {error}") from None
     return pairs

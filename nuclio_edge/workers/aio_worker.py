@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 
 from nuclio_edge.core import port
+from nuclio_edge.core.encode import seal, seal_answers
 from nuclio_edge.core.failure import HandlerTimeout
-from nuclio_edge.functions.streams import WHOLE, deliver_async, is_stream
+from nuclio_edge.functions.streams import FIRM, WHOLE, deliver_async, is_stream
 from nuclio_edge.supervision.slots import set_event
 
 from .asynchronous import raise_into
@@ -98,6 +99,10 @@ class Slot:
                         result = await result
                     if type(result) not in WHOLE and is_stream(result):
                         result, error = await deliver_async(runner.pool.loop, event, result)
+                    elif function.batched:
+                        result = seal_answers(result)
+                    elif result is not None and type(result) not in FIRM:
+                        result = seal(result, event._token is not None or bool(function.outputs))
                 except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                     error = caught
                 end = clock()

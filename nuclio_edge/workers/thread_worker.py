@@ -9,8 +9,10 @@ from time import sleep
 
 from nuclio_edge.core import port
 from nuclio_edge.core.context import UserData
+from nuclio_edge.core.encode import seal, seal_answers, to_json
 from nuclio_edge.core.failure import HandlerTimeout
-from nuclio_edge.functions.streams import WHOLE, deliver, is_stream
+from nuclio_edge.core.response import JSON
+from nuclio_edge.functions.streams import FIRM, WHOLE, deliver, is_stream
 from nuclio_edge.supervision.slots import DENSE, NOTE_DENSE_NS, NOTE_GAP_NS, NOTE_NS, set_event
 
 from .carriers import ENDED, HANDED_BACK, SHORT_NS
@@ -123,8 +125,10 @@ class Worker:
                 call = handler
         ran = self.ran.calls.append
         took = self.ran.ticks.append
+        wanted = bool(function.outputs)
+        batched = function.batched
         calls = self.calls = 0
-        error = None
+        error: Any = None
         start = told = begun = clock()
         until = start + limit_ns
         while start < until:
@@ -138,8 +142,19 @@ class Worker:
             context._event = event
             try:
                 result = call(context, event)
-                if result is not None and type(result) not in WHOLE and is_stream(result):
-                    result, error = deliver(loop, event, result)
+                if result is not None:
+                    if type(result) is dict and (wanted or event._token is not None) and not batched:
+                        try:
+                            result, error = to_json(result), JSON  # `seal` spelled out: 0.5 us less
+                        except Exception:  # noqa: BLE001 - it has the words for what JSON cannot say
+                            result = seal(result, True)
+                    elif type(result) not in FIRM:
+                        if type(result) not in WHOLE and is_stream(result):
+                            result, error = deliver(loop, event, result)
+                        elif batched:
+                            result = seal_answers(result)
+                        else:
+                            result = seal(result, wanted or event._token is not None)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                 result, error = None, caught
             end = clock()

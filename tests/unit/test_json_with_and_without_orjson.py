@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -233,6 +234,22 @@ def python(code: str, *, without: bool = False) -> list[str]:
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
     )
     return made.stdout.split()
+
+
+def test_answers_that_are_kept_take_no_more_memory_than_they_are_long() -> None:
+    kept = [port.json_bytes({"n": 0})]
+    tracemalloc.start()
+    try:
+        kept += [port.json_bytes({"number": number}) for number in range(1000)]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1000 * 100  # 33 of each are the object's, and 8 the list's
+
+
+@given(st.integers(4070, 4110))
+def test_a_document_is_the_same_around_the_length_from_which_it_is_not_copied(size: int) -> None:
+    assert port.json_bytes({"a": "x" * size}) == b'{"a":"' + b"x" * size + b'"}'
 
 
 FIRST_USE = """

@@ -87,7 +87,7 @@ def many(rig: Rig, **given: Any) -> Callable[..., bool]:
 
     def call(*values: Any) -> bool:
         sent: list[bool] = []
-        rig.do(lambda: sent.append(send.__self__.send_json([to_json(value) for value in values])))  # type: ignore[attr-defined]
+        rig.do(lambda: sent.append(send.__self__.send_json_bodies([to_json(value) for value in values])))  # type: ignore[attr-defined]
         return sent[0]
 
     return call
@@ -105,7 +105,9 @@ def test_answers_in_json_go_together_as_each_would_by_itself(rig: Rig, broker: F
     assert not rig.source.publisher.shed
 
 
-@pytest.mark.parametrize("why", ["too long", "too big for the broker", "QoS 1", "no connection", "too much"])
+@pytest.mark.parametrize(
+    "why", ["too long", "too big for the broker", "QoS 1", "no connection", "lost", "too much", "something published"]
+)
 def test_answers_of_which_one_goes_another_way_are_not_sent_together(
     rig: Rig, broker: FakeBroker, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,28 +115,27 @@ def test_answers_of_which_one_goes_another_way_are_not_sent_together(
         rig.open()
         broker.accept()
     else:
-        opened(rig, broker, **({"maximum_packet_size": 60} if why == "too big for the broker" else {}))
-    if why == "too much":
-        monkeypatch.setattr(mqtt_output, "LIMIT_BYTES", 40)
+        peer = opened(rig, broker, **({"maximum_packet_size": 60} if why == "too big for the broker" else {}))
     values = [{"n": 1}, {"n": "x" * {"too long": mqtt_output.SHORT, "too big for the broker": 60}.get(why, 5)}]
-    assert not many(rig, qos=int(why == "QoS 1"))(*values)
-    assert rig.source.publisher.sent == 0
-    assert rig.source.publisher.waiting == 0
-    assert not rig.source.publisher.shed
-
-
-def test_what_handlers_published_comes_before_answers_that_go_together(rig: Rig, broker: FakeBroker) -> None:
-    peer = opened(rig, broker)
+    send = many(rig, qos=int(why == "QoS 1"))
     publisher = rig.source.publisher
-    answer = rig.source.output(checked(OUTPUT, {"topic": "out", "qos": 0}))
-
-    def turn() -> None:
+    sent = 0
+    if why in ("lost", "too much"):
+        assert send(*values)
+        sent = 2
+    if why == "lost":
+        peer.close()
+        wait_until(lambda: publisher.link is None)
+    if why == "too much":  # by what waits already
+        full = property(lambda link: mqtt_room.LIMIT_BYTES - 20, lambda link, value: None)
+        monkeypatch.setattr(type(publisher.link), "queued", full, raising=False)
+    if why == "something published":
         publisher._given.append(("a", b"first", 0, False, (), None))
-        assert answer.__self__.send_json([b"{}"])  # type: ignore[attr-defined]
-
-    rig.do(turn)
-    peer.expect("PUBLISH", topic="a", payload=b"first")
-    peer.expect("PUBLISH", topic="out", payload=b"{}")
+    assert not send(*values)
+    assert publisher.sent == sent
+    assert publisher.waiting == (1 if why == "something published" else 0)
+    publisher._given.clear()
+    assert not rig.source.publisher.shed
 
 
 def test_an_answer_in_parts_is_put_together(rig: Rig, broker: FakeBroker) -> None:

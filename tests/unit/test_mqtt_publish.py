@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import functools
 import threading
 from typing import TYPE_CHECKING, Any
@@ -226,6 +227,42 @@ def test_what_waits_goes_to_the_client_of_the_older_version(tmp_path: Path) -> N
 SURROGATE, BELL = "\udc80", "\x07"
 
 
+class Unhashable(int):
+    """A number that can be no key."""
+
+    __hash__ = None  # type: ignore[assignment]  # as Python has it for a class with __eq__ alone
+
+
+@pytest.mark.parametrize("data", [b"\x01\x02", bytearray(b"\x01\x02"), array.array("B", [1, 2]), "\x01\x02"])
+def test_correlation_data_may_be_whatever_holds_bytes(rig: Rig, broker: FakeBroker, data: Any) -> None:
+    peer = opened(rig, broker)
+    rig.source.publisher.publish("x", b"1", 0, False, None, {"correlation_data": data})
+    assert peer.expect("PUBLISH").properties["correlation_data"] == b"\x01\x02"
+
+
+def test_a_message_that_cannot_be_sent_keeps_no_other_back_and_is_counted(
+    rig: Rig, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = opened(rig, broker)
+    publisher = rig.source.publisher
+    send = publisher.send
+
+    def failing(topic: str, *more: Any) -> None:
+        if topic == "bad":
+            raise TypeError("a defect")
+        send(topic, *more)
+
+    monkeypatch.setattr(publisher, "send", failing)
+    errors: list[BaseException] = []
+    monkeypatch.setattr(rig.loop, "on_error", lambda error, _call: errors.append(error))
+    for topic in ("a", "bad", "b"):
+        publisher.publish(topic, b"1", 0, False, None)
+    assert [peer.expect("PUBLISH").topic for _ in range(2)] == ["a", "b"]
+    wait_until(lambda: publisher.waiting == 0)
+    assert (publisher.sent, publisher.shed) == (2, {"defect": 1})
+    assert [type(error) for error in errors] == [TypeError]
+
+
 @pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.parametrize(
     ("topic", "content_type", "properties"),
@@ -245,6 +282,9 @@ SURROGATE, BELL = "\udc80", "\x07"
         ("x", None, {"user_properties": {SURROGATE: "a"}}),
         ("x", None, {"user_properties": ["a"]}),
         ("x", None, {"correlation_data": 5}),
+        ("x", None, {"correlation_data": [1]}),
+        ("x", None, {"message_expiry": [1]}),
+        ("x", None, {"message_expiry": Unhashable(1)}),
         ("x", None, {"message_expiry": -1}),
         ("x", None, {"message_expiry": 1 << 32}),
         ("x", None, {"message_expiry": 1.5}),
