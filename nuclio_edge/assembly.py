@@ -307,7 +307,9 @@ class Assembly:
         spec = function.spec
         context = function.make_context
         if spec.isolation == "inline":
-            return InlineRunner(function, context, self._begin)
+            from .functions.streams import whole
+
+            return InlineRunner(function, context, self._begin, whole)
         if spec.isolation == "process":
             from .workers.processes import ProcessRunner
 

@@ -28,12 +28,11 @@ def conclude(
     if trigger.kind == "batch":
         event.conclude(result, error, ticks)  # a list of them: they end one by one
         return
-    buckets = trigger.buckets
-    if buckets and ticks >= 0:  # `note` spelled out: a call less
-        trigger.busy += ticks
-        buckets[port.bucket(ticks)] += 1
-    else:
-        note(trigger, ticks)
+    buckets = trigger.buckets = trigger.buckets or [0] * 65
+    if ticks < 0:  # the 30-bit counter of a microcontroller wrapped during the call
+        ticks += 1 << 30
+    trigger.busy += ticks
+    buckets[bucket(ticks)] += 1
     try:
         size = len(event.raw_body)
     except BaseException:  # noqa: BLE001 - what a handler has made of it takes no other event along
@@ -61,21 +60,22 @@ def conclude(
     if status >= 400:
         if not pending:
             trigger.charge(event)
+            pending = True
         if trigger.attempts > 1 and (status >= 500 or error is not None):
             from .failure import again
 
             if again(trigger, event, error):
                 return
         trigger.failed += 1
-        trigger.leave(1, size, event)
-        function.on_failure(event, error, status)
     else:
         trigger.handled += 1
-        if pending:
-            trigger.leave(1, size, event)
-        if response is not None:
-            for send in function.outputs:
-                send(response, event)
+    if pending:
+        trigger.leave(1, size, event)
+    if status >= 400:
+        function.on_failure(event, error, status)
+    elif response is not None:
+        for send in function.outputs:
+            send(response, event)
     if token is not None:
         trigger.source.settle(event, response, error)
 
@@ -95,26 +95,17 @@ def status_of(result: "Any") -> int:
         return 500
 
 
-def note(trigger: "Trigger", ticks: int) -> None:
-    """Count the duration of a call."""
-    if not trigger.buckets:
-        trigger.buckets = [0] * 65
-    if ticks < 0:  # the 30-bit counter of a microcontroller wrapped during the call
-        ticks += 1 << 30
-    trigger.busy += ticks
-    trigger.buckets[port.bucket(ticks)] += 1
-
-
 class InlineCall:
     """What a trigger's `submit` is for a function that runs on the loop: the call, and the quick way through it."""
 
     # One object with slots, not a closure: with a thousand functions its cells would cost a cache miss each.
-    __slots__ = ("context", "function", "handler", "limit", "runner", "trigger")
+    __slots__ = ("context", "finish", "function", "handler", "limit", "runner", "trigger")
 
     def __init__(self, runner: "InlineRunner", trigger: "Trigger") -> None:
         self.runner = runner
         self.trigger = trigger
         self.function = runner.function
+        self.finish = runner.finish
         self.handler: "Any" = None
         self.context: "Any" = None
         self.limit = 0
@@ -123,14 +114,11 @@ class InlineCall:
         """Run the handler and bring the event to its end; always taken."""
         trigger = self.trigger
         function = self.function
-        if function.suspended:
+        context = self.context
+        if function.suspended or (context is None and not self.prepare()):
             trigger.turn_away(event, "suspended")
             return True
-        context = self.context
         if context is None:
-            if not self.prepare():
-                trigger.turn_away(event, "suspended")
-                return True
             context = self.context
         context._event = event  # before it begins: whoever notes what runs may ask
         if ACTIVE[0] is not function:
@@ -140,6 +128,10 @@ class InlineCall:
         start = clock()
         try:
             result = handler(context, event)
+            if result is not None:
+                kind = type(result)
+                if kind is not dict and kind is not bytes and kind is not str and self.finish:
+                    result = self.finish(event, result)
         except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
             conclude(trigger, event, None, error, clock() - start, False)
             return True
@@ -187,22 +179,25 @@ class InlineRunner:
     """Runs a function on the loop itself: for small, pure handlers; a late one is recorded, not interrupted.
 
     `context(worker)` is called for the first event or init_context. `begin(function, context)` is called, in place of
-    the function's `bind`, when another function's turn on the loop begins; it sees to the turn's end.
+    the function's `bind`, when another function's turn on the loop begins; it sees to the turn's end. `finish(event,
+    result)` makes of a result that is not None what it comes to, or raises why it fails.
     """
 
-    __slots__ = ("_begin", "_make", "context", "function", "ready")
+    __slots__ = ("_begin", "_make", "context", "finish", "function", "ready")
 
     def __init__(
         self,
         function: "Any",
         context: "Callable[[int], Context]",
         begin: "Callable[[Any, Context], Any] | None" = None,
+        finish: "Callable[[Event, Any], Any] | None" = None,
     ) -> None:
         self.function = function
         self.ready = False
         self.context: "Any" = None
         self._make = context
         self._begin = begin or _bind
+        self.finish = finish
 
     def attach(self, trigger: "Trigger") -> None:
         """Make the trigger's `submit` run the handler."""
@@ -220,6 +215,8 @@ class InlineRunner:
         result = error = None
         try:
             result = self.function.handler(self.context, event)
+            if result is not None and self.finish:
+                result = self.finish(event, result)
         except BaseException as caught:  # noqa: BLE001 - as above
             error = caught
         conclude(trigger, event, result, error, port.clock() - start)

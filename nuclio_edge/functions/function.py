@@ -160,15 +160,28 @@ class Function:
         """Make environment and output of the present thread those of this function."""
         self._assembly.bind(self, context)
 
-    def prepare(self, context: Context) -> None:
-        """Import if need be and run init_context: once for each worker, on its thread."""
+    def prepare(self, context: Context, run: Callable[[Any], Any] | None = None) -> None:
+        """Import if need be and run init_context: once for each worker, on its thread.
+
+        `run` is an Awaiter's, for one that is `async def`; else a loop is made for it alone.
+        """
         self.bind(context)
         if self.handler is None:
             self.load()
             capture.install_logging()  # the import may have been the first of Python's logging
             self.bind(context)  # now with the package by which threads of its own are known
         if self.init_context is not None:
-            self.init_context(context)
+            value = self.init_context(context)
+            if hasattr(value, "__await__"):
+                if run is not None:
+                    run(value)
+                else:
+                    from contextlib import closing
+
+                    from .awaiter import Awaiter
+
+                    with closing(Awaiter()) as awaiter:
+                        awaiter.run(value)
 
     def settled(self) -> bool:
         """Whether the function is as far as it gets before its first event."""

@@ -134,7 +134,7 @@ def deliver(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseException | N
     """Send or join what a handler's generator yields, on the thread that calls; the event's result, or its error."""
     if not _in_parts(event):
         try:
-            return [_join(one) for one in result] if type(result) is list else _join(result), None
+            return join(result), None
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
             return None, error
     lock = allocate_lock()
@@ -170,9 +170,7 @@ async def deliver_async(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseE
 
     if not _in_parts(event):
         try:
-            if type(result) is list:
-                return [await _join_async(one) for one in result], None
-            return await _join_async(result), None
+            return await join_async(result), None
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises, cancellation at the timeout too
             return None, error
     aio = get_running_loop()
@@ -342,8 +340,24 @@ def _ended(pipe: Pipe, response: Response) -> tuple[Any, BaseException | None]:
     return response, None
 
 
-def _join(result: Any) -> Any:
-    """The same answer in one piece."""
+def whole(event: Event, result: Any) -> Any:
+    """What an inline handler returned in one piece, unless its source takes the parts as they come; on the loop.
+
+    Raises whatever the user's code raises; TypeError for what is to be awaited, as the loop cannot wait.
+    """
+    if type(result) in WHOLE:
+        return result
+    if hasattr(result, "__await__"):
+        if hasattr(result, "close"):
+            result.close()  # else Python warns that it was never awaited
+        raise TypeError('the handler returned something to await, and isolation = "inline" cannot: leave it out')
+    return join(result) if is_stream(result) and not _in_parts(event) else result
+
+
+def join(result: Any) -> Any:
+    """The same answer in one piece; of the answers to a batch, each."""
+    if type(result) is list:
+        return [join(one) for one in result] if is_stream(result) else result
     if not is_stream(result):
         return result
     source = _source(result)
@@ -360,7 +374,10 @@ def _join(result: Any) -> Any:
     return response
 
 
-async def _join_async(result: Any) -> Any:
+async def join_async(result: Any) -> Any:
+    """The same for an async handler; the generator may be async or not."""
+    if type(result) is list:
+        return [await join_async(one) for one in result] if is_stream(result) else result
     if not is_stream(result):
         return result
     source = _source(result)

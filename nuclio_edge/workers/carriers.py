@@ -100,11 +100,14 @@ class Carrier:
             if follower is None:
                 self.go.acquire()
 
-    def raise_into(self, error: type[BaseException], told: Any) -> None:
-        """Raise an exception in the thread at its next bytecode, then set `told.told`; see asynchronous.py."""
+    def raise_into(self, error: type[BaseException], worker: Worker) -> None:
+        """Raise an exception in the thread at its next bytecode, then set `worker.told`; see asynchronous.py."""
 
         def then() -> None:
-            told.told = True
+            awaiter = worker.awaiter  # which its thread closes when it has been told
+            if awaiter is not None:
+                awaiter.wake()
+            worker.told = True
 
         raise_into(self.thread, error, then)
 
@@ -248,7 +251,8 @@ class Pool:
         self.rest(carrier)
 
     def end(self, worker: Worker) -> None:
-        """Give up an idle worker's carrier for good."""
+        """Give up an idle worker and its carrier for good."""
+        worker.close()
         carrier, worker.carrier = worker.carrier, None
         if carrier is None:
             return

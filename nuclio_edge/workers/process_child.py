@@ -19,6 +19,7 @@ from nuclio_edge.core.event import Event, TriggerInfo
 from nuclio_edge.core.log import Logger
 from nuclio_edge.core.response import ExceptionWithResponse, Response
 from nuclio_edge.core.worker import status_of
+from nuclio_edge.functions.streams import WHOLE, is_stream, join, join_async
 from nuclio_edge.nuclio_sdk.platform import Platform
 
 from .frames import (
@@ -77,7 +78,7 @@ class Work:
         self.path: str = about["path"]
         self.triggers: list[_Trigger] = []
         self.classes: dict[str, type[Event]] = {}
-        self.aio: Any = None
+        self.awaiter: Any = None
         self.context = Context(None, Platform("edge", about["namespace"], invoke=self._invoke), about["worker"])
         self.context.logger = Logger(about["level"], about["name"], self._emit, self.context)
         self.context.function_name = about["name"]
@@ -113,6 +114,8 @@ class Work:
         start = port.clock()
         try:
             result = self._finish(self.handler(context, event))
+            if type(result) not in WHOLE and is_stream(result):
+                result = join(result) if self.awaiter is None else self._finish(join_async(result))
         except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
             end = port.clock()
             self.channel.check()
@@ -176,11 +179,11 @@ class Work:
         """Wait for what an `async def` returned."""
         if not hasattr(value, "__await__"):
             return value
-        if self.aio is None:
-            from asyncio import new_event_loop
+        if self.awaiter is None:
+            from nuclio_edge.functions.awaiter import Awaiter
 
-            self.aio = new_event_loop()
-        return self.aio.run_until_complete(_awaited(value))
+            self.awaiter = Awaiter()
+        return self.awaiter.run(value)
 
     def _send_error(self, number: int, ticks: int, end: int, error: BaseException) -> None:
         from nuclio_edge.functions.loader import format_user_error
@@ -286,10 +289,6 @@ def _end_with_the_processor() -> None:
 
 def _is_work(kind: int, _: bytes) -> bool:
     return kind == EVENT
-
-
-async def _awaited(value: Any) -> Any:
-    return await value
 
 
 def _json(value: Any) -> bytes:

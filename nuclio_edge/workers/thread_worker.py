@@ -40,6 +40,7 @@ class Worker:
 
     __slots__ = (
         "abandoned",
+        "awaiter",
         "busy",
         "calls",
         "carrier",
@@ -59,6 +60,7 @@ class Worker:
         self.runner = runner
         self.context = context
         self.carrier: Carrier | None = None
+        self.awaiter: Any = None  # once it was given something to await
         self.busy = False
         self.ready = False
         self.abandoned = False
@@ -89,6 +91,7 @@ class Worker:
         ended = self.abandoned
         if ended:
             outlast(self)
+            self.close()
         carrier = self.carrier
         if carrier is not None:
             carrier.started[0] = 0
@@ -110,7 +113,7 @@ class Worker:
         else:
             self.since = clock()
             self.current = STARTING
-            function.prepare(context)
+            function.prepare(context, self.wait_for)
             self.ready = True
             loop.post(function.on_started)
         handler = function.handler
@@ -149,12 +152,7 @@ class Worker:
                         except Exception:  # noqa: BLE001 - it has the words for what JSON cannot say
                             result = seal(result, True)
                     elif type(result) not in FIRM:
-                        if type(result) not in WHOLE and is_stream(result):
-                            result, error = deliver(loop, event, result)
-                        elif batched:
-                            result = seal_answers(result)
-                        else:
-                            result = seal(result, wanted or event._token is not None)
+                        result, error = self.finish(event, result)
             except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                 result, error = None, caught
             end = clock()
@@ -181,6 +179,34 @@ class Worker:
         self.calls = calls
         if calls:
             self.pace = (start - begun) // calls
+
+    def finish(self, event: Event, result: Any) -> tuple[Any, BaseException | None]:
+        """What is noted of a result that is to be awaited, comes in parts, or that its handler can still change."""
+        function = self.runner.function
+        if type(result) not in WHOLE:
+            if hasattr(result, "__await__"):
+                result = self.wait_for(result)
+                if result is None or type(result) in FIRM:
+                    return result, None
+            if is_stream(result):
+                return deliver(self.runner.pool.loop, event, result)
+        if function.batched:
+            return seal_answers(result), None
+        return seal(result, bool(function.outputs) or event._token is not None), None
+
+    def wait_for(self, value: Any) -> Any:
+        """The result of what is to be awaited."""
+        if self.awaiter is None:
+            from nuclio_edge.functions.awaiter import Awaiter
+
+            self.awaiter = Awaiter()
+        return self.awaiter.run(value)
+
+    def close(self) -> None:
+        """Give back what it holds; it runs nothing, and never will again."""
+        if self.awaiter is not None:
+            self.awaiter.close()
+            self.awaiter = None
 
     def tell(self) -> None:
         """Let the loop look at what is done."""

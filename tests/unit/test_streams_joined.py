@@ -97,20 +97,6 @@ def test_a_generator_without_end_costs_its_event_and_not_the_memory(
         assert status == 500 and b"parts are more than 1 MiB" in body
 
 
-def test_each_answer_of_a_batch_may_come_in_parts(tmp_path: Path) -> None:
-    code = """
-def handler(context, events):
-    return [context.Response(body=(str(i) for i in range(n)), event_id=e.id) for n, e in enumerate(events, 1)]
-"""
-    batch = 'batch = { size = 2, timeout = "1s" }'
-    with Rig(tmp_path, MEMORY + manifest(trigger=batch), f=code) as rig:
-        settled = Settled()
-        rig.deliver("/f", b"", settled)
-        rig.deliver("/f", b"", settled)
-        rig.until(lambda: len(settled.outcomes) == 2)
-        assert sorted(settled.bodies()) == [b"0", b"01"]
-
-
 def test_what_an_exception_carries_cannot_come_in_parts(tmp_path: Path) -> None:
     code = """
 from nuclio_edge.core.response import ExceptionWithResponse
@@ -130,7 +116,82 @@ def test_a_generator_that_nobody_waits_for_runs_where_its_handler_ran_too(tmp_pa
         assert rig.processor.functions["slow"].handler.__globals__["told"][0].startswith("worker-")
 
 
-def test_the_first_part_makes_the_response_as_it_does_where_parts_are_sent(tmp_path: Path) -> None:
-    code = "def handler(context, event):\n    yield context.Response(status_code=201, body=b'a')\n    yield 'b'\n"
-    with Rig(tmp_path, MEMORY + manifest(), f=code) as rig:
-        assert rig.ask("/f") == (201, b"ab")
+WAYS = ["inline", "thread", "process", "async"]
+
+
+def in_the_way(folder: Path, way: str, code: str, trigger: str = "", more: str = "") -> Rig:
+    """A rig of a function that runs in this way; async is told by its code."""
+    if way == "async":
+        code = code.replace("def handler", "async def handler")
+    kind = "thread" if way == "async" else way
+    return Rig(folder, MEMORY + manifest(f'isolation = "{kind}"', trigger) + more, f=code)
+
+
+FIRST = """
+def parts(context):
+    yield context.Response(body="first", headers={"A": 1}, content_type="x/y", status_code=202)
+    yield "two"
+    yield {"three": 3}
+def handler(context, event):
+    return RETURNED
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_part_makes_the_response_as_it_does_where_parts_are_sent(tmp_path: Path, way: str) -> None:
+    more = '[[function.f.output]]\npath = "/out"\n'
+    with in_the_way(tmp_path, way, FIRST.replace("RETURNED", "parts(context)"), more=more) as rig:
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: settled.outcomes)
+        [(_, response, _)] = settled.outcomes
+        assert response is not None
+        assert (response.status_code, response.content_type, response.headers) == (202, "x/y", {"A": "1"})
+        assert response.body == b'firsttwo{"three":3}'
+        assert list(rig.processor.sources["mem"].outputs) == [("/out", response.body)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_response_around_a_generator_wins(tmp_path: Path, way: str) -> None:
+    around = "context.Response(body=parts(context), status_code=203, content_type='z/z')"
+    with in_the_way(tmp_path, way, FIRST.replace("RETURNED", around)) as rig:
+        assert rig.ask("/f") == (203, b'firsttwo{"three":3}')
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_generator_that_fails_fails_its_event_with_the_users_error(tmp_path: Path, way: str) -> None:
+    code = (
+        "def parts():\n    yield 'a'\n    raise KeyError('broken')\ndef handler(context, event):\n    return parts()\n"
+    )
+    with in_the_way(tmp_path, way, code) as rig:
+        status, body = rig.ask("/f")
+        assert (status, rig.trigger("f").failed) == (500, 1)
+        assert b"broken" in body
+        assert "KeyError" in rig.records.text()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_answers_of_a_batch_may_come_in_parts_in_every_way(tmp_path: Path, way: str) -> None:
+    code = """
+def handler(context, events):
+    return [context.Response(body=(str(i) for i in range(n)), event_id=e.id) for n, e in enumerate(events, 1)]
+"""
+    with in_the_way(tmp_path, way, code, 'batch = { size = 2, timeout = "1s" }') as rig:
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: len(settled.outcomes) == 2)
+        assert sorted(settled.bodies()) == [b"0", b"01"]
+
+
+@pytest.mark.parametrize("way", ["process", "async"])
+def test_an_async_generator_is_put_together_where_its_handler_is_async(tmp_path: Path, way: str) -> None:
+    code = """
+async def parts():
+    yield "a"
+    yield "b"
+async def handler(context, event):
+    return parts()
+""".replace("async def handler", "def handler" if way == "async" else "async def handler")
+    with in_the_way(tmp_path, way, code) as rig:
+        assert rig.ask("/f") == (200, b"ab")
