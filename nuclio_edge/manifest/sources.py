@@ -89,18 +89,21 @@ class Sources:
                 self._convert.source = name
                 params = self._convert.table(getattr(tables, "PARAMS", {}), raw, path, extra=_KIND)
                 self.apply(tables, "check_params", params, path, "E205")
+                self.apply(tables, "warn_params", params, path, "W508")
                 if report.errors == before:
                     self.clean.append(name)
         specs[name] = SourceSpec(declared=True, name=name, kind=kind if isinstance(kind, str) else "", params=params)
 
     def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
-        """Run one of the kind's own checks over complete values."""
+        """Run one of the kind's own checks over complete values; a code with W makes warnings of what it finds."""
+        report = self._convert.report
+        say = report.warning if code.startswith("W") else report.error
         function = getattr(tables, check, None)
         if function is None or has_bad(values):
             return
         for key, message, hint in function(values):
             inside = [int(part) if part.isdigit() else part for part in key.split(".")]
-            self._convert.report.error((*path, *inside), code, message, hint)
+            say((*path, *inside), code, message, hint)
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}
