@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nuclio_edge.manifest import check
+from tests.cli import call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,54 @@ def said(tmp_path: Path) -> Callable[..., Said]:
         return [(p.line, p.code, p.key_path, p.message, p.hint) for p in check(str(path))[1]]
 
     return said
+
+
+@pytest.mark.parametrize(
+    ("value", "is_a"),
+    [
+        ("5", "a number"),
+        ("'f'", "a string"),
+        ("b'f'", "bytes"),
+        ("None", "None"),
+        ("[1]", "a list"),
+        ("{}", "a dict"),
+        ("(f, f)", "a tuple"),
+    ],
+)
+def test_a_handler_that_is_plainly_no_function_is_named(said: Callable[..., Said], value: str, is_a: str) -> None:
+    code = f"def main(context, event):\n    return 1\nhandler = {value}\n"
+    message = f'handler in "f.py" is {is_a} and no function'
+    assert said(FUNCTION + TRIGGER + 'every = "1s"\n', code) == [
+        (2, "E403", "function.f.handler", message, "it defines main")
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"handler = None\n{CODE}",
+        "handler = None\nfrom somewhere import handler\n",
+        "try:\n    from somewhere import handler\nexcept ImportError:\n    handler = None\n",
+        "handler = None\nif True:\n    handler = print\n",
+        "handler = None\nfrom somewhere import *\n",
+        "handler = None\ndef later():\n    global handler\n    handler = print\nlater()\n",
+        "handler = None\nglobals()['handler'] = print\n",
+        "handler = None\n(handler := print)\n",
+        "handler = made(5)\n",
+        "handler = {}['f']\n",
+        "class handler:\n    pass\n",
+    ],
+)
+def test_what_may_be_a_function_after_all_is_taken_on_trust(said: Callable[..., Said], code: str) -> None:
+    assert said(FUNCTION + TRIGGER + 'every = "1s"\n', code) == []
+
+
+@pytest.mark.parametrize("handler", [".", "..:f", "a..b", ".a", "a."])
+def test_a_handler_that_names_no_module_is_told_as_it_is_written(said: Callable[..., Said], handler: str) -> None:
+    found = said(f'[function.f]\nhandler = "{handler}"\n' + TRIGGER + 'every = "1s"\n')
+    assert [problem[1:4] for problem in found] == [
+        ("E405", "function.f.handler", f'"{handler}" does not say a file and a callable')
+    ]
 
 
 @pytest.mark.parametrize(
@@ -77,3 +126,21 @@ def test_a_placeholder_brings_no_wildcard_into_an_address(
     assert (code, message) == ("E304", f'{{device.name}} is "{name}", whose {wildcard} would be a wildcard here')
     assert line > 2
     assert said('[device]\nname = "gw"\n' + trigger) == []
+
+
+def test_the_text_of_check_is_sorted_by_line_warnings_among_the_errors(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("def handler(event, context):\n    return 1\n")
+    (tmp_path / "edge.toml").write_text(
+        "[device]\nnam = 1\n" + FUNCTION + TRIGGER + 'evry = "5s"\n[sync]\nurl = "http://x"\n[log]\nlevel = "loud"\n'
+    )
+    done = call("check", cwd=tmp_path)
+    assert done.returncode == 2
+    lines = [line.split(":")[1:3] for line in done.stderr.splitlines() if line.startswith("edge.toml:")]
+    assert lines == [
+        ["2", " device.nam"],
+        ["4", " warning"],
+        ["6", " function.f.trigger[0].evry"],
+        ["7", " warning"],
+        ["10", " log.level"],
+    ]
+    assert done.stderr.endswith("\n3 problems in edge.toml; nothing was started.\n")
