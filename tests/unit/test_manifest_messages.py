@@ -34,6 +34,50 @@ def said(tmp_path: Path) -> Callable[..., Said]:
     return said
 
 
+def test_a_trigger_whose_source_is_unknown_is_told_whole_where_its_keys_say_the_kind(said: Callable[..., Said]) -> None:
+    found = said(BROKER + FUNCTION + TRIGGER + 'source = "q"\ntopic = "#/"\nqos = 7\nretian = 1\n')
+    assert [(line, code, key.rpartition(".")[2]) for line, code, key, _, _ in found] == [
+        (7, "E301", "source"),
+        (9, "E116", "qos"),
+        (10, "E110", "retian"),
+    ]
+    found = said(BROKER + FUNCTION + TRIGGER + 'source = "q"\ntopic = "#/"\norder_by = "size"\n')
+    assert [code for _, code, _, _, _ in found] == ["E301", "E304", "E312"]
+    found = said(FUNCTION + TRIGGER + 'topic = "a+"\n')
+    assert [code for _, code, _, _, _ in found] == ["E302", "E304"], "and one that no source fits"
+    found = said(FUNCTION + TRIGGER + 'tpc = 1\ntopic = "a"\n')
+    assert [(line, code) for line, code, _, _, _ in found] == [(3, "E302"), (4, "E110")]
+
+
+def test_an_output_to_what_is_unknown_is_told_whole_as_well(said: Callable[..., Said]) -> None:
+    found = said(BROKER + FUNCTION + '[[function.f.output]]\nto = "q"\ntopic = "a/#"\nqos = 1\n')
+    assert [(line, code) for line, code, _, _, _ in found] == [(7, "E301"), (8, "E305")]
+
+
+def test_keys_that_several_kinds_take_say_no_kind_and_nothing_is_guessed(said: Callable[..., Said]) -> None:
+    found = said(FUNCTION + TRIGGER + 'source = "q"\npath = 7\n')
+    assert [code for _, code, _, _, _ in found] == ["E301"]
+    found = said('[source.b]\nkind = "kafka"\n' + FUNCTION + TRIGGER + 'source = "q"\ntopic = 7\n')
+    assert [code for _, code, _, _, _ in found] == ["E201", "E301"], "it may be a kafka's"
+
+
+def test_an_address_of_another_kind_beside_the_first_is_told_as_that(said: Callable[..., Said]) -> None:
+    hint = "a trigger has one address: write two of them"
+    message = "is for kind timer, and topic is for kind mqtt"
+    for source in ("", 'source = "broker"\n'):
+        found = said(BROKER + FUNCTION + TRIGGER + source + 'topic = "x"\nevery = "5s"\n')
+        assert [problem[1:] for problem in found] == [("E110", "function.f.trigger[0].every", message, hint)]
+    found = said(BROKER + FUNCTION + TRIGGER + 'source = "broker"\nevery = "5s"\n')
+    assert [problem[1:4] for problem in found] == [
+        ("E117", "function.f.trigger[0].topic", "is missing"),
+        ("E110", "function.f.trigger[0].every", "is for kind timer, and its source is of kind mqtt"),
+    ]
+    found = said(BROKER + FUNCTION + '[[function.f.output]]\nto = "broker"\ntopic = "x"\npath = "/x"\n')
+    message = "is for kind coap or memory, and topic is for kind mqtt"
+    hint = "an output has one address: write two of them"
+    assert [problem[1:] for problem in found] == [("E110", "function.f.output[0].path", message, hint)]
+
+
 @pytest.mark.parametrize(
     ("value", "is_a"),
     [
