@@ -50,21 +50,21 @@ def choose(spec: FunctionSpec, wanted: Wanted) -> TriggerSpec:
         else:
             there = listed([f"{t.index} ({t.name})" for t in triggers]) or "none"
             raise ValueError(f"{spec.name} has no trigger {quote(wanted.trigger)}; there are: {there}")
-    if wanted.topic is not None:
-        wrong = topic_fault(wanted.topic)
+    topic = wanted.topic
+    if topic is None and triggers and triggers[0].kind == "mqtt":
+        topic = wanted.path  # of a message they are one
+    if topic is not None:
+        wrong = topic_fault(topic)
         if wrong:
             raise ValueError(wrong)
         triggers = [t for t in triggers if t.kind == "mqtt"]
-        found = [t for t in triggers if matches(t.address.topic, wanted.topic)]
+        found = [t for t in triggers if matches(t.address.topic, topic)]
         if not found:
             filters = listed([quote(t.address.topic) for t in triggers])
             there = f"; its filters: {filters}" if filters else ""
-            raise ValueError(f"no trigger of {spec.name} takes {quote(wanted.topic)}{there}")
+            raise ValueError(f"no trigger of {spec.name} takes {quote(topic)}{there}")
         triggers = found
-    trigger = triggers[0] if triggers else clock_trigger()
-    if wanted.path is not None and trigger.kind == "mqtt" and (wrong := topic_fault(wanted.path)):
-        raise ValueError(wrong)
-    return trigger
+    return triggers[0] if triggers else clock_trigger(spec.name)
 
 
 def make_event(wanted: Wanted, trigger: Trigger, token: object) -> Event:

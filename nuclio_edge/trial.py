@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.model import OutputSpec
 
 MOST = 1000  # notes of one event
+TEXT = "text"  # the encoding of bytes that are UTF-8
 
 
 class Sent:
@@ -33,10 +34,15 @@ class Sent:
         return f"{self.binding}.{self.call}({shown})"
 
     def as_dict(self) -> dict[str, Any]:
-        """For --json."""
-        arguments = {
-            key: text_of(value) if isinstance(value, bytes) else value for key, value in self.arguments.items()
-        }
+        """For --json; bytes that are no text are in base64, which NAME_encoding beside them says."""
+        arguments: dict[str, Any] = {}
+        for key, value in self.arguments.items():
+            if isinstance(value, (bytes, bytearray, memoryview)):
+                arguments[key], encoding = encoded(bytes(value))
+                if encoding != TEXT:
+                    arguments[f"{key}_encoding"] = encoding
+            else:
+                arguments[key] = value
         return {"to": self.binding, "call": self.call, "arguments": arguments, "output": self.output}
 
 
@@ -78,12 +84,14 @@ def note_output(output: OutputSpec, response: Response) -> Sent:
     return Sent(output.to, "publish" if "topic" in ordered else "send", {**ordered, **given}, output=True)
 
 
-def text_of(body: bytes) -> str:
-    """Bytes in JSON: their text, or Latin-1 escapes of what is none, as Python shows them."""
+def encoded(body: bytes) -> tuple[str, str]:
+    """Bytes in JSON and how to read them: their "text" where they are UTF-8, else "base64"."""
     try:
-        return body.decode()
+        return body.decode(), TEXT
     except UnicodeDecodeError:
-        return repr(body)
+        from binascii import b2a_base64
+
+        return b2a_base64(body, newline=False).decode(), "base64"
 
 
 def _shown(value: Any) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from nuclio_edge.manifest.model import Retry, TriggerSpec
+from nuclio_edge.manifest.model import MADE_UP, Retry, TriggerSpec
 from nuclio_edge.manifest.schema import values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nuclio_edge.manifest.schema import Values
 
-FUNCTION = "events"  # the name under which made-up triggers are counted
+WATCHER = "events"  # the name under which the triggers of who looks on are counted
 
 
 def without_share(topic_filter: str) -> str:
@@ -34,23 +34,25 @@ def matches(topic_filter: str, topic: str) -> bool:
 def mqtt_trigger(source: str, topic: str, index: int = 0, like: TriggerSpec | None = None) -> TriggerSpec:
     """A trigger on a topic, with the content type that another one of the source has."""
     address = values(("topic", "qos", "no_local"), {"topic": topic, "qos": 1, "no_local": False})
-    return _trigger("mqtt", source, index, address, like.content_type if like is not None else None)
+    return _trigger(WATCHER, "mqtt", source, index, address, like.content_type if like is not None else None)
 
 
-def clock_trigger() -> TriggerSpec:
+def clock_trigger(function: str) -> TriggerSpec:
     """A trigger for a function that has none."""
     address = values(("every", "cron", "body", "headers"), {"every": 1000, "cron": None, "body": "", "headers": {}})
-    return _trigger("timer", "clock", 0, address, None)
+    return _trigger(function, "timer", "clock", MADE_UP, address, None)
 
 
-def _trigger(kind: str, source: str, index: int, address: Values, content_type: str | None) -> TriggerSpec:
+def _trigger(
+    function: str, kind: str, source: str, index: int, address: Values, content_type: str | None
+) -> TriggerSpec:
     return TriggerSpec(
         address=address,
         batch=None,
         content_type=content_type,
         dead_letter=False,
         durable=False,
-        function=FUNCTION,
+        function=function,
         inbox_size=1024,
         index=index,
         kind=kind,

@@ -47,8 +47,7 @@ def main(arguments: list[str]) -> int:
         found = [problem.as_dict(options.manifest) for problem in problems]
         print(json_dumps({"file": options.manifest, "ok": manifest is not None, "problems": found}))
     elif manifest is None:
-        warnings = render_warnings(problems, options.manifest)
-        print(*([warnings] if warnings else []), render(problems, options.manifest), sep="\n", file=sys.stderr)
+        print(render(problems, options.manifest, warnings=True), file=sys.stderr)
     else:
         if problems:
             print(render_warnings(problems, options.manifest), file=sys.stderr)

@@ -68,7 +68,11 @@ def main(arguments: list[str]) -> int:
         wrong = filter_fault(topic)
         if wrong:
             return _usage(wrong)
-    with Printer(options) as printer:
+    try:
+        printer = Printer(options)
+    except OSError as error:
+        return _usage(f"--save {options.save}: {error.strerror}")
+    with printer:
         log = Log(Console("warn", text=sys.stderr.isatty()))
         return _observe(Observer(manifest, log, options, printer))
 

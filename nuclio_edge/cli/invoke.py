@@ -40,7 +40,7 @@ def parser() -> Parser:
     made.manifest()
     add("-b", "--body", default="", metavar="TEXT", help="the event's body; - reads standard input, @FILE a file")
     add("-c", "--content-type", metavar="TYPE", help="default: the trigger's, else none, and fields are sniffed")
-    add("-p", "--path", metavar="PATH", help="the event's path; default: one that fits the trigger")
+    add("-p", "--path", metavar="PATH", help="the event's path, of MQTT its topic; default: one that fits")
     add("-m", "--method", metavar="METHOD", help="the event's method")
     add("-d", "--headers", default="", metavar="N=V,…", help="headers (MQTT: user properties): name=value[,name=value]")
     add("-l", "--log-level", default="info", choices=LEVELS, help="of the function's logs, on stderr; default: info")
@@ -59,7 +59,11 @@ def parser() -> Parser:
         help="of the processor that runs and has to do it; default: that of the manifest, if any",
     )
     add("--beside", action="store_true", help="in a process of its own, also where a processor runs")
-    made.json("one JSON object: function, trigger, status, headers, content_type, body, sent, elapsed_ms")
+    made.json(
+        "one JSON object: function, trigger (null: it has none), status, content_type, headers, body, body_encoding "
+        "(text or base64), really_sent, sent (each: to, call, arguments, output), elapsed_ms, pid (of the processor "
+        "that did it, else null)"
+    )
     return made
 
 
@@ -85,6 +89,8 @@ def main(arguments: list[str]) -> int:
     except UsageError as error:
         print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
         return USAGE
+    except BrokenPipeError:  # of our own output: what a processor breaks off is no longer one
+        raise
     except ConnectionError as error:
         print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
         return FAULT

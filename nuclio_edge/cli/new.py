@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 
 from nuclio_edge.cli import OK, PROGRAM, USAGE
@@ -140,6 +141,6 @@ def main(arguments: list[str]) -> int:
         return OK
     for path in paths:
         print(path)
-    manifest = "" if folder in (".", "") else " " + os.path.join(folder, "edge.toml")
+    manifest = "" if folder in (".", "") else " " + shlex.quote(os.path.join(folder, "edge.toml"))
     print(f"next: {PROGRAM} run{manifest} --watch", file=sys.stderr)
     return OK

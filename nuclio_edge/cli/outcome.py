@@ -7,7 +7,7 @@ from binascii import a2b_base64
 from nuclio_edge.cli.terminal import Painter, body_text, printable
 from nuclio_edge.core.port import json_dumps, json_loads
 from nuclio_edge.core.response import JSON
-from nuclio_edge.trial import text_of
+from nuclio_edge.trial import encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ class Outcome:
 
     def __init__(self, about: dict[str, Any]) -> None:
         self.function: str = about["function"]
-        self.trigger: str = about["trigger"]
+        # What a function without a trigger is given is counted under its own name.
+        self.trigger: str | None = about["trigger"] if about["trigger"] != f"function.{self.function}" else None
         self.event: dict[str, str] = about["event"]
         self.status: int = about["status"]
         self.content_type: str = about["content_type"]
@@ -69,13 +70,15 @@ class Outcome:
                 print(printable(sent["line"]) + (paint("dim", "  # output") if sent["output"] else ""), file=out)
 
     def _print_json(self, out: Any) -> None:
+        body, encoding = encoded(self.body)
         said = {
             "function": self.function,
             "trigger": self.trigger,
             "status": self.status,
             "content_type": self.content_type,
             "headers": self.headers,
-            "body": text_of(self.body),
+            "body": body,
+            "body_encoding": encoding,
             "really_sent": self.really_sent,
             "sent": [{key: value for key, value in sent.items() if key != "line"} for sent in self.sent],
             "elapsed_ms": round(self.elapsed_ms, 3),

@@ -84,6 +84,8 @@ def main(arguments: list[str]) -> int:
                 for change in board.lines():
                     kind = "port" if "port" in change else "pin"
                     _show(f"{kind}s", {change.pop(kind, ""): change}, as_json=options.json)
+        except BrokenPipeError:  # of our own output: that of a board's connection is told as its end
+            raise
         except (ScriptError, ConnectionError, TimeoutError) as error:
             return _say(str(error) or "the processor has ended", FAULT)
     return OK
@@ -128,7 +130,10 @@ class Board:
     def ask(self, what: dict[str, Any]) -> dict[str, Any]:
         """Send a line and read its answer; ScriptError says why the board refuses."""
         self._socket.settimeout(_ANSWER_S)
-        self._socket.sendall(json_dumps(what).encode() + b"\n")
+        try:
+            self._socket.sendall(json_dumps(what).encode() + b"\n")
+        except BrokenPipeError:
+            raise ConnectionError("the processor has ended") from None
         answer = self._line()
         if "error" in answer:
             raise ScriptError(answer["error"])

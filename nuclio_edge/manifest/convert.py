@@ -161,7 +161,7 @@ class Converter:
                 self.report.error(path, unit[2], f"{quote(raw)} is not a {field.type}; write e.g. {unit[1]}")
                 return BAD
             return self._bounded(field, number, quote(raw), path)
-        text = raw if field.raw else self.words.fill(raw, path, self.report)
+        text = raw if field.raw else self.words.fill(raw, path, self.report, field.wildcards)
         if text is None:
             return BAD
         if field.choices is not None and text not in field.choices:

@@ -6,7 +6,7 @@ import os.path
 from sys import intern
 
 from nuclio_edge.manifest.convert import BAD
-from nuclio_edge.manifest.handler import names_of
+from nuclio_edge.manifest.handler import bound_elsewhere, names_of
 from nuclio_edge.manifest.model import FunctionSpec, Limits
 from nuclio_edge.manifest.problems import excerpt, listed, quote, suggest
 from nuclio_edge.manifest.schema import Secret
@@ -147,7 +147,8 @@ class Functions:
         if not colon:
             where, attribute = attribute, "handler"
         at = (*path, "handler")
-        if "\0" in where or not attribute.isidentifier() or (not where and own.code is None):
+        nameless = not where.endswith(".py") and "" in where.split(".") and (where or own.code is None)
+        if "\0" in where or not attribute.isidentifier() or nameless:
             hint = 'write "file.py:callable" or "module:callable"; the callable defaults to "handler"'
             report.error(at, "E405", f"{quote(own.handler)} does not say a file and a callable", hint)
             return nothing
@@ -191,9 +192,11 @@ class Functions:
         if attribute not in names.bound:
             if names.unknowable:
                 return
-            found = names.callables()
-            hint = f"it defines {listed(found)}" if found else "it defines no function"
-            report.error(at, "E403", f"{subject}has no {quote(attribute)}", hint)
+            report.error(at, "E403", f"{subject}has no {quote(attribute)}", _defined(names))
+            return
+        value = names.values.get(attribute)
+        if value is not None and not names.unknowable and not bound_elsewhere(code or _read(file), attribute):
+            report.error(at, "E403", f"{attribute}{place} is {value} and no function", _defined(names))
             return
         signature = names.bound[attribute]
         if signature is not None:
@@ -256,6 +259,11 @@ def _read(file: str) -> bytes:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _defined(names: Names) -> str:
+    found = names.callables()
+    return f"it defines {listed(found)}" if found else "it defines no function"
 
 
 def _near_file(file: str) -> str | None:

@@ -102,9 +102,13 @@ class Batch(Spec):
     timeout_ms: int
 
 
+MADE_UP = -1  # as the index of a trigger
+
+
 class TriggerSpec(Spec):
     """One `[[function.NAME.trigger]]`, or the share that the function has in a `[[trigger]]` with `select`.
 
+    `index` is MADE_UP for what stands in where a function has no trigger, and is counted under the function's name.
     `address` are the kind's TRIGGER keys. `when_full` is resolved: "block", "drop-oldest", "drop-newest", "thin" or
     "reject". `rate_limit` is events a second or None, `order_by` the name of an event's attribute or None.
     """
@@ -145,7 +149,8 @@ class TriggerSpec(Spec):
     @property
     def ledger_id(self) -> str:
         """The name under which events are counted: `function.thermostat.trigger[0]`."""
-        return f"function.{self.function}.trigger[{self.index}]"
+        name = f"function.{self.function}"
+        return name if self.index == MADE_UP else f"{name}.trigger[{self.index}]"
 
 
 class OutputSpec(Spec):

@@ -184,11 +184,15 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return ", ".join(items[:-1]) + f" {last} {items[-1]}"
 
 
-def render(problems: Sequence[Problem], path: str) -> str:
-    """Return the errors as a terminal shows them, closed by how many there are and that nothing was started."""
-    errors = [problem for problem in problems if problem.severity == "error"]
-    count = "1 problem" if len(errors) == 1 else f"{len(errors)} problems"
-    return "\n".join([problem.render(path) for problem in errors] + [f"{count} in {path}; nothing was started."])
+def render(problems: Sequence[Problem], path: str, *, warnings: bool = False) -> str:
+    """Return the errors as a terminal shows them, closed by how many there are and that nothing was started.
+
+    With `warnings` these stand among them, in the order of the problems.
+    """
+    errors = sum(problem.severity == "error" for problem in problems)
+    shown = [problem.render(path) for problem in problems if warnings or problem.severity == "error"]
+    count = "1 problem" if errors == 1 else f"{errors} problems"
+    return "\n".join([*shown, f"{count} in {path}; nothing was started."])
 
 
 def render_warnings(problems: Sequence[Problem], path: str) -> str:

@@ -20,7 +20,8 @@ map         { any = … } of `of`                       dict
 either      one of the shapes in `either`             that of the first whose TOML type fits
 
 `secret=True` on a string or path takes `{ secret = … }` as well. `template=True` replaces placeholders in the default,
-and `{source}` (the source's name) there too. `raw=True` keeps braces as they are.
+and `{source}` (the source's name) there too. `raw=True` keeps braces as they are. `wildcards` are characters that
+mean more than themselves: they may be written, but no placeholder may bring them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Field:
         "single",
         "template",
         "type",
+        "wildcards",
     )
 
     def __init__(
@@ -70,6 +72,7 @@ class Field:
         secret: bool = False,
         template: bool = False,
         raw: bool = False,
+        wildcards: str = "",
     ) -> None:
         self.type = type
         self.default = default
@@ -85,6 +88,7 @@ class Field:
         self.secret = secret
         self.template = template
         self.raw = raw
+        self.wildcards = wildcards
 
 
 class Values:

@@ -89,18 +89,21 @@ class Sources:
                 self._convert.source = name
                 params = self._convert.table(getattr(tables, "PARAMS", {}), raw, path, extra=_KIND)
                 self.apply(tables, "check_params", params, path, "E205")
+                self.apply(tables, "warn_params", params, path, "W508")
                 if report.errors == before:
                     self.clean.append(name)
         specs[name] = SourceSpec(declared=True, name=name, kind=kind if isinstance(kind, str) else "", params=params)
 
     def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
-        """Run one of the kind's own checks over complete values."""
+        """Run one of the kind's own checks over complete values; a code with W makes warnings of what it finds."""
+        report = self._convert.report
+        say = report.warning if code.startswith("W") else report.error
         function = getattr(tables, check, None)
         if function is None or has_bad(values):
             return
         for key, message, hint in function(values):
             inside = [int(part) if part.isdigit() else part for part in key.split(".")]
-            self._convert.report.error((*path, *inside), code, message, hint)
+            say((*path, *inside), code, message, hint)
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}
@@ -119,6 +122,10 @@ class Sources:
     def tables(self, name: str) -> Any:
         """Return the tables of a source's or binding's kind, None when its kind was reported."""
         return self._tables[name]
+
+    def kind(self, name: str) -> str:
+        """Return the kind of a source or binding."""
+        return (self.specs.get(name) or self.bindings[name]).kind
 
     def shared_window(self, name: str) -> bool:
         """Whether one function that holds events back holds back every function on this source."""
@@ -140,7 +147,7 @@ class Sources:
             return None
         if name in self.specs or (part == "OUTPUT" and name in self.bindings):
             if self._tables[name] is not None and self._fields(name, part) is None:
-                report.error(path, "E306", f"kind {self._kind(name)} cannot be written to by an output")
+                report.error(path, "E306", f"kind {self.kind(name)} cannot be written to by an output")
                 return None
             return name
         if name in self.bindings:
@@ -156,13 +163,31 @@ class Sources:
         report.error(path, "E301", f"no {what} is named {quote(name)}", hint, see=see)
         return None
 
+    def meant(self, raw: Mapping[str, Any], known: Iterable[str], part: str) -> tuple[str, Any]:
+        """Return the kind that the keys of a trigger or output say plainly, and its tables, else None for these.
+
+        For one whose source was reported: what is wrong with its other keys is told as well.
+        """
+        if None in self._tables.values():
+            return "", None  # it may be of a kind that was reported, and nothing is known of that one's keys
+        kinds = {kind: registry.tables(kind) for kind in registry.SOURCES}
+        kinds.update((spec.kind, self._tables[name]) for name, spec in self.specs.items())
+        near: dict[int, list[str]] = {}
+        for kind, tables in kinds.items():
+            fields = getattr(tables, part, None) or ()
+            near.setdefault(sum(key in fields for key in raw if key not in known), []).append(kind)
+        most = max(near)
+        plain = near[most][0] if most and len(near[most]) == 1 else ""
+        return plain, kinds.get(plain)
+
+    def kinds_with(self, key: str, part: str) -> list[str]:
+        """Return the kinds whose triggers, or outputs, have a key."""
+        return [kind for kind in registry.SOURCES if key in (getattr(registry.tables(kind), part, None) or ())]
+
     def _declared(self, hint: str, name: str) -> tuple[str, KeyPath | None]:
         if name in registry.BUILT_IN:
             return hint, None
         return f"{hint} (declared at line {LINE})", ("source" if name in self.specs else "binding", name)
-
-    def _kind(self, name: str) -> str:
-        return (self.specs.get(name) or self.bindings[name]).kind
 
     def _fields(self, name: str, part: str) -> Fields | None:
         fields: Fields | None = getattr(self._tables[name], part, None)
@@ -200,11 +225,11 @@ class Sources:
         best = max(near, key=lambda name: near[name], default=None)
         if best is not None and near[best]:
             return best  # reading its table reports what does not belong
-        for kind in registry.SOURCES:
-            if keys[0] in (getattr(registry.tables(kind), part, None) or ()):
-                message = f"no source is declared that takes {keys[0]}"
-                hint = f'[source.NAME] with kind = "{kind}"'
-                report.error(path, "E302", message, hint)
+        for key in keys:
+            kinds = self.kinds_with(key, part)
+            if kinds:
+                message = f"no source is declared that takes {key}"
+                report.error(path, "E302", message, f'[source.NAME] with kind = "{kinds[0]}"')
                 return None
         for key in keys:
             self._convert.unknown(key, sorted({known for table in fields.values() for known in table}), path)

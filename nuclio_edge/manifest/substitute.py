@@ -22,8 +22,11 @@ class Words:
     def __init__(self, known: dict[str, str]) -> None:
         self.known = known
 
-    def fill(self, text: str, path: KeyPath, report: Report) -> str | None:
-        """Return the text with its placeholders replaced, or None after reporting one that is unknown."""
+    def fill(self, text: str, path: KeyPath, report: Report, wildcards: str = "") -> str | None:
+        """Return the text with its placeholders replaced.
+
+        None after reporting one that is unknown, or that brings a wildcard: the address would be wider than it reads.
+        """
         at = text.find(_OPENS)
         if at < 0:
             return text
@@ -38,6 +41,10 @@ class Words:
                 good = False
             elif word is None:
                 self._unknown(inner, path, report)
+                good = False
+            elif brought := [char for char in wildcards if char in word]:
+                message = f"{{{inner}}} is {quote(word)}, whose {brought[0]} would be a wildcard here"
+                report.error(path, "E304", message, f"what {inner} is must not hold it, or write the wildcard itself")
                 good = False
             else:
                 done += (text[last:at], word)

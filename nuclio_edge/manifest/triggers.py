@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.convert import Converter
     from nuclio_edge.manifest.model import FunctionSpec
     from nuclio_edge.manifest.problems import KeyPath
-    from nuclio_edge.manifest.schema import Values
+    from nuclio_edge.manifest.schema import Fields, Values
     from nuclio_edge.manifest.sources import Sources
 
 # Attributes that every event has and by which events can be told apart; a kind names its own by ORDER_BY.
@@ -39,19 +39,22 @@ class Triggers:
             self._convert.report.error(path, "E111", "a table is expected: [[" + ".".join(map(str, path[:-1])) + "]]")
             return None
         common = {**TRIGGER, **SELECT} if select else TRIGGER
-        source = self._sources.find(raw, common, path, "TRIGGER")
-        tables = self._sources.tables(source) if source is not None else None
-        if tables is None or source is None:
+        source, kind, tables = self._source(raw, common, path, "TRIGGER")
+        if tables is None:
             # Still said: what is wrong with the keys that every trigger has.
             self._convert.table(common, {key: raw[key] for key in raw if key in common and key != "source"}, path)
             return None
         fields = tables.TRIGGER
-        own = self._convert.table(common, {key: raw[key] for key in raw if key not in fields}, path, extra=fields)
+        strange = self._strange(raw, common, kind, path, "TRIGGER", fields)
+        rest = {key: raw[key] for key in raw if key not in fields and key not in strange}
+        own = self._convert.table(common, rest, path, extra=fields)
         address = self._convert.table(fields, {key: raw[key] for key in raw if key in fields}, path)
         self._sources.apply(tables, "check_trigger", address, path, "E304")
         if has_bad(own) or has_bad(address):
             return None
         self._check_order(own.order_by, tables, path)
+        if source is None:
+            return None
         self._claim(source, tables, address, path)
         when_full = own.inbox.when_full
         durable = own.durable
@@ -70,7 +73,7 @@ class Triggers:
             "dead_letter": own.dead_letter,
             "durable": durable,
             "inbox_size": own.inbox.size,
-            "kind": self._sources.specs[source].kind,
+            "kind": kind,
             "name": own.name or source,
             "order_by": own.order_by,
             "rate_limit": own.rate_limit,
@@ -78,6 +81,30 @@ class Triggers:
             "source": source,
             "when_full": when_full,
         }
+
+    def _source(self, raw: Mapping[str, Any], known: Fields, path: KeyPath, part: str) -> tuple[str | None, str, Any]:
+        """Return the source that is meant, its kind and tables; after a report None, and the kind that the keys say."""
+        source = self._sources.find(raw, known, path, part)
+        if source is None:
+            return None, *self._sources.meant(raw, known, part)
+        return source, self._sources.kind(source), self._sources.tables(source)
+
+    def _strange(
+        self, raw: Mapping[str, Any], known: Fields, kind: str, path: KeyPath, part: str, fields: Fields
+    ) -> list[str]:
+        """Report the keys that only other kinds have, and return them."""
+        found = []
+        thing = "a trigger" if part == "TRIGGER" else "an output"
+        ours = next((key for key in raw if key in fields), None)
+        for key in raw:
+            kinds = self._sources.kinds_with(key, part) if key not in known and key not in fields else []
+            if kinds:
+                found.append(key)
+                other = f"{ours} is for kind {kind}" if ours is not None else f"its source is of kind {kind}"
+                hint = f"{thing} has one address: write two of them" if ours is not None else None
+                message = f"is for kind {listed(kinds, 'or')}, and {other}"
+                self._convert.report.error((*path, key), "E110", message, hint)
+        return found
 
     def _claim(self, source: str, tables: Any, address: Values, path: KeyPath) -> None:
         """Report what another trigger of the source has already."""
@@ -165,12 +192,15 @@ class Triggers:
             if not isinstance(table, dict):
                 self._convert.report.error(path, "E111", f"a table is expected: [[function.{function}.output]]")
                 continue
-            to = self._sources.find(table, OUTPUT, path, "OUTPUT")
-            tables = self._sources.tables(to) if to is not None else None
+            to, kind, tables = self._source(table, OUTPUT, path, "OUTPUT")
             if tables is None:
                 continue
-            params = self._convert.table(tables.OUTPUT, {k: table[k] for k in table if k not in OUTPUT}, path)
+            strange = self._strange(table, OUTPUT, kind, path, "OUTPUT", tables.OUTPUT)
+            own = {key: table[key] for key in table if key not in OUTPUT and key not in strange}
+            params = self._convert.table(tables.OUTPUT, own, path)
             self._sources.apply(tables, "check_output", params, path, "E305")
+            if to is None:
+                continue
             specs.append(OutputSpec(to=to, params=params))
         return tuple(specs)
 

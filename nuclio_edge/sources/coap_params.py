@@ -37,7 +37,7 @@ PARAMS = {
 }
 
 TRIGGER = {
-    "path": Field("string", doc='a path, or everything below one: "/doors/*"'),
+    "path": Field("string", wildcards="*", doc='a path, or everything below one: "/doors/*"'),
     "method": Field(
         "list", (), of=Field("string", choices=METHODS), single=True, doc="which methods; default: all of them"
     ),

@@ -56,7 +56,7 @@ PARAMS = {
 }
 
 TRIGGER = {
-    "path": Field("string", required=True, minimum=1, doc="exact, or everything below: /things/*"),
+    "path": Field("string", required=True, minimum=1, wildcards="*", doc="exact, or everything below: /things/*"),
     "method": Field("list", (), of=_METHOD, single=True, doc="one or a list; default: all"),
     "cors": _CORS,
 }

@@ -59,7 +59,7 @@ PARAMS = {
 }
 
 TRIGGER = {
-    "topic": Field("string", required=True, doc="a topic filter: + is one level, # the rest"),
+    "topic": Field("string", required=True, wildcards="+#", doc="a topic filter: + is one level, # the rest"),
     "qos": _QOS,
     "no_local": Field("boolean", default=False, doc="not what this client published itself (5)"),
 }
@@ -71,6 +71,14 @@ OUTPUT = {
 }
 
 _SCHEMES = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
+_MEANT = {
+    "tcp": "mqtt://…",
+    "ssl": "mqtts://…",
+    "tls": "mqtts://…",
+    "http": "mqtt://…, or ws://… for MQTT over WebSocket",
+    "https": "mqtts://…, or wss://… for MQTT over WebSocket",
+}
+_ONLY_5 = ("session_expiry", "receive_maximum")  # of a connection, said to the broker in properties of CONNECT
 _LONGEST = 65_535  # bytes of a string on the wire
 _HIGHEST_PORT = 65_535
 
@@ -79,10 +87,8 @@ def parse_url(url: str) -> tuple[str, str, int, str]:
     """Return (scheme, host, port, path) of a broker's address; ValueError says what is wrong, not repeating it."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _SCHEMES:
-        known = {"tcp": "mqtt", "ssl": "mqtts", "tls": "mqtts", "http": "ws", "https": "wss"}.get(scheme)
-        raise ValueError(
-            f"write {known}://…" if separator and known else "it begins with mqtt://, mqtts://, ws:// or wss://"
-        )
+        known = _MEANT.get(scheme) if separator else None
+        raise ValueError(f"write {known}" if known else "it begins with mqtt://, mqtts://, ws:// or wss://")
     place, slash, path = rest.partition("/")
     if "@" in place:
         raise ValueError("secrets are never inline: a user name and a password have keys of their own")
@@ -142,6 +148,13 @@ def check_params(params: Values) -> Iterator[Fault]:
         wrong = message is not None and topic_fault(message.topic)
         if wrong:
             yield f"{key}.topic", wrong, None
+
+
+def warn_params(params: Values) -> Iterator[Fault]:
+    """What MQTT 3.1.1 has no place for."""
+    for key in _ONLY_5 if params.version == 3 else ():
+        if getattr(params, key) != PARAMS[key].default:
+            yield key, "is not told to the broker: MQTT 3.1.1 has no place for it", "the broker's own setting holds"
 
 
 def claims(params: Values) -> Iterator[tuple[str, str]]:

@@ -90,6 +90,8 @@ class Tls:
         said = str(getattr(error, "reason", None) or "")
         if any(said.startswith(word) for word in _NO_TLS):
             return f"port {self.port} does not speak TLS: write {self.plain}:// in url, or the port that does"
+        if not said and "PEM lib" in str(error):  # the reason is not passed on, nor which file it is about
+            return "ca is no PEM, or not whole" if "X509" in str(error) else "cert or key is no PEM, or not whole"
         for word, text in _FILES.items():
             if said.startswith(word) or (word == "PEM" and getattr(error, "library", "") == "PEM"):
                 return text

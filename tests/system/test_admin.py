@@ -463,6 +463,19 @@ def test_a_trial_runs_beside_a_worker_that_is_busy(tmp_path: Path, at: Path) -> 
         assert run.stop() == 0
 
 
+def test_a_function_without_a_trigger_is_counted_under_its_own_name(tmp_path: Path, at: Path) -> None:
+    manifest(tmp_path, "".join(f'[function.{name}]\nhandler = "echo.py"\n' for name in ("one", "two")))
+    with Running(tmp_path) as run:
+        run.ready()
+        for name in ("one", "two", "two"):
+            said = json.loads(call("invoke", name, "-b", "x", "--send", "--json", cwd=tmp_path).stdout)
+            assert (said["function"], said["trigger"], said["body"]) == (name, None, "x")
+        found = get(at, "/ledger")["triggers"]
+        assert [found[f"function.{name}.invoke"]["handled"] for name in ("one", "two")] == [1, 2]
+        assert not [name for name in found if "events" in name]
+        assert run.stop() == 0
+
+
 def test_invoke_goes_through_the_processor_that_runs_and_shows_what_would_be_sent(tmp_path: Path) -> None:
     more = '[source.mem]\nkind = "memory"\n[[function.echo.output]]\nto = "mem"\npath = "/out"\n'
     manifest(tmp_path, more)

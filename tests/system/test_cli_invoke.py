@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cli import call, write
+from tests.cli import PROGRAM, call, environment, write
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.mosquitto import Mosquitto
 
 MANIFEST = """
@@ -171,7 +172,56 @@ def test_an_async_handler_is_awaited(tmp_path: Path) -> None:
 
 def test_a_disabled_function_and_one_without_a_trigger_can_be_tried(tmp_path: Path) -> None:
     manifest = '[function.f]\nhandler = "f.py"\ndisabled = true\n'
-    assert invoke(tmp_path, "def handler(context, event):\n    return 'yes'\n", manifest=manifest)["body"] == "yes"
+    said = invoke(tmp_path, "def handler(context, event):\n    return 'yes'\n", manifest=manifest)
+    assert said["body"] == "yes"
+    assert said["trigger"] is None
+
+
+def test_json_says_of_bytes_whether_they_are_text_or_base64(tmp_path: Path) -> None:
+    code = """
+def handler(context, event):
+    context.bindings["broker"].publish("a", event.raw_body)
+    context.bindings["broker"].publish("b", bytearray(event.raw_body), correlation_data=b"\\xfe")
+    return event.raw_body
+"""
+    (tmp_path / "body.bin").write_bytes(b"\xff\x00")
+    said = invoke(tmp_path, code, "-b", "@body.bin")
+    assert (said["body"], said["body_encoding"]) == ("/wA=", "base64")
+    assert [sent["arguments"] for sent in said["sent"]] == [
+        {"topic": "a", "payload": "/wA=", "payload_encoding": "base64"},
+        {"topic": "b", "payload": "/wA=", "payload_encoding": "base64", "correlation_data": "/g==",
+         "correlation_data_encoding": "base64"},
+        {"topic": "out", "payload": "/wA=", "payload_encoding": "base64", "qos": 1, "retain": False},
+    ]  # fmt: skip
+    said = invoke(tmp_path, code, "-b", "b'\\xff'")
+    assert (said["body"], said["body_encoding"]) == ("b'\\xff'", "text")
+    assert said["sent"][0]["arguments"] == {"topic": "a", "payload": "b'\\xff'"}
+
+
+def test_the_help_and_the_page_name_every_key_of_the_json_object(tmp_path: Path) -> None:
+    keys = invoke(tmp_path, "def handler(context, event):\n    return 1\n").keys()
+    shown = " ".join(call("invoke", "--help", cwd=tmp_path).stdout.partition("one JSON object: ")[2].split())
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    row = next(line for line in page.splitlines() if line.startswith("| `--json` | one JSON object: `function`"))
+    assert [key for key in keys if not re.search(rf"\b{key}\b", shown)] == []
+    assert [key for key in keys if f"`{key}`" not in row] == []
+
+
+def test_a_path_is_the_topic_of_an_mqtt_message_and_has_to_fit_as_one(tmp_path: Path) -> None:
+    code = "def handler(context, event):\n    return context.trigger.name + ' ' + event.path\n"
+    assert invoke(tmp_path, code, "-p", "in/a/t")["body"] == "broker in/a/t"
+    assert invoke(tmp_path, code, "-p", "other")["body"] == "second other"
+    assert 'no trigger of f takes "/foo"; its filters: "in/+/t"' in invoke(tmp_path, code, "-p", "/foo", rc=2)
+    assert 'takes "other"; its filters: "in/+/t"' in invoke(tmp_path, code, "--trigger", "0", "-p", "other", rc=2)
+    assert invoke(tmp_path, code, "--trigger", "clock", "-p", "/foo")["body"] == "clock /foo"
+
+
+def test_a_reader_that_has_enough_of_a_long_answer_is_no_fault(tmp_path: Path) -> None:
+    write(tmp_path, MANIFEST, f="def handler(context, event):\n    return 'x' * 1_000_000\n")
+    command = ["sh", "-c", '{ "$@"; echo "rc $?" >&2; } | head -c 10', "sh", *PROGRAM, "invoke", "f"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, check=True)
+    assert done.stdout == b"> Event: m"
+    assert done.stderr == b"rc 0\n"
 
 
 def test_a_binding_refuses_what_the_real_one_would_refuse(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -59,6 +60,19 @@ def test_a_script_plays_and_expects(running: Running, tmp_path: Path) -> None:
     assert call("sim", "script", "press.txt", cwd=tmp_path).returncode == 0
     wrong = call("sim", "script", "-", cwd=tmp_path, stdin=b"expect GPIO27 1 20ms\n")
     assert (wrong.returncode, wrong.stderr) == (1, "nuclio-edge sim: GPIO27 is 0 after 20 ms, 1 was expected\n")
+
+
+def test_a_reader_that_has_enough_is_no_fault(running: Running) -> None:
+    read, written = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            [*PROGRAM, "sim", "get"], cwd=running.folder, stdout=written, stderr=subprocess.PIPE,
+            env=environment(running.folder), check=False,
+        )  # fmt: skip
+    finally:
+        os.close(written)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_watch_shows_changes_until_the_processor_ends(running: Running) -> None:

@@ -228,3 +228,29 @@ def test_a_pair_that_does_not_belong_together_and_a_key_with_a_pass_phrase(
     says(str(certificates.server_key), "cert and key do not belong together")
     says(str(locked), "the key has a pass phrase")
     says(Secret("gw.key", locked.read_bytes()), "the key has a pass phrase")
+
+
+def test_a_file_that_is_no_pem_is_told_in_plain_words(
+    tmp_path: Path, start_mosquitto: StartBroker, certificates: Certificates
+) -> None:
+    broker = start_mosquitto(tls=certificates, client_certificates=True)
+    right: dict[str, Any] = {
+        "ca": str(certificates.ca),
+        "cert": str(certificates.client),
+        "key": str(certificates.client_key),
+    }
+    (tmp_path / "text").write_text("no certificate, no key\n")
+    whole = certificates.ca.read_text().splitlines(keepends=True)
+    (tmp_path / "half").write_text("".join([*whole[:2], whole[-1]]))
+
+    def says(name: str, file: str, words: str) -> None:
+        folder = tmp_path / f"{name}-{file}"
+        folder.mkdir()
+        with Rig(broker.tls_url, folder, **{**right, name: str(tmp_path / file)}) as rig:
+            wait_until(lambda: words in rig.log, lambda: rig.log)
+            assert "_ssl.c" not in rig.log
+
+    says("key", "text", "cert or key is no PEM, or not whole")
+    says("cert", "text", "cert or key is no PEM, or not whole")
+    says("ca", "text", "ca holds no certificate in PEM")
+    says("ca", "half", "ca is no PEM, or not whole")

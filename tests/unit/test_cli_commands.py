@@ -144,6 +144,15 @@ def test_new_makes_a_project_that_is_right_and_runs(tmp_path: Path) -> None:
     assert json.loads(json.loads(answer.stdout)["body"]) == {"greeted": "you", "count": 1}
 
 
+def test_what_new_says_comes_next_can_be_given_to_a_shell(tmp_path: Path) -> None:
+    done = call("new", "bäd name; exit 9", cwd=tmp_path)
+    assert done.returncode == 0
+    line = done.stderr.removeprefix("next: nuclio-edge run ").removesuffix(" --watch\n")
+    assert subprocess.run(["sh", "-c", f"test -f {line}"], cwd=tmp_path, check=False).returncode == 0
+    assert line == "'bäd name; exit 9/edge.toml'"
+    assert call("new", "door", cwd=tmp_path).stderr == "next: nuclio-edge run door/edge.toml --watch\n"
+
+
 def test_what_new_comments_out_is_right_as_well(tmp_path: Path) -> None:
     call("new", cwd=tmp_path)
     path = tmp_path / "edge.toml"

@@ -1,0 +1,190 @@
+"""What `check` says of a trigger, a handler or an address that is wrong: all of it at once, and what is meant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nuclio_edge.manifest import check
+from tests.cli import call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Said = list[tuple[int, str, str, str, "str | None"]]
+
+BROKER = '[source.broker]\nkind = "mqtt"\nurl = "mqtt://localhost"\n'
+FUNCTION = '[function.f]\nhandler = "f.py"\n'
+TRIGGER = "[[function.f.trigger]]\n"
+CODE = "def handler(context, event):\n    return 1\n"
+
+
+@pytest.fixture
+def said(tmp_path: Path) -> Callable[..., Said]:
+    """(line, code, key, message, hint) of each problem of a manifest, beside which f.py holds the code."""
+
+    def said(text: str, code: str = CODE) -> Said:
+        (tmp_path / "f.py").write_text(code)
+        path = tmp_path / "edge.toml"
+        path.write_text(text)
+        return [(p.line, p.code, p.key_path, p.message, p.hint) for p in check(str(path))[1]]
+
+    return said
+
+
+def test_a_trigger_whose_source_is_unknown_is_told_whole_where_its_keys_say_the_kind(said: Callable[..., Said]) -> None:
+    found = said(BROKER + FUNCTION + TRIGGER + 'source = "q"\ntopic = "#/"\nqos = 7\nretian = 1\n')
+    assert [(line, code, key.rpartition(".")[2]) for line, code, key, _, _ in found] == [
+        (7, "E301", "source"),
+        (9, "E116", "qos"),
+        (10, "E110", "retian"),
+    ]
+    found = said(BROKER + FUNCTION + TRIGGER + 'source = "q"\ntopic = "#/"\norder_by = "size"\n')
+    assert [code for _, code, _, _, _ in found] == ["E301", "E304", "E312"]
+    found = said(FUNCTION + TRIGGER + 'topic = "a+"\n')
+    assert [code for _, code, _, _, _ in found] == ["E302", "E304"], "and one that no source fits"
+    found = said(FUNCTION + TRIGGER + 'tpc = 1\ntopic = "a"\n')
+    assert [(line, code) for line, code, _, _, _ in found] == [(3, "E302"), (4, "E110")]
+
+
+def test_an_output_to_what_is_unknown_is_told_whole_as_well(said: Callable[..., Said]) -> None:
+    found = said(BROKER + FUNCTION + '[[function.f.output]]\nto = "q"\ntopic = "a/#"\nqos = 1\n')
+    assert [(line, code) for line, code, _, _, _ in found] == [(7, "E301"), (8, "E305")]
+
+
+def test_keys_that_several_kinds_take_say_no_kind_and_nothing_is_guessed(said: Callable[..., Said]) -> None:
+    found = said(FUNCTION + TRIGGER + 'source = "q"\npath = 7\n')
+    assert [code for _, code, _, _, _ in found] == ["E301"]
+    found = said('[source.b]\nkind = "kafka"\n' + FUNCTION + TRIGGER + 'source = "q"\ntopic = 7\n')
+    assert [code for _, code, _, _, _ in found] == ["E201", "E301"], "it may be a kafka's"
+
+
+def test_an_address_of_another_kind_beside_the_first_is_told_as_that(said: Callable[..., Said]) -> None:
+    hint = "a trigger has one address: write two of them"
+    message = "is for kind timer, and topic is for kind mqtt"
+    for source in ("", 'source = "broker"\n'):
+        found = said(BROKER + FUNCTION + TRIGGER + source + 'topic = "x"\nevery = "5s"\n')
+        assert [problem[1:] for problem in found] == [("E110", "function.f.trigger[0].every", message, hint)]
+    found = said(BROKER + FUNCTION + TRIGGER + 'source = "broker"\nevery = "5s"\n')
+    assert [problem[1:4] for problem in found] == [
+        ("E117", "function.f.trigger[0].topic", "is missing"),
+        ("E110", "function.f.trigger[0].every", "is for kind timer, and its source is of kind mqtt"),
+    ]
+    found = said(BROKER + FUNCTION + '[[function.f.output]]\nto = "broker"\ntopic = "x"\npath = "/x"\n')
+    message = "is for kind coap or memory, and topic is for kind mqtt"
+    hint = "an output has one address: write two of them"
+    assert [problem[1:] for problem in found] == [("E110", "function.f.output[0].path", message, hint)]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_a"),
+    [
+        ("5", "a number"),
+        ("'f'", "a string"),
+        ("b'f'", "bytes"),
+        ("None", "None"),
+        ("[1]", "a list"),
+        ("{}", "a dict"),
+        ("(f, f)", "a tuple"),
+    ],
+)
+def test_a_handler_that_is_plainly_no_function_is_named(said: Callable[..., Said], value: str, is_a: str) -> None:
+    code = f"def main(context, event):\n    return 1\nhandler = {value}\n"
+    message = f'handler in "f.py" is {is_a} and no function'
+    assert said(FUNCTION + TRIGGER + 'every = "1s"\n', code) == [
+        (2, "E403", "function.f.handler", message, "it defines main")
+    ]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"handler = None\n{CODE}",
+        "handler = None\nfrom somewhere import handler\n",
+        "try:\n    from somewhere import handler\nexcept ImportError:\n    handler = None\n",
+        "handler = None\nif True:\n    handler = print\n",
+        "handler = None\nfrom somewhere import *\n",
+        "handler = None\ndef later():\n    global handler\n    handler = print\nlater()\n",
+        "handler = None\nglobals()['handler'] = print\n",
+        "handler = None\n(handler := print)\n",
+        "handler = made(5)\n",
+        "handler = {}['f']\n",
+        "class handler:\n    pass\n",
+    ],
+)
+def test_what_may_be_a_function_after_all_is_taken_on_trust(said: Callable[..., Said], code: str) -> None:
+    assert said(FUNCTION + TRIGGER + 'every = "1s"\n', code) == []
+
+
+@pytest.mark.parametrize("handler", [".", "..:f", "a..b", ".a", "a."])
+def test_a_handler_that_names_no_module_is_told_as_it_is_written(said: Callable[..., Said], handler: str) -> None:
+    found = said(f'[function.f]\nhandler = "{handler}"\n' + TRIGGER + 'every = "1s"\n')
+    assert [problem[1:4] for problem in found] == [
+        ("E405", "function.f.handler", f'"{handler}" does not say a file and a callable')
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "write"),
+    [
+        ("http://x", "mqtt://…, or ws://… for MQTT over WebSocket"),
+        ("https://x", "mqtts://…, or wss://… for MQTT over WebSocket"),
+        ("tcp://x", "mqtt://…"),
+        ("ssl://x", "mqtts://…"),
+    ],
+)
+def test_another_scheme_of_a_broker_is_told_with_what_is_meant(said: Callable[..., Said], url: str, write: str) -> None:
+    ((_, code, _, message, _),) = said(f'[source.b]\nkind = "mqtt"\nurl = "{url}"\n')
+    assert (code, message) == ("E205", f"not the address of a broker: write {write}")
+
+
+def test_a_key_that_only_mqtt_5_has_is_warned_of_beside_version_3(said: Callable[..., Said]) -> None:
+    keys = 'session_expiry = "1h"\nreceive_maximum = 10\n'
+    assert said(BROKER + keys) == []
+    assert said(BROKER + "version = 3\n") == []
+    message, hint = "is not told to the broker: MQTT 3.1.1 has no place for it", "the broker's own setting holds"
+    assert said(BROKER + "version = 3\n" + keys) == [
+        (5, "W508", "source.broker.session_expiry", message, hint),
+        (6, "W508", "source.broker.receive_maximum", message, hint),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "wildcard", "trigger"),
+    [
+        ("a/+", "+", BROKER + FUNCTION + TRIGGER + 'topic = "{device.name}/x"\n'),
+        ("#", "#", BROKER + FUNCTION + TRIGGER + 'topic = "x/{device.name}"\n'),
+        ("*", "*", '[source.api]\nkind = "http"\n' + FUNCTION + TRIGGER + 'path = "/x/{device.name}"\n'),
+        ("*", "*", '[source.api]\nkind = "coap"\n' + FUNCTION + TRIGGER + 'path = "/x/{device.name}"\n'),
+    ],
+)
+def test_a_placeholder_brings_no_wildcard_into_an_address(
+    said: Callable[..., Said], name: str, wildcard: str, trigger: str
+) -> None:
+    found = said(
+        f'[device]\nname = "{name}"\n' + trigger.replace("[source.broker]", "[source.broker]\nclient_id = 'x'")
+    )
+    ((line, code, _, message, _),) = found
+    assert (code, message) == ("E304", f'{{device.name}} is "{name}", whose {wildcard} would be a wildcard here')
+    assert line > 2
+    assert said('[device]\nname = "gw"\n' + trigger) == []
+
+
+def test_the_text_of_check_is_sorted_by_line_warnings_among_the_errors(tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("def handler(event, context):\n    return 1\n")
+    (tmp_path / "edge.toml").write_text(
+        "[device]\nnam = 1\n" + FUNCTION + TRIGGER + 'evry = "5s"\n[sync]\nurl = "http://x"\n[log]\nlevel = "loud"\n'
+    )
+    done = call("check", cwd=tmp_path)
+    assert done.returncode == 2
+    lines = [line.split(":")[1:3] for line in done.stderr.splitlines() if line.startswith("edge.toml:")]
+    assert lines == [
+        ["2", " device.nam"],
+        ["4", " warning"],
+        ["6", " function.f.trigger[0].evry"],
+        ["7", " warning"],
+        ["10", " log.level"],
+    ]
+    assert done.stderr.endswith("\n3 problems in edge.toml; nothing was started.\n")
