@@ -7,6 +7,7 @@ point of the group "nuclio_edge.sources" whose name is the kind and whose object
 What the holder of the tables (a module or the class) may offer besides, each optional:
 
     check_params(params) -> faults       (key, message, hint or None) each, within a table dotted: "will.topic"
+    warn_params(params) -> the same      told as warnings
     check_trigger(address) -> faults
     check_output(output) -> faults
     trigger_claims(address) -> (key, claim)   what only one trigger on a source may have: 'GET /door'

@@ -133,6 +133,12 @@ def watchdog_ms() -> int:
         return 0
 
 
+_PLAINLY: dict[type[OSError], str] = {
+    FileExistsError: "there is a file",
+    NotADirectoryError: "a file stands where a folder has to",
+}
+
+
 class StateLock:
     """The hold of one processor on a state directory: another one would mix up what both keep there.
 
@@ -151,8 +157,9 @@ class StateLock:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
+            why = _PLAINLY.get(type(error), error.strerror)
             raise StateError(
-                f"the state directory {folder} cannot be used: {error.strerror}", "write state_dir in [device]"
+                f"the state directory {folder} cannot be used: {why}", "write state_dir in [device]"
             ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

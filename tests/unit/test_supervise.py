@@ -126,7 +126,12 @@ def test_the_lock_makes_the_folder_and_a_second_one_names_the_holder(tmp_path: P
 
 def test_a_state_directory_that_cannot_be_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(StateError, match="cannot be used: ") as caught:
+    (tmp_path / "folder").symlink_to("nothing")
+    for path, why in (
+        (tmp_path / "file", "there is a file$"),
+        (tmp_path / "file" / "below", "a file stands where a folder has to$"),
+        (tmp_path / "folder", "there is a file$"),
+    ):
+        with pytest.raises(StateError, match="cannot be used: " + why) as caught:
             supervise.StateLock(str(path))
         assert caught.value.hint == "write state_dir in [device]"
