@@ -21,3 +21,19 @@ def test_an_attribute_that_an_event_has_not_is_named_and_nothing_else_is_told():
         assert isinstance(error, AttributeError)
         assert "no attribute 'retain'" in str(error)
         assert getattr(error, "__context__", None) is None  # "During handling of the above exception …"
+
+
+def test_a_field_is_an_int_when_nothing_of_it_would_be_lost():
+    event = Event(fields={"int": 3, "whole": 1.0, "text": "12", "true": True})
+    assert [event.get_field_int(name) for name in ("int", "whole", "text", "true")] == [3, 1, 12, 1]
+    assert [type(event.get_field_int(name)) for name in ("int", "whole", "text")] == [int, int, int]
+
+
+def test_a_field_that_is_no_int_is_shown_and_nothing_else_is_told():
+    inf = float("inf")
+    event = Event(fields={"part": 1.5, "inf": inf, "nan": inf - inf, "text": "1.5", "list": [1], "none": None})
+    for name in ("part", "inf", "nan", "text", "list", "none", "absent"):
+        error = _error_of(lambda name=name: event.get_field_int(name))
+        assert isinstance(error, ValueError)
+        assert str(error) == "field '" + name + "' is not an integer: " + repr(event.fields.get(name))
+        assert getattr(error, "__context__", None) is None
