@@ -1,6 +1,8 @@
-"""A URL as text that also has its parts: what `event.url` is where a request came by one."""
+"""A URL as text that also has its parts: what `event.url` is where the source has one."""
 
 from __future__ import annotations
+
+_PORTS = {"http": 80, "https": 443, "coap": 5683, "coaps": 5684, "mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 
 
 class Url(str):
@@ -33,12 +35,12 @@ class Url(str):
 
     @property
     def port(self) -> int | None:
-        """The port if one is written, else that of http or https, else None."""
+        """The port if one is written, else the scheme's, else None."""
         place = self.netloc.rpartition("@")[2].rpartition("]")[2]
         port = place.rpartition(":")[2] if ":" in place else ""
         if port.isascii() and port.isdigit():
             return int(port)
-        return {"http": 80, "https": 443, "coap": 5683, "coaps": 5684}.get(self.scheme)
+        return _PORTS.get(self.scheme)
 
     @property
     def path(self) -> str:

@@ -105,8 +105,9 @@ class StandIn:
         """Nothing was received."""
 
     def close(self) -> None:
-        """Close the real one; it was never opened without --send."""
-        self.real.close()
+        """Close the real one; without --send it was never opened, and what it queued it would tell as lost."""
+        if self._once.call.send or self.kind not in _QUEUEING:
+            self.real.close()
 
     def _binding(self, context: Context) -> Any:
         call = self._once.call

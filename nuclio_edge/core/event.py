@@ -98,12 +98,12 @@ class Event:
         fill(self, body, content_type, **about)
 
     def __getattr__(self, name: str) -> "Any":
-        try:
-            value = self._lazy[name]
-        except KeyError:
+        lazy = self._lazy
+        if name not in lazy:  # no KeyError: whoever asks for what there is not would be shown it first
             from .event_sdk import rest
 
             return rest(self, name)
+        value = lazy[name]
         if callable(value):
             value = value(self)
         setattr(self, name, value)

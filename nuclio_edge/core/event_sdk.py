@@ -121,11 +121,15 @@ def get_field_bytes(event: Event, key: str) -> bytes:
 
 
 def get_field_int(event: Event, key: str) -> int:
-    """The field as an int; ValueError when it is absent or none."""
+    """The field as an int; ValueError when it is absent or none, as 1.5 and infinity are."""
+    value: "Any" = event.fields.get(key)
     try:
-        return int(event.fields[key])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError("field '" + key + "' is not an integer: " + repr(event.fields.get(key)))  # noqa: B904 - `from` only warns on MicroPython
+        number = int(value)
+        if number == value or not isinstance(value, float):
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError("field '" + key + "' is not an integer: " + repr(value))
 
 
 def as_json(event: Event) -> bytes:

@@ -15,9 +15,9 @@ MAX_DEPTH = 64  # deeper than any sane document; also what ends the walk of a va
 def plain(value: "Any", path: str = "value", depth: int = 0) -> "Any":
     """The same value in what JSON can say.
 
-    NaN and the infinities become their names, tuples lists, and any other object what its `__log__()`, else its `repr`
-    gives. ValueError, naming the path and the type, for what has no honest form: a key that is no scalar, a text that
-    is not Unicode, nesting deeper than MAX_DEPTH or without end.
+    NaN and the infinities become their names, tuples lists, and any other object what its `__log__()`, else its `repr`,
+    else its `str` gives. ValueError, naming the path and the type, for what has no honest form: a key that is no
+    scalar, a text that is not Unicode, nesting deeper than MAX_DEPTH or without end.
     """
     if value is None or value is True or value is False:
         return value
@@ -52,11 +52,15 @@ def plain(value: "Any", path: str = "value", depth: int = 0) -> "Any":
         return said
     if isinstance(value, (list, tuple)):
         return [plain(item, path + "[" + str(at) + "]", depth) for at, item in enumerate(value)]
-    try:
-        value = value.__log__()
-    except Exception:  # noqa: BLE001 - no __log__, or a broken one
+    told: "Any" = None
+    for say in (_log, repr, str):
         try:
-            value = repr(value)
-        except Exception as error:  # noqa: BLE001 - a repr is the user's code
-            value = "Unable to serialize object: " + type(error).__name__
-    return plain(value, path, depth)
+            told = say(value)
+            break
+        except Exception as error:  # noqa: BLE001 - no __log__, or the user's code
+            told = "Unable to serialize object: " + type(error).__name__
+    return plain(told, path, depth)
+
+
+def _log(value: "Any") -> "Any":
+    return value.__log__()

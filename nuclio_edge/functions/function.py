@@ -300,7 +300,8 @@ class Function:
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
-        self.runner.close()
+        if self.runner is not None:  # None: the processor failed before it had one
+            self.runner.close()
         if self.unload is not None and not getattr(self.runner, "lost", 0):
             self.unload()
 

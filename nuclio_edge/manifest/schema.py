@@ -9,7 +9,7 @@ string      "text", placeholders are replaced         str
 integer     1                                         int
 number      0.5                                       float
 boolean     true                                      bool
-duration    "250ms", "1h30m"                          int, milliseconds
+duration    "250ms", "1h30m"                          int, milliseconds; at most LONGEST_MS without a maximum
 size        "64MiB"                                   int, bytes
 rate        "100/s"                                   float, events a second
 secret      { secret = "name" }                       Secret; text is refused: secrets are never inline
@@ -25,6 +25,10 @@ mean more than themselves: they may be written, but no placeholder may bring the
 """
 
 from __future__ import annotations
+
+# The longest duration where its field says nothing else: waits of the interpreter's overflow at 292 years, on 32 bits
+# in the year 2038.
+LONGEST_MS = 365 * 86_400_000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -80,7 +84,7 @@ class Field:
         self.doc = doc
         self.choices = choices
         self.minimum = minimum
-        self.maximum = maximum
+        self.maximum = LONGEST_MS if maximum is None and type == "duration" else maximum
         self.of = of
         self.fields = fields
         self.either = either

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Encoder(json.JSONEncoder):
-    """NaN and the infinities become strings, what JSON does not know its `__log__()`, else its repr."""
+    """NaN and the infinities become strings, what JSON does not know its `__log__()`, else its repr or str."""
 
     def encode(self, o: Any) -> str:
         """The JSON text of a value."""

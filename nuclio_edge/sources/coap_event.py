@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.inbox import Trigger
+    from nuclio_edge.url import Url
 
 _TEXTS = {
     coap.URI_HOST: "Uri-Host",
@@ -134,8 +135,10 @@ def _fields(event: CoapEvent) -> dict[str, Any]:
     return fields  # type: ignore[no-any-return]  # decode.fields makes a dict
 
 
-def _url(event: CoapEvent) -> str:
+def _url(event: CoapEvent) -> Url:
     from urllib.parse import quote
+
+    from nuclio_edge.url import Url
 
     host = next((value.decode(errors="replace") for number, value in event.options if number == coap.URI_HOST), "")
     if host:
@@ -146,7 +149,8 @@ def _url(event: CoapEvent) -> str:
         trigger = event._trigger
         authority = trigger.source.authority if trigger is not None else ""
     query = "&".join(quote(argument, safe="!$'()*+,;=:@/?") for argument in query_of(event.options))
-    return f"coap://{authority}{quote(event.path or '/', safe='/!$()*+,;=:@%')}{'?' * bool(query)}{query}"
+    path = quote(event.path or "/", safe="/!$()*+,;=:@%")
+    return Url(f"coap://{authority}{path}{'?' * bool(query)}{query}")
 
 
 CoapEvent._lazy = {

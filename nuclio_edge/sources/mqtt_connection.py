@@ -112,7 +112,7 @@ class Connection:
             self.intake.session.flush()
             will = self.params.will
             if will is not None:
-                self.publisher.send(will.topic, will.payload.encode(), will.qos, will.retain, (), PASSING)
+                self.publisher.farewell(will)
             if self._link is not None:
                 self._link.say_goodbye()
         self._drop_link()

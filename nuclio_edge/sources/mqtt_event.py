@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.core.inbox import Trigger
+    from nuclio_edge.url import Url
 
 
 _make_fields = Event._lazy["fields"]  # at hand for the property
@@ -130,8 +131,16 @@ def _decode_error(event: MqttEvent) -> str | None:
     return None
 
 
-def _url(event: MqttEvent) -> str:
-    return event._trigger.source.url if event._trigger is not None else ""
+def _url(event: MqttEvent) -> Url:
+    from nuclio_edge.url import Url
+
+    return Url(event._trigger.source.url if event._trigger is not None else "")
+
+
+def _broker(event: MqttEvent) -> str:
+    url = _url(event)
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{host}:{url.port}" if host else ""
 
 
 lean(MqttEvent)
@@ -147,6 +156,7 @@ MqttEvent._lazy = {
     "qos": lambda event: event._first >> 1 & 3,
     "response_topic": lambda event: _property(event, RESPONSE_TOPIC) or "",
     "retain": lambda event: event._first & 1 != 0,
+    "source_address": _broker,
     "topic": lambda event: event._topic.decode(),
     "url": _url,
 }

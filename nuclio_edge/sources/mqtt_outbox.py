@@ -69,12 +69,12 @@ class Outbox:
         retain: bool,
         pairs: tuple[tuple[int, Any], ...],
         entry: Entry | None = None,
-    ) -> None:
-        """Send a message, now or when it is its turn, or count why not."""
+    ) -> int:
+        """Send a message, now or when it is its turn; its message id, or 0 after counting why not."""
         size = len(body)
         if entry is None and not self.room.takes(size):
             self._drop("outbox-full")
-            return
+            return 0
         client = self.client
         if client is None:
             self._offline.append((topic, body, qos, retain, pairs, entry))
@@ -91,6 +91,19 @@ class Outbox:
         for number, value in pairs:
             if number == MESSAGE_EXPIRY:
                 self._expires[mid] = self.loop.now + value * 1000
+        return mid
+
+    def send_last(self, topic: str, body: bytes, retain: bool) -> bool:
+        """Send a message of QoS 1 before a goodbye; whether it is on its way, and then it waits for no answer.
+
+        What is told of the others, or given to a successor, does not have it.
+        """
+        mid = self.send(topic, body, 1, retain, ())
+        message = _kept(self.client).get(mid)
+        if message is None or message.state != _FOR_PUBACK:
+            return False
+        del _kept(self.client)[mid]
+        return self.room.remove(mid)
 
     def use(self, client: Any, *, v5: bool) -> None:
         """Give what waits to another client: the first one, or that of another protocol version."""

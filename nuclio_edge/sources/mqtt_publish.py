@@ -200,6 +200,18 @@ class Publisher:
             link.write(bytes((first,)) + variable(size) + head + body)
         self.sent += 1
 
+    def farewell(self, will: Values) -> None:
+        """Publish the will's message; the DISCONNECT comes right behind it in the same stream.
+
+        So no acknowledgement is waited for: a broker that the message does not reach publishes the will by itself, as
+        the DISCONNECT does not reach it either. Of QoS 2 it would keep the message until a PUBREL: that goes as QoS 1.
+        """
+        body = will.payload.encode()
+        if not min(will.qos, self.max_qos):
+            self.send(will.topic, body, 0, will.retain)
+        elif self.outbox.send_last(will.topic, body, will.retain and self.may_retain):
+            self.sent += 1
+
     def output(self, output: Values, response: Response, event: Event | None = None) -> None:
         """What a function returned, to the topic of one of its outputs."""
         if self._given:

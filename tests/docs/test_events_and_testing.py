@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 
 def names(table: list[list[str]]) -> set[str]:
-    return {name for row in table for name in re.findall(r"`(\w+)[`(]", row[0])}
+    found = [name for row in table for name in re.findall(r"`(\w+)[`(]", row[0])]
+    assert len(found) == len(set(found)), "a name stands there twice"
+    return set(found)
 
 
-def test_the_page_of_events_has_every_attribute_and_accessor_and_no_other() -> None:
+def test_the_page_of_events_has_every_attribute_and_accessor_once_and_no_other() -> None:
     attributes, accessors, mqtt = tables("events.md")
     public = {name for name in dir(Event) if not name.startswith("_")}
     of_clock = ("boot_id", "clock_quality", "monotonic_ms")

@@ -21,6 +21,14 @@ class Shown:
         return "<shown>"
 
 
+class Spoken:
+    def __repr__(self):
+        raise KeyError("no")
+
+    def __str__(self):
+        return "spoken"
+
+
 class Hidden:
     def __repr__(self):
         raise KeyError("no")
@@ -67,9 +75,9 @@ def test_what_json_has_no_number_for_becomes_a_string():
 
 
 def test_what_json_does_not_know_becomes_what_it_says_of_itself():
-    said = json_loads(_said({"a": Told(), "b": Shown(), "c": b"x", "d": [Hidden()]})[0])
-    assert said["a"] == {"told": [1]} and said["b"] == "<shown>" and said["c"] == "b'x'"
-    assert said["d"][0].startswith("Unable to serialize object")
+    said = json_loads(_said({"a": Told(), "b": Shown(), "c": b"x", "d": [Hidden()], "e": Spoken()})[0])
+    assert said["a"] == {"told": [1]} and said["b"] == "<shown>" and said["c"] == "b'x'" and said["e"] == "spoken"
+    assert said["d"][0].startswith("Unable to serialize object: ")
 
 
 def test_keys_that_are_scalars_become_text():

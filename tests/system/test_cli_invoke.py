@@ -232,6 +232,18 @@ def test_a_binding_refuses_what_the_real_one_would_refuse(tmp_path: Path) -> Non
         assert said["sent"] == []
 
 
+def test_what_is_only_shown_is_not_told_as_lost(tmp_path: Path) -> None:
+    code = """
+def handler(context, event):
+    context.bindings["broker"].publish("a", 1)
+    context.bindings["broker"].publish("b", 2, qos=1)
+"""
+    write(tmp_path, MANIFEST, f=code)
+    done = call("invoke", "f", cwd=tmp_path)
+    assert "Would send:" in done.stdout
+    assert done.stderr == ""
+
+
 def test_the_log_level_chooses_what_is_shown_and_none_shows_nothing(tmp_path: Path) -> None:
     code = "def handler(context, event):\n    context.logger.debug('fine')\n    context.logger.warn('rough')\n"
     write(tmp_path, MANIFEST, f=code)

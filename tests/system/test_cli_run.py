@@ -26,6 +26,29 @@ handler = "tick.py"
 [[function.tick.trigger]]
 every = "50ms"
 """
+LONGEST = """
+[device]
+stop_timeout = "365d"
+[spool]
+flush = "365d"
+""" + "".join(
+    f"""
+[function.{name}]
+handler = "{file}.py"
+isolation = "{isolation}"
+timeout = "365d"
+[[function.{name}.trigger]]
+every = "50ms"
+retry = {{ backoff = "365d", max_backoff = "365d" }}
+{more}
+"""
+    for name, isolation, file, more in (
+        ("thread", "thread", "tick", 'batch = { size = 2, timeout = "365d" }'),
+        ("process", "process", "tick", ""),
+        ("inline", "inline", "tick", ""),
+        ("loop", "thread", "wait", ""),
+    )
+)
 COUNT = """
 def handler(context, event):
     context.logger.info_with("tick")
@@ -43,6 +66,15 @@ def test_ready_is_a_json_record_with_counts_and_pid_in_a_pipe_and_stdout_stays_f
         assert run.stop() == 0
         assert run.out_file.read_bytes() == b""
         assert [r["event"] for r in run.records if "event" in r] == ["ready", "stopped"]
+
+
+def test_the_longest_durations_that_a_manifest_may_have_break_no_timer(tmp_path: Path) -> None:
+    write(tmp_path, LONGEST, tick=COUNT, wait=f"async {COUNT.strip()}")
+    with Running(tmp_path) as run:
+        for name in ("thread", "process", "inline", "loop"):
+            run.wait_for(message="tick", function=name)
+        assert run.stop() == 0
+        assert not [r for r in run.records if r["level"] in ("warn", "error")]
 
 
 def test_ready_is_one_line_of_text_on_a_terminal(tmp_path: Path) -> None:

@@ -265,12 +265,13 @@ def test_the_receive_maximum_is_the_window_of_a_slow_function(
         assert bodies(slow, 100) == [b"%d" % number for number in range(100)]
 
 
+@pytest.mark.parametrize("qos", [1, 2])
 def test_the_will_is_published_for_a_connection_that_breaks_and_by_ourselves_when_we_leave(
-    rig: Any, mosquitto: Mosquitto
+    rig: Any, mosquitto: Mosquitto, qos: int
 ) -> None:
     fields = ("topic", "payload", "qos", "retain")
-    will = values(fields, dict(zip(fields, ("gw/state", "offline", 1, True), strict=True)))
-    birth = values(fields, dict(zip(fields, ("gw/state", "online", 1, True), strict=True)))
+    will = values(fields, dict(zip(fields, ("gw/state", "offline", qos, True), strict=True)))
+    birth = values(fields, dict(zip(fields, ("gw/state", "online", qos, True), strict=True)))
     with Other(mosquitto, "gw/state") as other:
         one = rig(mosquitto.url, will=will, birth=birth).open().wait_open()
         wait_until(lambda: [message.payload for message in other.messages] == [b"online"])
@@ -278,6 +279,7 @@ def test_the_will_is_published_for_a_connection_that_breaks_and_by_ourselves_whe
         wait_until(lambda: [message.payload for message in other.messages] == [b"online", b"offline", b"online"])
         one.close()
         wait_until(lambda: [message.payload for message in other.messages][3:] == [b"offline"])
+        assert "not sent" not in one.log
 
 
 def test_published_messages_arrive_with_qos_retain_and_properties(rig: Any, mosquitto: Mosquitto) -> None:

@@ -29,7 +29,8 @@ TELLS = """
 def handler(context, event):
     return {
         "method": event.method, "path": event.path, "fields": event.fields, "type": event.content_type,
-        "headers": event.headers, "url": event.url, "from": event.source_address, "body": str(event.body),
+        "headers": event.headers, "url": event.url, "host": event.url.host, "from": event.source_address,
+        "body": str(event.body),
     }
 """
 RETURNS = """
@@ -218,6 +219,7 @@ def test_an_event_tells_what_the_request_said(tmp_path: Path) -> None:
             "Accept": "application/json", "If-Match": "0102", "65000": "ff",
         }  # fmt: skip
         assert told["url"] == "coap://door.local/a/b%20c/d?t=query&flag"
+        assert told["host"] == "door.local"
         assert told["from"] == "127.0.0.1"
 
 

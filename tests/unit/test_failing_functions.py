@@ -161,3 +161,21 @@ def test_attempts_that_are_tried_again_count_too(patient: Bench) -> None:
         patient.turn_until(lambda before=before: trigger.retried > before, "the next attempt to fail")  # type: ignore[misc]  # at once
     assert patient.function.suspended == "keeps failing"
     assert trigger.retried == FAILURES_IN_A_ROW
+
+
+def test_a_processor_that_failed_before_its_functions_could_run_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "edge.toml").write_text(MANIFEST.format(isolation="thread", attempts=1))
+    (tmp_path / "f.py").write_text(CODE)
+    processor = Processor(load(str(tmp_path / "edge.toml")), Log())
+
+    def fail(*_: Any) -> None:
+        raise OverflowError("on purpose")
+
+    monkeypatch.setattr(processor.assembly, "load_all", fail)
+    with pytest.raises(OverflowError):
+        processor.open()
+    processor.close()
+    assert not processor.functions
+    processor.loop.close()

@@ -55,6 +55,27 @@ def test_a_content_type_is_read_when_the_event_is_made_and_a_broken_property_is_
     assert mqtt_event(None, None, 0x30, b"a", b"\x02\x00\x00\x00\x03", b"", 1).message_expiry == 3
 
 
+@pytest.mark.parametrize(
+    ("url", "parts", "address"),
+    [
+        ("mqtt://10.0.0.2", ("mqtt", "10.0.0.2", 1883), "10.0.0.2:1883"),
+        ("mqtts://broker:8884", ("mqtts", "broker", 8884), "broker:8884"),
+        ("ws://[::1]/mqtt", ("ws", "::1", 80), "[::1]:80"),
+        ("wss://broker/mqtt", ("wss", "broker", 443), "broker:443"),
+    ],
+)
+def test_an_mqtt_event_tells_its_broker_by_a_url_with_parts_and_by_host_and_port(
+    url: str, parts: tuple[str, str, int], address: str
+) -> None:
+    trigger: Any = SimpleNamespace(source=SimpleNamespace(url=url), content_type=None)
+    event = mqtt_event(trigger, None, 0x30, b"a", b"", b"", 1)
+    told: Any = event.url
+    assert (told, (told.scheme, told.host, told.port)) == (url, parts)
+    assert event.source_address == address
+    alone = mqtt_event(None, None, 0x30, b"a", b"", b"", 1)
+    assert (alone.url, alone.source_address) == ("", "")
+
+
 @pytest.mark.parametrize("make", [
     lambda: mqtt_event(None, None, 0x30, b"a/b", b"", b'{"x": 1}', 1),
     lambda: MemoryEvent(None, None, "/p", b'{"x": 1}', {}),
