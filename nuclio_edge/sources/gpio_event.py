@@ -109,6 +109,7 @@ GpioEvent._lazy = {
     "line": lambda event: event._names[0],
     "path": lambda event: event._names[0],
     "pin": lambda event: event._names[1],
+    "source_address": lambda event: event.pin or event.line,
     "total": 0,
     "value": _value,
 }

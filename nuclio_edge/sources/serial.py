@@ -52,6 +52,7 @@ class SerialEvent(Event):
         **Event._lazy,
         "content_type": lambda event: event._trigger.spec.content_type or "",
         "path": lambda event: event._trigger.source.params.device,
+        "source_address": lambda event: event.path,
     }
 
 

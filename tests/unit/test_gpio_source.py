@@ -104,6 +104,7 @@ def test_a_pin_alone_needs_no_source_table(pins: Callable[..., Pins]) -> None:
     rig.until(lambda: len(rig.got) == 2)
     up, down = rig.got
     assert (up.value, up.body, up.edge, up.path, up.pin) == (1, 1, "rising", "GPIO17", "GPIO17")
+    assert up.source_address == "GPIO17"
     assert (down.value, down.body, down.edge) == (0, 0, "falling")
     assert (up.seqno, up.line_seqno, down.seqno) == (1, 1, 2)
     assert up.timestamp_ns <= down.timestamp_ns

@@ -31,6 +31,7 @@ ECHO = """
 seen = []
 def handler(context, event):
     seen.append(event.body)
+    assert event.source_address == event.path != ""
     context.bindings["port"].write(event.body.upper() + b"\\n")
 """
 
