@@ -31,7 +31,6 @@ ECHO = """
 seen = []
 def handler(context, event):
     seen.append(event.body)
-    assert event.source_address == event.path != ""
     context.bindings["port"].write(event.body.upper() + b"\\n")
 """
 
@@ -77,6 +76,14 @@ def test_a_line_runs_the_function_which_answers_by_the_binding(tmp_path: Path, l
         line.send(b"hello\r\nworld\n")
         hears(rig, line, b"HELLO\nWORLD\n")
         assert rig.balanced()
+
+
+def test_an_event_tells_the_device_that_it_came_from(tmp_path: Path, line: SerialLine) -> None:
+    echo = ECHO.replace("event.body.upper()", "event.source_address.encode()")
+    with Rig(tmp_path, manifest(line), echo=echo) as rig:
+        opened(rig)
+        line.send(b"x\n")
+        hears(rig, line, line.path.encode() + b"\n")
 
 
 def test_an_output_sends_what_the_function_returns(tmp_path: Path, line: SerialLine) -> None:
