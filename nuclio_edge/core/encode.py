@@ -43,7 +43,7 @@ def seal_answers(value: "Any") -> "Any":
     """The same for a handler of batches, of whose answers each event takes its own."""
     if isinstance(value, list) and any(isinstance(one, Response) for one in value):
         return [to_response(one) for one in value if isinstance(one, Response)]
-    return value
+    return None if value is None else to_response(value)
 
 
 def _generate() -> "Any":

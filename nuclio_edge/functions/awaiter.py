@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from asyncio import new_event_loop, wait
+from asyncio import all_tasks, new_event_loop, wait
 from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_FAREWELL_S = 1.0  # for what is cancelled, to clean up
+_FAREWELL_S = 1.0  # for what is cancelled as its time is over, to clean up
+_CLOSING_S = 0.1  # for what was left behind; the processor's loop waits for it
 
 
 class Awaiter:
@@ -21,29 +22,69 @@ class Awaiter:
 
     def __init__(self) -> None:
         self._aio = new_event_loop()
+        self._task: Any = None
 
     def run(self, value: Any) -> Any:
         """The result of an awaitable, or its exception; on the thread that calls.
 
         A HandlerTimeout that is raised into the thread cancels it; see `wake`.
         """
+        if self._aio.is_closed():  # by an earlier handler
+            self._aio = new_event_loop()
         aio = self._aio
-        task = aio.create_task(_awaited(value))
+        task = self._task = aio.create_task(_awaited(value))
         try:
-            return aio.run_until_complete(task)
+            while True:
+                try:
+                    return aio.run_until_complete(task)
+                except (SystemExit, KeyboardInterrupt) as error:
+                    if task.done():
+                        if not task.cancelled():
+                            task.exception()  # else asyncio says that nobody has asked for it
+                        raise
+                    about = {"message": "a background task ended by " + type(error).__name__, "exception": error}
+                    aio.call_exception_handler(about)
         finally:
+            self._task = None
             if not task.done():
                 task.cancel()
                 aio.run_until_complete(wait((task,), timeout=_FAREWELL_S))
 
     def wake(self) -> None:
-        """Let the thread that waits in `run` notice what was raised into it; any thread."""
+        """Cancel what runs, after a HandlerTimeout was raised into its thread; any thread.
+
+        A thread that waits in C would not notice that, and where a task that was left behind runs in that moment
+        asyncio takes the HandlerTimeout for its own.
+        """
         with suppress(RuntimeError):  # it is closed
-            self._aio.call_soon_threadsafe(int)
+            self._aio.call_soon_threadsafe(self._cancel)
 
     def close(self) -> None:
-        """Give its descriptors back; nothing runs."""
-        self._aio.close()
+        """Cancel what was left behind and give the descriptors back; nothing runs. Never raises."""
+        aio = self._aio
+        if aio.is_running() or aio.is_closed():  # in a thread of the user's
+            return
+        with suppress(BaseException):  # of the user's tasks
+            left = all_tasks(aio)
+            for task in left:
+                task.cancel()
+            left.add(aio.create_task(aio.shutdown_asyncgens()))
+            aio.run_until_complete(wait(left, timeout=_CLOSING_S))
+        with suppress(RuntimeError):
+            aio.close()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+def run_once(value: Any) -> Any:
+    """The result of an awaitable, or its exception, on a loop that is made for it alone."""
+    awaiter = Awaiter()
+    try:
+        return awaiter.run(value)
+    finally:
+        awaiter.close()
 
 
 async def _awaited(value: Any) -> Any:

@@ -82,7 +82,10 @@ class Calls:
         if who is not None:
             who.context.check()
             asyncio = sys.modules.get("asyncio")
-            whole = asyncio is not None and asyncio._get_running_loop() is not None
+            # Whether all its events stand still while this one waits; another's asyncio loop is of one worker alone.
+            whole = (
+                getattr(caller, "is_async", False) and asyncio is not None and asyncio._get_running_loop() is not None
+            )
             chain = (*chain_of(who.context._event), (who.name, whole))
         longest = caller.timeout_ms / 1000 if caller is not None else 30.0
         return self._wait(name, given_of(name, event), chain, min(longest if timeout is None else timeout, longest))

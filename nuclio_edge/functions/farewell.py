@@ -141,6 +141,11 @@ class Last:
         self.over = False  # the callbacks are; before the thread looks at `abandoned`
         self._done = done
 
+    @property
+    def awaiter(self) -> Any:
+        """The worker's."""
+        return self.worker.awaiter
+
     def begin(self) -> None:
         """Have the worker's own thread do it, or any where it has none: then nothing is bound to one."""
         pool, worker = self.runner.pool, self.worker
@@ -172,7 +177,7 @@ class Last:
         try:
             self.carrier.started[0] = port.clock()
             function.bind(self.worker.context)
-            part(self.worker.context, function.spec.path)
+            part(self.worker.context, function.spec.path, self.worker.wait_for)
         except HandlerTimeout:
             pass
         self.over = True
@@ -181,6 +186,7 @@ class Last:
             from nuclio_edge.workers.thread_worker import outlast
 
             outlast(self)
+            self.worker.close()
         self.carrier.started[0] = 0
         return None, ended
 
@@ -237,8 +243,12 @@ def part(context: Context, path: str, wait: Callable[[Any], Any] | None = None, 
     for kind in kinds:
         try:
             value = context.platform._on_signal(kind)
-            if hasattr(value, "__await__"):
-                (wait or _run)(value)
+            if hasattr(type(value), "__await__"):
+                if wait is None:
+                    from .awaiter import run_once
+
+                    wait = run_once
+                wait(value)
         except HandlerTimeout:
             return  # given up, which was said
         except BaseException as error:  # noqa: BLE001 - sys.exit is a failure of the callback
@@ -250,16 +260,3 @@ def tell(context: Context, kind: str, error: BaseException, path: str) -> None:
     from .loader import format_user_error
 
     context.logger.error_with(f"the {kind} callback has failed", "error", format_user_error(error, path))
-
-
-def _run(value: Any) -> None:
-    from asyncio import new_event_loop
-
-    async def waited() -> None:
-        await value
-
-    aio = new_event_loop()
-    try:
-        aio.run_until_complete(waited())
-    finally:
-        aio.close()

@@ -172,16 +172,12 @@ class Function:
             self.bind(context)  # now with the package by which threads of its own are known
         if self.init_context is not None:
             value = self.init_context(context)
-            if hasattr(value, "__await__"):
-                if run is not None:
-                    run(value)
-                else:
-                    from contextlib import closing
+            if hasattr(type(value), "__await__"):
+                if run is None:
+                    from .awaiter import run_once
 
-                    from .awaiter import Awaiter
-
-                    with closing(Awaiter()) as awaiter:
-                        awaiter.run(value)
+                    run = run_once
+                run(value)
 
     def settled(self) -> bool:
         """Whether the function is as far as it gets before its first event."""

@@ -189,7 +189,7 @@ def watched(recorder: Recorder, handler: Any) -> Any:
         except BaseException:
             recorder.ran(context, event, began)
             raise
-        if hasattr(result, "__await__"):
+        if hasattr(type(result), "__await__"):
             return awaited(context, event, result, began)
         recorder.ran(context, event, began)
         return result

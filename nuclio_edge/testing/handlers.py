@@ -84,7 +84,7 @@ def run_handler(
     context._event = event = event if isinstance(event, Event) else make_event(event, **about)
     try:
         result = handler(context, event)
-        if hasattr(result, "__await__"):
+        if hasattr(type(result), "__await__"):
             import asyncio
 
             result = asyncio.run(_await(result))

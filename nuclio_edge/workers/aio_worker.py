@@ -95,14 +95,14 @@ class Slot:
                 error: BaseException | None = None
                 try:
                     result = handler(context, event)
-                    if hasattr(result, "__await__"):
+                    if hasattr(type(result), "__await__"):
                         result = await result
                     if type(result) not in WHOLE and is_stream(result):
                         result, error = await deliver_async(runner.pool.loop, event, result)
-                    elif function.batched:
-                        result = seal_answers(result)
-                    elif result is not None and type(result) not in FIRM:
+                    elif result is not None and type(result) not in FIRM and not isinstance(event, list):
                         result = seal(result, event._token is not None or bool(function.outputs))
+                    if isinstance(event, list):
+                        result = seal_answers(result)
                 except BaseException as caught:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
                     error = caught
                 end = clock()
@@ -265,7 +265,7 @@ class Worker:
                 function.bind(context)
             if function.init_context is not None:
                 value = function.init_context(context)
-                if hasattr(value, "__await__"):
+                if hasattr(type(value), "__await__"):
                     await self._in_time(value)
             self.ready = True
             self.begun = self.started[0] = 0

@@ -19,7 +19,7 @@ from nuclio_edge.core.event import Event, TriggerInfo
 from nuclio_edge.core.log import Logger
 from nuclio_edge.core.response import ExceptionWithResponse, Response
 from nuclio_edge.core.worker import status_of
-from nuclio_edge.functions.streams import WHOLE, is_stream, join, join_async
+from nuclio_edge.functions.streams import WHOLE, is_async_stream, is_stream, join, join_async
 from nuclio_edge.nuclio_sdk.platform import Platform
 
 from .frames import (
@@ -115,7 +115,7 @@ class Work:
         try:
             result = self._finish(self.handler(context, event))
             if type(result) not in WHOLE and is_stream(result):
-                result = join(result) if self.awaiter is None else self._finish(join_async(result))
+                result = self._finish(join_async(result)) if is_async_stream(result) else join(result)
         except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
             end = port.clock()
             self.channel.check()
@@ -177,7 +177,7 @@ class Work:
 
     def _finish(self, value: Any) -> Any:
         """Wait for what an `async def` returned."""
-        if not hasattr(value, "__await__"):
+        if not hasattr(type(value), "__await__"):
             return value
         if self.awaiter is None:
             from nuclio_edge.functions.awaiter import Awaiter

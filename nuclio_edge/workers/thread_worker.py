@@ -12,7 +12,7 @@ from nuclio_edge.core.context import UserData
 from nuclio_edge.core.encode import seal, seal_answers, to_json
 from nuclio_edge.core.failure import HandlerTimeout
 from nuclio_edge.core.response import JSON
-from nuclio_edge.functions.streams import FIRM, WHOLE, deliver, is_stream
+from nuclio_edge.functions.streams import FIRM, WHOLE, deliver, in_parts, is_async_stream, is_stream, join_async
 from nuclio_edge.supervision.slots import DENSE, NOTE_DENSE_NS, NOTE_GAP_NS, NOTE_NS, set_event
 
 from .carriers import ENDED, HANDED_BACK, SHORT_NS
@@ -146,7 +146,11 @@ class Worker:
             try:
                 result = call(context, event)
                 if result is not None:
-                    if type(result) is dict and (wanted or event._token is not None) and not batched:
+                    if (
+                        type(result) is dict
+                        and (wanted or event._token is not None)
+                        and not (batched and isinstance(event, list))
+                    ):
                         try:
                             result, error = to_json(result), JSON  # `seal` spelled out: 0.5 us less
                         except Exception:  # noqa: BLE001 - it has the words for what JSON cannot say
@@ -182,17 +186,22 @@ class Worker:
 
     def finish(self, event: Event, result: Any) -> tuple[Any, BaseException | None]:
         """What is noted of a result that is to be awaited, comes in parts, or that its handler can still change."""
-        function = self.runner.function
+        error = None
         if type(result) not in WHOLE:
-            if hasattr(result, "__await__"):
+            if hasattr(type(result), "__await__"):
                 result = self.wait_for(result)
-                if result is None or type(result) in FIRM:
-                    return result, None
             if is_stream(result):
-                return deliver(self.runner.pool.loop, event, result)
-        if function.batched:
-            return seal_answers(result), None
-        return seal(result, bool(function.outputs) or event._token is not None), None
+                if is_async_stream(result) and not in_parts(event):
+                    result = self.wait_for(join_async(result))
+                else:
+                    result, error = deliver(self.runner.pool.loop, event, result)
+                    if not isinstance(event, list):
+                        return result, error
+        if isinstance(event, list):
+            return seal_answers(result), error
+        if result is None or type(result) in FIRM:
+            return result, None
+        return seal(result, bool(self.runner.function.outputs) or event._token is not None), None
 
     def wait_for(self, value: Any) -> Any:
         """The result of what is to be awaited."""

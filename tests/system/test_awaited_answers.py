@@ -182,3 +182,186 @@ def test_what_is_awaited_holds_up_nobody_else(tmp_path: Path) -> None:
         assert it.ask("/g") == (200, b"g")
         assert not settled.outcomes
         it.until(lambda: settled.outcomes)
+
+
+@pytest.mark.parametrize("way", ["inline", *BLOCKING, "async"])
+def test_a_value_that_answers_to_every_name_is_no_awaitable(tmp_path: Path, way: str) -> None:
+    code = """
+    class AttrDict(dict):
+        __getattr__ = dict.get
+    def handler(context, event):
+        return AttrDict(a=1)
+    """
+    if way == "async":
+        code = code.replace("def handler", "async def handler")
+    with rig(tmp_path, code, "thread" if way == "async" else way) as it:
+        assert it.ask("/f") == (200, b'{"a":1}')
+
+
+LEAVES = """
+import asyncio, sys
+
+async def tick():
+    while True:
+        for _ in range(1000):
+            pass
+        await asyncio.sleep(0)
+
+async def exits():
+    await asyncio.sleep(0.05)
+    sys.exit(3)
+
+async def cleans(context):
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        context.logger.info("cleaned up")
+
+async def real(context, event):
+    if event.raw_body == b"tick":
+        context.user_data.kept = asyncio.create_task(tick())
+        await asyncio.sleep(3600)
+    if event.raw_body == b"exits":
+        context.user_data.kept = asyncio.create_task(exits())
+    if event.raw_body == b"cleans":
+        context.user_data.kept = asyncio.create_task(cleans(context))
+        await asyncio.sleep(0)
+    if event.raw_body == b"waits":
+        await asyncio.sleep(0.2)
+    if event.raw_body == b"closes":
+        asyncio.get_running_loop().call_soon(lambda: None)
+        context.user_data.loop = asyncio.get_running_loop()
+    return "ok"
+
+def handler(context, event):
+    loop = getattr(context.user_data, "loop", None)
+    if loop is not None and event.raw_body == b"next":
+        loop.close()
+    return real(context, event)
+"""
+
+
+def test_a_timeout_reaches_what_is_awaited_beside_a_task_that_is_never_done(tmp_path: Path) -> None:
+    for _ in range(3):  # the exception that is raised into the thread hits the one or the other
+        with rig(tmp_path, LEAVES, "thread", 'timeout = "100ms"') as it:
+            assert it.ask("/f", b"tick")[0] == 408
+            runner = it.processor.functions["f"].runner
+            it.until(lambda: runner.lost == 0, "the end of the thread")  # noqa: B023 - called at once
+
+
+def test_what_a_task_that_was_left_behind_raises_is_said_and_fails_no_other_event(tmp_path: Path) -> None:
+    with rig(tmp_path, LEAVES, "thread") as it:
+        assert it.ask("/f", b"exits") == (200, b"ok")
+        assert it.ask("/f", b"waits") == (200, b"ok")
+        it.until(lambda: "a background task ended by SystemExit" in it.records.text())
+
+
+def test_tasks_that_were_left_behind_are_cancelled_when_their_worker_ends(tmp_path: Path) -> None:
+    it = rig(tmp_path, LEAVES, "thread")
+    with it:
+        assert it.ask("/f", b"cleans") == (200, b"ok")
+    assert "cleaned up" in it.records.text()
+
+
+def test_a_loop_that_a_handler_has_closed_is_made_anew(tmp_path: Path) -> None:
+    with rig(tmp_path, LEAVES, "thread") as it:
+        assert it.ask("/f", b"closes") == (200, b"ok")
+        assert it.ask("/f", b"next") == (200, b"ok")
+
+
+def test_a_loop_that_a_handler_runs_elsewhere_keeps_the_processor_from_nothing(tmp_path: Path) -> None:
+    code = """
+    import asyncio, threading
+    loops = []
+    async def real(context, event):
+        loops.append(asyncio.get_running_loop())
+        return "ok"
+    def handler(context, event):
+        if event.raw_body == b"run":
+            threading.Thread(target=loops[0].run_forever).start()
+            return "ok"
+        if event.raw_body == b"stop":
+            loops[0].call_soon_threadsafe(loops[0].stop)
+            return "ok"
+        return real(context, event)
+    """
+    with rig(tmp_path, code, "thread") as it:
+        for body in (b"", b"run"):
+            assert it.ask("/f", body) == (200, b"ok")
+        worker = it.processor.functions["f"].runner.workers[0]
+        awaiter = worker.awaiter
+        worker.close()  # as at a stop
+        assert it.ask("/f", b"stop") == (200, b"ok")
+        it.until(lambda: not awaiter._aio.is_running())
+        awaiter.close()
+
+
+@pytest.mark.parametrize("isolation", BLOCKING)
+def test_last_words_that_are_async_run_on_the_loop_of_their_worker(tmp_path: Path, isolation: str) -> None:
+    code = """
+    import asyncio
+    async def init_context(context):
+        context.user_data.loop = asyncio.get_running_loop()
+        async def last():
+            context.logger.info("same loop: %s" % (asyncio.get_running_loop() is context.user_data.loop))
+        context.platform.set_termination_callback(last)
+    def handler(context, event):
+        return "ok"
+    """
+    it = rig(tmp_path, code, isolation)
+    with it:
+        assert it.ask("/f") == (200, b"ok")
+    assert "same loop: True" in it.records.text()
+
+
+@pytest.mark.parametrize("isolation", BLOCKING)
+def test_an_awaited_none_is_nothing_for_an_output(tmp_path: Path, isolation: str) -> None:
+    more = '[[function.f.output]]\nsource = "mem"\n'.replace("source", "to")
+    text = MEMORY + FUNCTION.format(isolation=isolation, keys="") + more
+    code = textwrap.dedent(HIDDEN.replace("HANDLER", "hide(real)"))
+    with Rig(tmp_path, text, f=code) as it:
+        for body in (b"nothing", b"x", b"nothing"):
+            it.deliver("/f", body)
+        it.until(lambda: it.trigger("f").handled == 3)
+        assert [body for _, body in it.processor.sources["mem"].outputs] == [b"x"]
+
+
+@pytest.mark.parametrize("isolation", BLOCKING)
+@pytest.mark.parametrize("first", [b"", b"await"])
+def test_generators_do_not_depend_on_what_was_awaited_before(tmp_path: Path, isolation: str, first: bytes) -> None:
+    code = """
+    import asyncio
+    async def real(context, event):
+        return "awaited"
+    async def agen():
+        yield "a"
+        yield "b"
+    async def late():
+        return agen()
+    async def one():
+        return "1"
+    def gen():
+        yield asyncio.run(one())
+        yield "2"
+    def handler(context, event):
+        return {b"await": real(context, event) if event.raw_body == b"await" else None, b"agen": agen(), b"gen": gen(),
+            b"late": late() if event.raw_body == b"late" else None}.get(event.raw_body)
+    """
+    with rig(tmp_path, code, isolation) as it:
+        it.ask("/f", first)
+        assert [it.ask("/f", body) for body in (b"agen", b"gen", b"late")] == [(200, b"ab"), (200, b"12"), (200, b"ab")]
+
+
+def test_a_function_may_call_itself_from_what_its_worker_awaits_if_another_worker_is_there(tmp_path: Path) -> None:
+    code = """
+    import nuclio_sdk
+    async def real(context, event):
+        if event.raw_body == b"inner":
+            return "inner"
+        answer = context.platform.call_function("f", nuclio_sdk.Event(body=b"inner"))
+        return b"outer " + answer.body
+    def handler(context, event):
+        return real(context, event)
+    """
+    with rig(tmp_path, code, "thread", "workers = 2") as it:
+        assert it.ask("/f", b"outer") == (200, b"outer inner")

@@ -152,6 +152,85 @@ def test_events_of_a_batch_still_find_their_answers(tmp_path: Path, way: str) ->
         assert sorted(settled.bodies()) == [b'{"n":%d}' % number for number in range(8)]
 
 
+SHARED = {
+    "dict": "shared",
+    "Response": "fill(response, shared)",
+    "list": "[shared]",
+    "Responses": "[fill(response, shared)]",
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_handler_of_batches_returns_again_and_again_is_sent_as_it_was_each_time(
+    tmp_path: Path, way: str, kind: str
+) -> None:
+    code = """
+    shared = {"n": -1}
+    response = None
+
+    def fill(response, value):
+        response.body = value
+        return response
+
+    def handler(context, events):
+        global response
+        response = response or context.Response(None, None, "application/json", 200)
+        shared["n"] = int(events[0].raw_body)
+        return RESULT
+    """.replace("RESULT", SHARED[kind])
+    with rig(tmp_path, way, code, batch='batch = { size = 1, timeout = "10ms" }') as it:
+        settled = Settled()
+        for number in range(COUNT):
+            it.deliver("/f", b"%d" % number, settled)
+        it.until(lambda: len(settled.outcomes) == COUNT)
+        text = b'[{"n":%d}]' if kind == "list" else b'{"n":%d}'
+        assert sorted(settled.bodies()) == sorted(text % number for number in range(COUNT))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_single_events_beside_batches_are_answered_as_it_was_each_time(tmp_path: Path, way: str) -> None:
+    code = """
+    same = {"n": -1}
+    def handler(context, event):
+        same["n"] = int((event[0] if isinstance(event, list) else event).raw_body)
+        return same
+    """
+    with rig(
+        tmp_path, way, code, batch='[[function.f.trigger]]\nsource = "mem"\npath = "/b"\nbatch = { size = 2 }'
+    ) as it:
+        settled = Settled()
+        for number in range(COUNT):
+            it.deliver("/f", b"%d" % number, settled)
+        it.until(lambda: len(settled.outcomes) == COUNT)
+        assert sorted(settled.bodies()) == sorted(b'{"n":%d}' % number for number in range(COUNT))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("value", ["7", "[1, 2]", "(200, {'a': 1})", "context.Response(body='x')"])
+def test_whatever_is_returned_goes_to_the_outputs_though_nobody_waits(tmp_path: Path, way: str, value: str) -> None:
+    code = f"def handler(context, event):\n    return {value}\n"
+    with rig(tmp_path, way, code, output=True) as it:
+        for _ in range(3):
+            it.deliver("/f")
+        it.until(lambda: it.trigger("f").handled == 3)
+        body = {"7": b"7", "[1, 2]": b"[1,2]"}.get(value, b"x" if "x" in value else b'{"a":1}')
+        assert [data for _, data in it.processor.sources["mem"].outputs] == [body] * 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("status", [399, 400, 404, 500])
+def test_a_status_counts_as_failed_from_400_on_whoever_is_told(tmp_path: Path, way: str, status: int) -> None:
+    code = f"def handler(context, event):\n    return context.Response(status_code={status})\n"
+    for settled in (Settled(), None):
+        with rig(tmp_path, way, code) as it:
+            for _ in range(3):
+                it.deliver("/f", b"", settled)
+            trigger = it.trigger("f")
+            it.until(lambda: trigger.admitted == 3 and not trigger.pending)  # noqa: B023 - called at once
+            assert trigger.failed == (3 if status >= 400 else 0)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_dict_of_a_batch_is_what_it_is_without_workers(tmp_path: Path, way: str) -> None:
     code = "def handler(context, events):\n    return {'all': 1}\n"
