@@ -5,8 +5,9 @@ One small file a source, written only when something changed, whole or not at al
 
 from __future__ import annotations
 
-import json
 import os
+
+from nuclio_edge.core.port import json_dumps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ class SessionMemory:
     def _load(self) -> None:
         try:
             with open(self._path, encoding="utf-8") as file:
-                kept = json.load(file)
+                text = file.read()
+            import json  # only where there is a memory: 0.2 MiB
+
+            kept = json.loads(text)
             if kept["client"] == self._client:
                 self.filters = {str(name): (int(one[0]), int(one[1])) for name, one in kept["filters"].items()}
                 self.trusted = kept["trusted"] is True
@@ -58,7 +62,7 @@ class SessionMemory:
         try:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             with open(beside, "w", encoding="utf-8") as file:
-                json.dump(wanted, file)  # not synced: after a power cut no memory, at worst, which is harmless
+                file.write(json_dumps(wanted))  # not synced: after a power cut no memory, at worst, which is harmless
             os.replace(beside, self._path)
         except OSError as error:
             if self._on_disk is not False:
