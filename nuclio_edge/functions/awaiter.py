@@ -5,6 +5,8 @@ from __future__ import annotations
 from asyncio import all_tasks, new_event_loop, wait
 from contextlib import suppress
 
+from nuclio_edge.core.failure import HandlerTimeout
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -21,7 +23,7 @@ class Awaiter:
     """
 
     def __init__(self) -> None:
-        self._aio = new_event_loop()
+        self._aio = _new_loop()
         self._task: Any = None
 
     def run(self, value: Any) -> Any:
@@ -30,7 +32,7 @@ class Awaiter:
         A HandlerTimeout that is raised into the thread cancels it; see `wake`.
         """
         if self._aio.is_closed():  # by an earlier handler
-            self._aio = new_event_loop()
+            self._aio = _new_loop()
         aio = self._aio
         task = self._task = aio.create_task(_awaited(value))
         try:
@@ -42,8 +44,8 @@ class Awaiter:
                         if not task.cancelled():
                             task.exception()  # else asyncio says that nobody has asked for it
                         raise
-                    about = {"message": "a background task ended by " + type(error).__name__, "exception": error}
-                    aio.call_exception_handler(about)
+                    said = "a background task ended by " + type(error).__name__
+                    aio.default_exception_handler({"message": said, "exception": error})
         finally:
             self._task = None
             if not task.done():
@@ -59,19 +61,21 @@ class Awaiter:
         with suppress(RuntimeError):  # it is closed
             self._aio.call_soon_threadsafe(self._cancel)
 
-    def close(self) -> None:
-        """Cancel what was left behind and give the descriptors back; nothing runs. Never raises."""
+    def close(self) -> bool:
+        """Cancel what was left behind and give the descriptors back; false where it runs, and that has to wait."""
         aio = self._aio
-        if aio.is_running() or aio.is_closed():  # in a thread of the user's
-            return
+        if aio.is_running():  # its last words, or in a thread of the user's
+            return False
+        if aio.is_closed():
+            return True
         with suppress(BaseException):  # of the user's tasks
             left = all_tasks(aio)
             for task in left:
                 task.cancel()
             left.add(aio.create_task(aio.shutdown_asyncgens()))
             aio.run_until_complete(wait(left, timeout=_CLOSING_S))
-        with suppress(RuntimeError):
-            aio.close()
+        aio.close()
+        return True
 
     def _cancel(self) -> None:
         if self._task is not None:
@@ -85,6 +89,18 @@ def run_once(value: Any) -> Any:
         return awaiter.run(value)
     finally:
         awaiter.close()
+
+
+def _new_loop() -> Any:
+    aio = new_event_loop()
+    aio.set_exception_handler(_report)
+    return aio
+
+
+def _report(aio: Any, about: dict[str, Any]) -> None:
+    """Log what asyncio has to say, but for an end that was told already, or is a HandlerTimeout for somebody else."""
+    if not isinstance(about.get("exception"), (SystemExit, KeyboardInterrupt, HandlerTimeout)):
+        aio.default_exception_handler(about)
 
 
 async def _awaited(value: Any) -> Any:

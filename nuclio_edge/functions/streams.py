@@ -132,7 +132,7 @@ class Pipe:
 
 def deliver(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseException | None]:
     """Send or join what a handler's generator yields, on the thread that calls; the event's result, or its error."""
-    if not in_parts(event):
+    if not _in_parts(event):
         try:
             return join(result), None
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises
@@ -168,7 +168,7 @@ async def deliver_async(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseE
     from asyncio import Event as Flag
     from asyncio import get_running_loop
 
-    if not in_parts(event):
+    if not _in_parts(event):
         try:
             return await join_async(result), None
         except BaseException as error:  # noqa: BLE001 - whatever the user's code raises, cancellation at the timeout too
@@ -320,7 +320,7 @@ async def _close(source: Any) -> None:
         source.close()
 
 
-def in_parts(event: Any) -> bool:
+def _in_parts(event: Any) -> bool:
     """Whether somebody takes the parts as they come."""
     trigger = event._trigger
     return event._token is not None and bool(getattr(trigger.source, "streams", False)) and not trigger.function.outputs
@@ -351,7 +351,7 @@ def whole(event: Event, result: Any) -> Any:
         if hasattr(type(result), "close"):
             result.close()  # else Python warns that it was never awaited
         raise TypeError('the handler returned something to await, and isolation = "inline" cannot: leave it out')
-    return join(result) if is_stream(result) and not in_parts(event) else result
+    return join(result) if is_stream(result) and not _in_parts(event) else result
 
 
 def is_async_stream(result: Any) -> bool:

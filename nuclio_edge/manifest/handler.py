@@ -6,6 +6,8 @@ a name's signature cannot be known (imported, decorated, assigned), it is taken 
 
 from __future__ import annotations
 
+import gc
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -145,7 +147,7 @@ def bound_elsewhere(code: bytes | str, name: str) -> bool:
     """
     import ast
 
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(_tree(code)):
         if isinstance(node, ast.Global) and name in node.names:
             return True
         if isinstance(node, ast.NamedExpr) and node.target.id == name:
@@ -157,9 +159,24 @@ def bound_elsewhere(code: bytes | str, name: str) -> bool:
     return False
 
 
+def _tree(code: bytes | str, file: str = "") -> Any:
+    """The syntax tree of code; SyntaxError, ValueError, RecursionError, MemoryError.
+
+    Nothing is collected meanwhile: garbage whose finalizer formats a traceback, as that of asyncio's tasks, makes a
+    tree of its own, and CPython 3.11 ends ours with a SystemError then.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return compile(code, file, "exec", _ONLY_AST, dont_inherit=True)
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def names_of(code: bytes | str, file: str) -> Names:
     """Return what the code binds; SyntaxError also for bytes that are no source and for what is nested too deeply."""
     try:
-        return Names(compile(code, file, "exec", _ONLY_AST, dont_inherit=True))
+        return Names(_tree(code, file))
     except (ValueError, RecursionError, MemoryError) as error:
         raise SyntaxError(str(error) or "nested too deeply") from None

@@ -12,7 +12,7 @@ from nuclio_edge.core.context import UserData
 from nuclio_edge.core.encode import seal, seal_answers, to_json
 from nuclio_edge.core.failure import HandlerTimeout
 from nuclio_edge.core.response import JSON
-from nuclio_edge.functions.streams import FIRM, WHOLE, deliver, in_parts, is_async_stream, is_stream, join_async
+from nuclio_edge.functions.streams import FIRM, WHOLE, deliver, is_async_stream, is_stream, join_async
 from nuclio_edge.supervision.slots import DENSE, NOTE_DENSE_NS, NOTE_GAP_NS, NOTE_NS, set_event
 
 from .carriers import ENDED, HANDED_BACK, SHORT_NS
@@ -129,7 +129,6 @@ class Worker:
         ran = self.ran.calls.append
         took = self.ran.ticks.append
         wanted = bool(function.outputs)
-        batched = function.batched
         calls = self.calls = 0
         error: Any = None
         start = told = begun = clock()
@@ -146,11 +145,7 @@ class Worker:
             try:
                 result = call(context, event)
                 if result is not None:
-                    if (
-                        type(result) is dict
-                        and (wanted or event._token is not None)
-                        and not (batched and isinstance(event, list))
-                    ):
+                    if type(result) is dict and (wanted or event._token is not None):
                         try:
                             result, error = to_json(result), JSON  # `seal` spelled out: 0.5 us less
                         except Exception:  # noqa: BLE001 - it has the words for what JSON cannot say
@@ -191,7 +186,7 @@ class Worker:
             if hasattr(type(result), "__await__"):
                 result = self.wait_for(result)
             if is_stream(result):
-                if is_async_stream(result) and not in_parts(event):
+                if is_async_stream(result):
                     result = self.wait_for(join_async(result))
                 else:
                     result, error = deliver(self.runner.pool.loop, event, result)
@@ -212,9 +207,8 @@ class Worker:
         return self.awaiter.run(value)
 
     def close(self) -> None:
-        """Give back what it holds; it runs nothing, and never will again."""
-        if self.awaiter is not None:
-            self.awaiter.close()
+        """Give back what it holds, unless its last words still run: whoever ends them has to find it."""
+        if self.awaiter is not None and self.awaiter.close():
             self.awaiter = None
 
     def tell(self) -> None:

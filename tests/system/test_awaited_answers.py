@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+import threading
 import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.rig import MEMORY, Rig, Settled
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,17 +137,17 @@ def test_an_async_init_context_that_fails_suspends_its_function(tmp_path: Path, 
         assert it.trigger("f").handled == 0
 
 
-@pytest.mark.parametrize("swallows", [False, True])
-def test_what_is_awaited_past_the_timeout_fails_its_event_and_its_thread_ends(tmp_path: Path, swallows: bool) -> None:
+@pytest.mark.parametrize("swallows", [0, 1, 100])
+def test_what_is_awaited_past_the_timeout_fails_its_event_and_its_thread_ends(tmp_path: Path, swallows: int) -> None:
     code = """
     import asyncio
 
     async def real(context, event):
-        if event.raw_body == b"hang":
+        for left in range(SWALLOWS, -1, -1) if event.raw_body == b"hang" else ():
             try:
                 await asyncio.sleep(3600)
             except asyncio.CancelledError:
-                if not SWALLOWS:
+                if not left:
                     raise
         return "ok"
 
@@ -203,7 +205,7 @@ import asyncio, sys
 
 async def tick():
     while True:
-        for _ in range(1000):
+        for _ in range(20_000):
             pass
         await asyncio.sleep(0)
 
@@ -312,6 +314,22 @@ def test_last_words_that_are_async_run_on_the_loop_of_their_worker(tmp_path: Pat
     with it:
         assert it.ask("/f") == (200, b"ok")
     assert "same loop: True" in it.records.text()
+
+
+def test_async_last_words_that_do_not_end_are_given_up_and_leave_nothing_behind(tmp_path: Path) -> None:
+    code = """
+    import asyncio
+    def init_context(context):
+        context.platform.set_termination_callback(lambda: asyncio.sleep(3600))
+    def handler(context, event):
+        return "ok"
+    """
+    it = rig(tmp_path, code, "thread", 'timeout = "200ms"\nworkers = 2')
+    with it:
+        assert it.ask("/f") == (200, b"ok")
+        runner = it.processor.functions["f"].runner
+    wait_until(lambda: runner.lost == 0 or not any(t.name.startswith("worker-") for t in threading.enumerate()))
+    assert it.records.text().count("callbacks still running") == 2
 
 
 @pytest.mark.parametrize("isolation", BLOCKING)

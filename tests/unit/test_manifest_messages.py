@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from nuclio_edge.manifest import check
+from nuclio_edge.manifest.handler import names_of
 from tests.cli import call
 
 if TYPE_CHECKING:
@@ -188,3 +191,27 @@ def test_the_text_of_check_is_sorted_by_line_warnings_among_the_errors(tmp_path:
         ["10", " log.level"],
     ]
     assert done.stderr.endswith("\n3 problems in edge.toml; nothing was started.\n")
+
+
+def test_code_can_be_read_while_garbage_is_collected_that_reads_code_itself() -> None:
+    """As a task of asyncio does that is dropped with an exception: its traceback is formatted then."""
+    read = []
+
+    class Left:
+        def __init__(self) -> None:
+            self.circle = self
+
+        def __del__(self) -> None:
+            read.append(ast.parse("a = 1"))
+
+    code = "def handler(context, event): ...\n" + "\n".join(f"x{n} = [{n}, {{1: (2, 3)}}]" for n in range(200))
+    before = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        for _ in range(5):
+            Left()
+            assert "handler" in names_of(code, "f.py").bound
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert len(read) == 5
