@@ -74,7 +74,8 @@ class Awaiter:
                 task.cancel()
             left.add(aio.create_task(aio.shutdown_asyncgens()))
             aio.run_until_complete(wait(left, timeout=_CLOSING_S))
-        aio.close()
+        with suppress(RuntimeError):  # it has just been run elsewhere
+            aio.close()
         return True
 
     def _cancel(self) -> None:
