@@ -1,7 +1,7 @@
 """Small virtual machines with the kernel that a test needs: emulated by QEMU (TCG), so no rights are needed.
 
 The root file system is this machine's own "/" (or another folder), read-only by virtio-9p, with the same Python,
-packages and checkout; only /run and /tmp are the guest's. What .ci/setup/virtual-machines could not get is a reason
+packages and checkout; only /run and /tmp are the guest's, but for a checkout that is in one of them. What .ci/setup/virtual-machines could not get is a reason
 to skip.
 """
 
@@ -41,9 +41,9 @@ busybox mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose
 for folder in proc sys dev; do busybox mount --move /$folder /new/$folder; done
 for folder in run tmp; do busybox mount -t tmpfs tmpfs /new/$folder; done
 busybox mount -t configfs config /new/sys/kernel/config 2>/dev/null
-if [ -n "{more}" ]; then
-    busybox mkdir -p "/new/run/checkout"
-    busybox mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose,noatime checkout /new/run/checkout
+if [ -n "{checkout}" ]; then
+    busybox mkdir -p "/new{checkout}"
+    busybox mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=512000,cache=loose,noatime checkout "/new{checkout}"
 fi
 busybox ip link set lo up 2>/dev/null
 busybox chroot /new {shell} -c "$(busybox cat /command)" 2>&1
@@ -107,14 +107,14 @@ class Guest:
         self.began = time.monotonic()
         busybox = Path(root) / "bin/busybox" if root != "/" else CACHE / "programs/unpacked/bin/busybox"
         ours = root == "/"
-        text = _INIT.format(
-            done=DONE, more="" if ours else "more", shell="/bin/sh" if ours else "/bin/busybox sh"
-        )  # fmt: skip
+        covered = ROOT.parts[1] in ("run", "tmp")  # by the guest's own
+        checkout = "/run/checkout" if not ours else str(ROOT) if covered else ""
+        text = _INIT.format(done=DONE, checkout=checkout, shell="/bin/sh" if ours else "/bin/busybox sh")
         image = self._folder / "initrd"
         image.write_bytes(_initrd(machine, busybox, text, _COMMAND + command, [*_BASE, *modules]))
         share = "local,security_model=none,readonly=on,multidevs=remap"
         shares = ["-virtfs", f"{share},path={root},mount_tag=root"]
-        if not ours:
+        if checkout:
             shares += ["-virtfs", f"{share},path={ROOT},mount_tag=checkout"]
         shared = CACHE / "programs/unpacked/usr/share"
         data = [word for name in ("seabios", "qemu") for word in ("-L", str(shared / name))]

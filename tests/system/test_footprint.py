@@ -42,7 +42,7 @@ path = "/f"
 ALLOWED = set(
     "__future__ _bisect _collections _contextvars _functools _heapq _json _operator _sha2 _sha256 _socket _struct"
     " _thread _weakref _weakrefset array atexit collections collections.abc contextlib errno faulthandler"
-    " fcntl functools heapq importlib importlib._abc importlib._bootstrap importlib._bootstrap_external"
+    " fcntl functools gc heapq importlib importlib._abc importlib._bootstrap importlib._bootstrap_external"
     " importlib.machinery importlib.util itertools keyword math mmap nuclio_edge_functions"
     " operator reprlib runpy select struct threading types"
     " warnings _warnings".split()
