@@ -1,8 +1,8 @@
 """Small virtual machines with the kernel that a test needs: emulated by QEMU (TCG), so no rights are needed.
 
 The root file system is this machine's own "/" (or another folder), read-only by virtio-9p, with the same Python,
-packages and checkout; only /run and /tmp are the guest's, but for a checkout that is in one of them. What .ci/setup/virtual-machines could not get is a reason
-to skip.
+packages and checkout; only /run and /tmp are the guest's, but for a checkout that is in one of them. What
+.ci/setup/virtual-machines could not get is a reason to skip.
 """
 
 from __future__ import annotations
