@@ -275,6 +275,7 @@ def test_the_will_is_published_for_a_connection_that_breaks_and_by_ourselves_whe
     with Other(mosquitto, "gw/state") as other:
         one = rig(mosquitto.url, will=will, birth=birth).open().wait_open()
         wait_until(lambda: [message.payload for message in other.messages] == [b"online"])
+        wait_until(lambda: not one.source.publisher.waiting, "the acknowledgement: without it the birth is repeated")
         one.do(lambda: one.source.connection._link.sock.shutdown(socket.SHUT_RDWR))
         wait_until(lambda: [message.payload for message in other.messages] == [b"online", b"offline", b"online"])
         one.close()
