@@ -275,8 +275,13 @@ def test_the_will_is_published_for_a_connection_that_breaks_and_by_ourselves_whe
     with Other(mosquitto, "gw/state") as other:
         one = rig(mosquitto.url, will=will, birth=birth).open().wait_open()
         wait_until(lambda: [message.payload for message in other.messages] == [b"online"])
-        said = lambda: [message.payload for message in other.messages]  # noqa: E731 - shorter
-        acknowledged = lambda: not one.source.publisher.waiting  # noqa: E731 - shorter; until then a birth is repeated
+
+        def said() -> list[bytes]:
+            return [message.payload for message in other.messages]
+
+        def acknowledged() -> bool:
+            return not one.source.publisher.waiting  # until then a birth is repeated
+
         wait_until(acknowledged)
         one.do(lambda: one.source.connection._link.sock.shutdown(socket.SHUT_RDWR))
         wait_until(lambda: said() == [b"online", b"offline", b"online"], lambda: str(said()))
