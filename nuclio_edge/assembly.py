@@ -307,9 +307,7 @@ class Assembly:
         spec = function.spec
         context = function.make_context
         if spec.isolation == "inline":
-            from .functions.streams import whole
-
-            return InlineRunner(function, context, self._begin, whole)
+            return InlineRunner(function, context, self._begin, _whole)
         if spec.isolation == "process":
             from .workers.processes import ProcessRunner
 
@@ -404,6 +402,12 @@ def _environment(function: Function) -> environment.Environment:
     return environment.function_environment(
         spec.name, spec.env, description=spec.description, version=function.version, handler=handler
     )
+
+
+def _whole(event: Event, result: Any) -> Any:
+    from .functions.streams import whole  # not at the start: few inline functions return what needs it
+
+    return whole(event, result)
 
 
 def _will_be_async(spec: FunctionSpec) -> bool:

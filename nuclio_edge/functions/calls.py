@@ -204,7 +204,7 @@ def attach(function: Function, trigger: Trigger) -> None:
     queue = getattr(function.runner, "queue", None)
     if queue is not None:
         queue.widen(_entries(function))
-    if function.batched:  # its handler takes lists
+    if any(spec.batch for spec in function.trigger_specs):  # its handler takes lists
         from nuclio_edge.workers import batch
 
         batch.attach(function.runner, trigger, 1, 0)

@@ -119,11 +119,6 @@ class Function:
         """For what is to be said of the function outside its handler; made anew, as that is rare."""
         return self._assembly.logger(self)
 
-    @property
-    def batched(self) -> bool:
-        """Whether its handler is given lists of events, by one of its triggers at least."""
-        return any(spec.batch for spec in self.trigger_specs)
-
     def load(self) -> None:
         """Import the code; raises LoadError. On whichever thread needs it, one at a time."""
         with _LOADING:
