@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from nuclio_edge.functions import running
 from nuclio_edge.manifest import load
 from nuclio_edge.processor import Processor
 from tests.waiting import LIMIT
@@ -83,6 +84,7 @@ class Rig:
         self.processor.stop()
         self.until(lambda: not self.processor.sources)
         self.processor.loop.close()
+        running.bind(None)  # of an inline function, whose last turn ended with the loop
 
     def deliver(self, path: str, body: bytes = b"", settled: Any = None, **about: Any) -> None:
         self.processor.sources["mem"].deliver(path, body, settled, **about)
