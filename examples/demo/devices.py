@@ -15,6 +15,7 @@ Time runs fast here: a room cools by a degree in five seconds.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -194,7 +195,8 @@ class Field:
     def close(self) -> None:
         """Switch everything off."""
         self._client.disconnect()
-        self._client.loop_stop()
+        with contextlib.suppress(AttributeError):  # loop_stop() trips over a thread that ends in that very moment
+            self._client.loop_stop()
 
     def _connected(self, client: Any, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:

@@ -12,6 +12,7 @@ from paho.mqtt.properties import Properties
 
 from nuclio_edge.sources.mqtt import MqttSource
 from nuclio_edge.testing import SourceRig
+from tests.stock_paho import leave
 from tests.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
@@ -98,7 +99,4 @@ class MqttRig(SourceRig):
     def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            thread = client._thread
-            client.disconnect()
-            if thread is not None:
-                thread.join()  # loop_stop() trips over a thread that ends, and forgets itself, in that very moment
+            leave(client)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli import Running, write
+from tests.stock_paho import leave
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -63,10 +64,9 @@ class Stream:
         """Publish no more; returns how many the broker has."""
         self._over.set()
         self._thread.join(30)
-        client, self._client = self._client, None  # paho closes its own pair of sockets when it is forgotten
+        client, self._client = self._client, None
         if client is not None:
-            client.disconnect()
-            client.loop_stop()
+            leave(client)
         return self.published
 
 

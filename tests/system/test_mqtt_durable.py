@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli import Running, call, write
 from tests.mosquitto import HOST, Mosquitto, program
+from tests.stock_paho import leave
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ def publish(broker: Mosquitto, topic: str, bodies: Sequence[str], qos: int = 1) 
         message = client.publish(topic, body, qos)
         message.wait_for_publish(60)
         assert message.is_published()
-    client.disconnect()
-    client.loop_stop()
+    leave(client)
 
 
 def handled(folder: Path) -> list[str]:

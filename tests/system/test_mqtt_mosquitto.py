@@ -14,6 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from nuclio_edge.manifest.schema import Secret, values
 from nuclio_edge.sources import mqtt_outage
 from tests.mqtt_rig import Rig
+from tests.stock_paho import leave
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ class Other:
 
     def close(self) -> None:
         """Leave."""
-        self._client.disconnect()
-        self._client.loop_stop()
-        self._client._reset_sockets()  # paho leaves its wake-up pair to the garbage collector
+        leave(self._client)
 
     def __enter__(self) -> Other:
         return self

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.cli import Running, write
+from tests.stock_paho import leave
 from tests.waiting import LIMIT, wait_until
 
 if TYPE_CHECKING:
@@ -205,11 +206,7 @@ def publish(clients: Clients, port: int) -> None:
         clients.done["sent"] = sent[0]
         clients.over.wait(dice.choice((0, 0, 0.001, 0.01)))
 
-    def close() -> None:
-        client.disconnect()
-        client.loop_stop()
-
-    clients.go("mqtt", step, close)
+    clients.go("mqtt", step, lambda: leave(client))
 
 
 def seen(path: Path) -> set[int]:

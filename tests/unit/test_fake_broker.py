@@ -12,6 +12,7 @@ from paho.mqtt.properties import Properties
 
 from tests.fake_broker import FakeBroker, FullBacklog, Peer, serve
 from tests.mqtt_packets import publish
+from tests.stock_paho import leave
 
 VERSIONS = [4, 5]
 
@@ -24,11 +25,6 @@ def client(version: int, port: int) -> tuple[paho.Client, list[paho.MQTTMessage]
     one.connect("127.0.0.1", port)
     one.loop_start()
     return one, seen
-
-
-def leave(one: paho.Client) -> None:
-    one.disconnect()
-    one.loop_stop()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
