@@ -15,6 +15,8 @@ class Clock:
 
     Two clocks, as on a device: `ticks` only grows (milliseconds), `wall` is Unix time (milliseconds) and may be set to
     anything. Real waiting goes on: threads, sockets and a loop that has nothing due are not concerned.
+
+    Close under it what ran under it: afterwards the time is that of the computer again, which may be an earlier one.
     """
 
     def __init__(self, wall: int = 1_700_000_000_000, ticks: int = 1_000_000) -> None:

@@ -87,10 +87,10 @@ def made(folder: Path, isolation: str, attempts: int) -> Iterator[Bench]:
     processor.open()
     wait_until(lambda: processor.loop.turn(5) or processor.ready, "it to be ready")  # type: ignore[func-returns-value]  # it turns
     with Clock() as clock:
-        yield Bench(processor, clock)
-    processor.stop()
-    if processor.functions:
-        processor.run()
+        bench = Bench(processor, clock)
+        yield bench
+        processor.stop()  # by the same clock: it may wait for an event that is to be tried again
+        bench.turn_until(lambda: clock.advance(100, processor.loop) or not processor.functions, "the stop")  # type: ignore[func-returns-value]  # it advances
     processor.loop.close()
 
 
