@@ -197,6 +197,7 @@ class Connection:
             self._link.ping()
         self.publisher.begin(
             self._link,
+            session_present=present,
             max_qos=getattr(props, "MaximumQoS", 2),
             may_retain=bool(getattr(props, "RetainAvailable", 1)),
             max_packet=getattr(props, "MaximumPacketSize", 0),

@@ -140,15 +140,21 @@ class Outbox:
         self._expires.clear()
         return left
 
-    def begin(self, *, window: int, max_packet: int) -> None:
+    def begin(self, *, session_present: bool, window: int, max_packet: int) -> None:
         """The broker has accepted a connection, and takes `window` unacknowledged messages of `max_packet` bytes.
 
         paho sends again what waits right after this; it would send all of it, however small the window. PUBRELs that
-        are due go first: they are no new messages, and paho stops at the first message that is to wait.
+        are due go first: they are no new messages, and paho stops at the first message that is to wait. A broker that
+        has lost its session has lost the messages that they are about: those are sent anew.
         """
         client = self.client
         client.accepted = True
         self._window = window
+        if not session_present:
+            for message in _kept(client).values():
+                if message.state == _RESEND_PUBREL:
+                    message.state = _PUBLISH
+                    message.dup = False
         self._expire()
         if max_packet:
             for mid, message in [*_kept(client).items()]:

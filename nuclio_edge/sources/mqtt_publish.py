@@ -244,7 +244,7 @@ class Publisher:
         elif not alone:
             return
         properties = {"correlation_data": event.correlation_data, "user_properties": said}
-        qos = min(event.qos, 1)
+        qos = min(event._first >> 1 & 3, 1)  # as it came: `event.qos` is the handler's to set
         try:
             self.publish(event.response_topic, body, qos, False, content_type, properties, event)
         except ValueError:  # a header or content type that MQTT cannot say: better an answer without
@@ -281,13 +281,15 @@ class Publisher:
         self._largest_queued = max(largest, size)
         return True
 
-    def begin(self, link: Link, *, max_qos: int, may_retain: bool, max_packet: int, window: int) -> None:
+    def begin(
+        self, link: Link, *, session_present: bool, max_qos: int, may_retain: bool, max_packet: int, window: int
+    ) -> None:
         """A connection is open, with what its broker allows; what waits is sent right after this."""
         self.link = link
         self.max_qos = max_qos
         self.may_retain = may_retain
         self.max_packet = max_packet
-        self.outbox.begin(window=window, max_packet=max_packet)
+        self.outbox.begin(session_present=session_present, window=window, max_packet=max_packet)
         self._largest_queued = self.outbox.room.largest
         if self.keeper is not None:
             self.keeper.look()

@@ -153,6 +153,57 @@ def test_qos_0_while_the_broker_is_away_is_counted_and_qos_1_waits(rig: Rig, bro
     assert rig.do(rig.source.sent)
 
 
+@pytest.mark.parametrize("version", [3, 5])
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_message_of_qos_2_that_a_broker_lost_with_its_session_is_sent_anew_and_one_that_it_kept_is_released(
+    broker: FakeBroker, tmp_path: Path, version: int, fast: bool
+) -> None:
+    def again(session: bool) -> Any:
+        peer = broker.accept()
+        peer.handshake(session=session, subscribes=False)
+        return peer
+
+    with Rig(broker.url, tmp_path, fast=fast, version=version) as rig:
+        peer = again(session=False)
+        rig.source.publisher.publish("a", b"1", 2, False, None)
+        mid = peer.expect("PUBLISH").mid
+        peer.ack("PUBREC", mid)
+        peer.expect("PUBREL", mid=mid)
+        peer.close()
+        peer = again(session=False)
+        peer.expect("PUBLISH", payload=b"1", mid=mid, qos=2, dup=False)
+        peer.ack("PUBREC", mid)
+        peer.expect("PUBREL", mid=mid)
+        peer.close()
+        peer = again(session=True)
+        peer.expect("PUBREL", mid=mid)
+        assert rig.source.publisher.sent == 0
+        peer.ack("PUBCOMP", mid)
+        wait_until(lambda: rig.source.publisher.sent == 1)
+        assert rig.source.publisher.waiting == 0
+
+
+@pytest.mark.parametrize("session", [True, False])
+def test_what_a_broker_has_is_released_even_when_its_time_is_over_and_what_it_lost_has_expired(
+    rig: Rig, broker: FakeBroker, session: bool
+) -> None:
+    peer = opened(rig, broker)
+    publisher = rig.source.publisher
+    publisher.publish("a", b"1", 2, False, None, {"message_expiry": 10})
+    mid = peer.expect("PUBLISH").mid or 0
+    peer.ack("PUBREC", mid)
+    peer.expect("PUBREL")
+    rig.do(lambda: publisher.outbox._expires.update({mid: rig.loop.now}))
+    peer.close()
+    peer = broker.accept()
+    peer.handshake(session=session, subscribes=False)
+    if session:
+        peer.expect("PUBREL", mid=mid)
+    else:
+        wait_until(lambda: publisher.shed == {"expired": 1})
+        assert publisher.waiting == 0
+
+
 def test_the_memory_for_waiting_messages_is_bounded(
     rig: Rig, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +369,24 @@ def test_an_answer_with_what_mqtt_cannot_say_comes_without_it(rig: Rig, broker: 
         found = peer.expect("PUBLISH", topic="back")
         assert found.payload == said
         assert found.properties["user_property"] == [("status", "500" if b"broke" in said else "200")]
+
+
+def test_a_request_is_answered_and_acknowledged_whatever_its_handler_made_of_its_event(
+    rig: Rig, broker: FakeBroker
+) -> None:
+    inbox = rig.subscribe("a", 1)
+    rig.open()
+    peer = broker.accept()
+    peer.handshake()
+    rig.wait_open()
+    peer.publish("a", b"?", qos=1, mid=7, response_topic="back")
+    event = inbox.taken.get(timeout=30)
+    event.qos = None
+    rig.settle(event, "fine")
+    kinds = {found.kind: found for found in (peer.read(), peer.read())}
+    assert kinds["PUBLISH"].payload == b"fine"
+    assert kinds["PUBLISH"].qos == 1
+    assert kinds["PUBACK"].mid == 7
 
 
 def test_what_was_never_sent_is_told_at_the_end(rig: Rig, broker: FakeBroker) -> None:
