@@ -328,34 +328,30 @@ class Publisher:
             return
         self.note = _nothing  # the source itself can go
         if successor is None:
-            self.tell()
+            self._tell(self.waiting - (self.keeper.kept() if self.keeper is not None else 0))
             for name in ("send", "output", "reply"):
                 setattr(self, name, self._too_late)
             setattr(self, "publish", lambda *_, **__: self.loop.post(self._too_late))  # noqa: B010 - mypy
             return
         waiting = self.outbox.take_back()
-        given, self._given = self._given, deque()
-        self._given_bytes = self._given_largest = 0
-        self.tell()
-        for name in ("publish", "send", "output", "reply"):
+        for name in ("publish", "send", "output", "reply", "drop"):
             setattr(self, name, _forwarded(successor, name))
         for message in waiting:
             if message[5] is not None and successor.keeper is not None:
                 successor.keeper.take_over(message[5], message[:5])
             else:
                 successor.send(*message[:5])
-        for one in given:
-            successor.send(*one)
+        self.take()  # which a thread that is in `publish` at this moment will post once more
+        self._tell(0)
 
     def _too_late(self, *_: Any, **__: Any) -> None:
         self.drop("closed")
         if self.shed["closed"] == 1:
             self.log.warn("messages are published to a source that is closed, and are lost; said once")
 
-    def tell(self) -> None:
+    def _tell(self, waiting: int) -> None:
         """Say what was never sent, by reason: nothing is lost silently; at the end."""
         lost = dict(self.shed)
-        waiting = self.waiting - (self.keeper.kept() if self.keeper is not None else 0)
         if waiting > 0:
             lost["unacknowledged"] = waiting
         if lost:

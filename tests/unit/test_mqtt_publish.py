@@ -15,6 +15,7 @@ from nuclio_edge.core.event import Event
 from nuclio_edge.core.response import Response
 from nuclio_edge.sources import mqtt_outage, mqtt_room
 from nuclio_edge.sources.mqtt_params import OUTPUT
+from nuclio_edge.sources.mqtt_publish import Publisher
 from tests.fake_broker import FakeBroker
 from tests.mqtt_rig import Rig, checked
 from tests.waiting import wait_until
@@ -387,6 +388,35 @@ def test_a_request_is_answered_and_acknowledged_whatever_its_handler_made_of_its
     assert kinds["PUBLISH"].payload == b"fine"
     assert kinds["PUBLISH"].qos == 1
     assert kinds["PUBACK"].mid == 7
+
+
+def test_what_a_thread_is_publishing_while_the_source_is_exchanged_goes_to_its_successor(
+    rig: Rig, broker: FakeBroker
+) -> None:
+    opened(rig, broker)
+    before, after = rig.source.publisher, Publisher(rig.loop, rig.host.log, rig.source.connection.outages.say_once)
+    asked, go = threading.Event(), threading.Event()
+
+    class Slow:
+        """A flag that takes its time: the thread is in `publish` meanwhile."""
+
+        def __bool__(self) -> bool:
+            asked.set()
+            go.wait(30)
+            return False
+
+    def publish() -> None:
+        before.publish("a", b"1", 1, Slow(), None)  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    asked.wait(30)
+    rig.do(lambda: before.close(after))
+    go.set()
+    thread.join()
+    wait_until(lambda: after.waiting == 1)
+    rig.do(lambda: before.drop("outbox-full"))
+    assert (before.waiting, before.shed, after.shed) == (0, {}, {"outbox-full": 1})
 
 
 def test_what_was_never_sent_is_told_at_the_end(rig: Rig, broker: FakeBroker) -> None:
