@@ -7,12 +7,14 @@ broker closes the connection at comes again for ever.
 
 from __future__ import annotations
 
+from nuclio_edge.core.mqtt_compose import variable
 from nuclio_edge.core.mqtt_properties import (
     CONTENT_TYPE,
     CORRELATION_DATA,
     MESSAGE_EXPIRY,
     RESPONSE_TOPIC,
     USER_PROPERTY,
+    pack_properties,
     unpack_properties,
 )
 from nuclio_edge.sources.mqtt_culprit import Culprit
@@ -56,6 +58,7 @@ class Outbox:
         self._offline: list[Message] = []  # before there is a client
         self._culprit = Culprit()
         self._window = INFLIGHT
+        self._max_packet = 0  # the broker's; 0: no limit
 
     def takes(self, size: int) -> bool:
         """Whether there is room for another message."""
@@ -75,6 +78,12 @@ class Outbox:
         if entry is None and not self.room.takes(size):
             self._drop("outbox-full")
             return 0
+        if entry is not None and self._max_packet:
+            props = len(pack_properties(pairs))
+            if _size_on_the_wire(topic, body, len(variable(props)) + props) > self._max_packet:
+                self._drop("too-big")  # by its idempotency key, or it comes from the disk
+                entry.end()
+                return 0
         client = self.client
         if client is None:
             self._offline.append((topic, body, qos, retain, pairs, entry))
@@ -156,9 +165,11 @@ class Outbox:
                     message.state = _PUBLISH
                     message.dup = False
         self._expire()
+        self._max_packet = max_packet
         if max_packet:
             for mid, message in [*_kept(client).items()]:
-                if _size_on_the_wire(message) > max_packet:
+                props = 1 if message.properties is None else len(message.properties.pack())
+                if _size_on_the_wire(message.topic, message.payload, props) > max_packet:
                     self._give_up(mid, "too-big")
         if self._culprit.alone:
             window = 1
@@ -243,9 +254,9 @@ def _kept(client: Any) -> Any:
     return getattr(client, "_out_messages", {})
 
 
-def _size_on_the_wire(message: Any) -> int:
-    size = 4 + len(message.topic.encode()) + len(message.payload)
-    size += 1 if message.properties is None else len(message.properties.pack())
+def _size_on_the_wire(topic: str, body: bytes, props: int) -> int:
+    """Of a PUBLISH of QoS 1 or 2 whose properties take `props` bytes, their length included."""
+    size = 4 + len(topic.encode()) + props + len(body)
     return size + (2 if size < 128 else 3 if size < 16_384 else 4 if size < 2_097_152 else 5)
 
 

@@ -174,7 +174,11 @@ class Publisher:
         qos = min(qos, self.max_qos)
         if retain and not self.may_retain:
             retain = False
-        if self.max_packet and len(body) + len(topic) * 4 + 64 > self.max_packet and self._too_big(topic, body, pairs):
+        if (
+            self.max_packet
+            and (len(body) + len(topic) * 4 + 64 > self.max_packet or (pairs and pairs is not JSON_SAID))
+            and self._too_big(topic, body, pairs)
+        ):
             self.drop("too-big")
             return
         if qos:
@@ -230,6 +234,9 @@ class Publisher:
             if response.status_code >= REFUSED:
                 self.drop("broken-body")
                 return
+        if len(body) > _LARGEST:
+            self.drop("too-big")
+            return
         self.send(output.topic, body, output.qos, output.retain, pairs, event)
 
     def reply(self, event: MqttEvent, response: Response | None, *, alone: bool) -> None:
@@ -242,6 +249,9 @@ class Publisher:
             body, content_type = _whole(response), response.content_type
             said = {**response.headers, "status": str(response.status_code)}
         elif not alone:
+            return
+        if len(body) > _LARGEST:
+            self.drop("too-big")
             return
         properties = {"correlation_data": event.correlation_data, "user_properties": said}
         qos = min(event._first >> 1 & 3, 1)  # as it came: `event.qos` is the handler's to set
@@ -271,7 +281,8 @@ class Publisher:
         return head
 
     def _too_big(self, topic: str, body: bytes, pairs: tuple[tuple[int, Any], ...]) -> bool:
-        return 7 + len(self.head(topic, pairs)) + len(body) > self.max_packet
+        head = self._heads.get((topic, pairs)) or self.head(topic, pairs)
+        return 7 + len(head) + len(body) > self.max_packet
 
     def _queue_takes(self, queued: int, size: int) -> bool:
         """Whether the socket's queue has room for a message, which then joins it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.sources import mqtt_publish, mqtt_room
+from tests.fake_broker import FakeBroker, Peer
 from tests.mosquitto import Mosquitto, program
 from tests.rig import MEMORY, Rig
 
@@ -28,6 +29,11 @@ handler = "f.py"
 source = "mem"
 path = "/in"
 durable = {durable}
+"""
+LONG = """
+def handler(context, event):
+    for size in map(int, event.raw_body.split()):
+        context.bindings["broker"].publish("out", "x" * size, qos=1)
 """
 MANY = """
 def handler(context, event):
@@ -74,7 +80,9 @@ def command(broker: Mosquitto) -> list[str]:
     return [program("mosquitto_sub"), *who, "-q", "1", "-t", "out", "-F", "%p"]
 
 
-def start(folder: Path, broker: Mosquitto, *, durable: bool = True, top: str = "", code: str = MANY) -> Rig:
+def start(
+    folder: Path, broker: Mosquitto | FakeBroker, *, durable: bool = True, top: str = "", code: str = MANY
+) -> Rig:
     function = FUNCTION.format(durable=str(durable).lower())
     return Rig(folder, top + BROKER.format(url=broker.url) + MEMORY + function, f=code)
 
@@ -189,3 +197,33 @@ def test_another_table_of_the_source_takes_the_outbox_over(tmp_path: Path, broke
         with Heard(tmp_path, broker) as heard:
             rig.until(lambda: len(set(heard.lines)) == 300)
             assert list(dict.fromkeys(heard.lines)) == [f"{number:05d}" for number in range(300)]
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.usefixtures("little_room")
+def test_what_the_broker_does_not_take_with_the_key_that_it_has_on_disk_is_counted(
+    tmp_path: Path, stored: bool
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.handshake(subscribes=False, maximum_packet_size=200)
+        peer.serve()
+
+    sizes = [10] * 200 + [185, 11]  # the largest one fits by itself
+    with FakeBroker(script) as broker:
+        if stored:
+            broker.refuse()
+        with start(tmp_path, broker, code=LONG) as rig:
+            if not stored:
+                rig.until(lambda: rig.processor.sources["broker"].state == "open")
+            rig.deliver("/in", " ".join(map(str, sizes)).encode())
+            rig.until(lambda: rig.trigger("f").handled == 1)
+            if stored:
+                rig.until(lambda: publisher(rig).keeper.backlog.alone > 100)
+                broker.listen()
+            rig.until(lambda: broker.count("PUBLISH") == 201)
+            rig.until(lambda: publisher(rig).waiting == 0)
+            assert [len(one.payload) for one in broker.received if one.kind == "PUBLISH"] == [10] * 200 + [11]
+            assert (publisher(rig).sent, publisher(rig).shed) == (201, {"too-big": 1})
+            assert broker.count("CONNECT") == 1
+            rig.until(lambda: not rig.processor.delivery.spool.totals()["pending"])  # type: ignore[union-attr]
+            assert rig.balanced()

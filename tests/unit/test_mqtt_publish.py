@@ -13,7 +13,7 @@ from nuclio_edge.core.context import Context, Revoked
 from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.event import Event
 from nuclio_edge.core.response import Response
-from nuclio_edge.sources import mqtt_outage, mqtt_room
+from nuclio_edge.sources import mqtt_outage, mqtt_publish, mqtt_room
 from nuclio_edge.sources.mqtt_params import OUTPUT
 from nuclio_edge.sources.mqtt_publish import Publisher
 from tests.fake_broker import FakeBroker
@@ -241,6 +241,31 @@ def test_the_limits_that_a_broker_announces_are_kept(rig: Rig, broker: FakeBroke
     publish("a", b"1", 2, True, None)
     assert peer.expect("PUBLISH", payload=b"1", qos=1, retain=False)
     assert rig.source.publisher.shed == {"too-big": 1}
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_properties_count_in_what_a_broker_takes(rig: Rig, broker: FakeBroker, qos: int) -> None:
+    peer = opened(rig, broker, maximum_packet_size=1000)
+    publish = rig.source.publisher.publish
+    publish("a", b"1", qos, False, None, {"user_properties": {"k": "v" * 1000}})
+    publish("a", b"2", qos, False, "x" * 1000)
+    publish("a", b"3", qos, False, None, {"user_properties": {"k": "v" * 900}})
+    assert peer.expect("PUBLISH").payload == b"3"
+    assert rig.source.publisher.shed == {"too-big": 2}
+
+
+def test_what_no_packet_can_hold_is_counted(rig: Rig, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt_publish, "_LARGEST", 1000)
+    inbox = rig.subscribe("a")
+    rig.open()
+    peer = broker.accept()
+    peer.handshake()
+    rig.wait_open()
+    rig.do(lambda: rig.source.send(checked(OUTPUT, {"topic": "out", "qos": 1}), to_response("x" * 1001), Event()))
+    peer.publish("a", b"?", response_topic="back")
+    rig.settle(inbox.taken.get(timeout=30), "x" * 1001)
+    assert rig.source.publisher.shed == {"too-big": 2}
+    assert rig.source.publisher.waiting == 0
 
 
 def test_a_message_that_the_broker_refuses_is_counted_and_said_once(rig: Rig, broker: FakeBroker) -> None:
