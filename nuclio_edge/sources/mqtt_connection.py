@@ -68,7 +68,7 @@ class Connection:
         self._ponged = False
         self.outages = Outages(self.log, params.url, params.client_id)
         self.intake = Intake(self.loop, self._write, self._break_off, self.outages.say_once)
-        self.publisher = Publisher(self.loop, self.log, self._note_refusal)
+        self.publisher = Publisher(self.loop, self.log, self.outages.say_once)
 
     def serve(self, triggers: list[Trigger]) -> None:
         """The complete list of triggers from now on; filters are (un)subscribed as it takes."""
@@ -376,6 +376,3 @@ class Connection:
         if state != self.state:
             self.state = state
             self._changed()
-
-    def _note_refusal(self, message: str, code: int) -> None:
-        self.outages.say_once(f"puback {code}", message, "reason", explain(code, v5=True))

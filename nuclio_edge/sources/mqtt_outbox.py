@@ -22,11 +22,10 @@ from nuclio_edge.sources.mqtt_room import Room
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
-    from nuclio_edge.core.loop import Loop
     from nuclio_edge.delivery.outbox import Entry
+    from nuclio_edge.sources.mqtt_publish import Publisher
 
     Message = tuple[str, bytes, int, bool, tuple[tuple[int, Any], ...], Entry | None]
 
@@ -44,21 +43,20 @@ _PAHO_NAMES = {
 
 
 class Outbox:
-    """The messages of QoS 1 and 2 of one source. Loop thread only; `drop(reason)` counts one that is not sent."""
+    """The messages of QoS 1 and 2 of one publisher, which counts those that are not sent. Loop thread only."""
 
-    def __init__(self, loop: Loop, drop: Callable[[str], Any], log: Any) -> None:
-        self.loop = loop
+    def __init__(self, publisher: Publisher) -> None:
+        self.loop = publisher.loop
         self.client: Any = None
         self.v5 = True
         self.room = Room()  # by paho's message id
         self.entries: dict[int, Entry] = {}  # by paho's message id, of those that the disk knows or will know
         self._expires: dict[int, int] = {}  # message id -> when, of those that have a message expiry
-        self._drop = drop
-        self._log = log
+        self._publisher = publisher
         self._offline: list[Message] = []  # before there is a client
         self._culprit = Culprit()
         self._window = INFLIGHT
-        self._max_packet = 0  # the broker's; 0: no limit
+        self._limited = False  # whether the broker does not take every message
 
     def takes(self, size: int) -> bool:
         """Whether there is room for another message."""
@@ -76,12 +74,18 @@ class Outbox:
         """Send a message, now or when it is its turn; its message id, or 0 after counting why not."""
         size = len(body)
         if entry is None and not self.room.takes(size):
-            self._drop("outbox-full")
+            self._publisher.drop("outbox-full")
             return 0
-        if entry is not None and self._max_packet:
+        if entry is not None and self._limited:  # it has a key more, or comes from the disk
+            publisher = self._publisher
+            qos, retain = publisher.allowed(topic, qos, retain)
+            if not qos:
+                publisher.send(topic, body, qos, retain, pairs)
+                entry.end()
+                return 0
             props = len(pack_properties(pairs))
-            if _size_on_the_wire(topic, body, len(variable(props)) + props) > self._max_packet:
-                self._drop("too-big")  # by its idempotency key, or it comes from the disk
+            if not self._fits(topic, body, len(variable(props)) + props):
+                publisher.drop("too-big")
                 entry.end()
                 return 0
         client = self.client
@@ -137,7 +141,7 @@ class Outbox:
             if when is None:
                 left.append(message)
             elif when <= self.loop.now:
-                self._drop("expired")
+                self._publisher.drop("expired")
                 if message[5] is not None:
                     message[5].end()
             else:
@@ -149,8 +153,8 @@ class Outbox:
         self._expires.clear()
         return left
 
-    def begin(self, *, session_present: bool, window: int, max_packet: int) -> None:
-        """The broker has accepted a connection, and takes `window` unacknowledged messages of `max_packet` bytes.
+    def begin(self, *, session_present: bool, window: int) -> None:
+        """The broker has accepted a connection, and takes `window` unacknowledged messages.
 
         paho sends again what waits right after this; it would send all of it, however small the window. PUBRELs that
         are due go first: they are no new messages, and paho stops at the first message that is to wait. A broker that
@@ -165,11 +169,15 @@ class Outbox:
                     message.state = _PUBLISH
                     message.dup = False
         self._expire()
-        self._max_packet = max_packet
-        if max_packet:
+        publisher = self._publisher
+        self._limited = bool(publisher.max_packet) or publisher.max_qos < 2 or not publisher.may_retain
+        if self._limited:
             for mid, message in [*_kept(client).items()]:
+                if message.state == _RESEND_PUBREL:
+                    continue
+                message.qos, message.retain = publisher.allowed(message.topic, message.qos, message.retain)
                 props = 1 if message.properties is None else len(message.properties.pack())
-                if _size_on_the_wire(message.topic, message.payload, props) > max_packet:
+                if not self._fits(message.topic, message.payload, props):
                     self._give_up(mid, "too-big")
         if self._culprit.alone:
             window = 1
@@ -198,13 +206,18 @@ class Outbox:
             self._give_up(found, "closes-connection")
             if self._culprit.gave_up(topics[0]):
                 text = "a message was given up: the broker closes every connection at it"
-                self._log.warn_with(text, "topic", topics[0])
+                self._publisher.log.warn_with(text, "topic", topics[0])
         return topics[0] if closed and topics else ""
 
     @property
     def suspects(self) -> bool:
         """Whether messages are sent one at a time, to find the one at which the broker closes the connection."""
         return bool(self._culprit.alone)
+
+    def topic(self, mid: int) -> str:
+        """The topic of a message that waits, or nothing."""
+        message = _kept(self.client).get(mid)
+        return "" if message is None else str(message.topic)
 
     def acknowledged(self, mid: int) -> bool:
         """A message is with the broker, or was refused; whether it is one that waited."""
@@ -216,12 +229,18 @@ class Outbox:
             self._open_window(self._window)
         return True
 
+    def _fits(self, topic: str, body: bytes, props: int) -> bool:
+        """Whether the broker takes a message of that size; its properties have `props` bytes with their length."""
+        size = 4 + len(topic.encode()) + props + len(body)
+        size += 2 if size < 128 else 3 if size < 16_384 else 4 if size < 2_097_152 else 5
+        return size <= (self._publisher.max_packet or size)
+
     def _give_up(self, mid: int, reason: str) -> None:
         del _kept(self.client)[mid]
         self.room.remove(mid)
         self._expires.pop(mid, None)
         self._culprit.settled()
-        self._drop(reason)
+        self._publisher.drop(reason)
         self._end(mid)
 
     def _end(self, mid: int) -> None:
@@ -252,12 +271,6 @@ class Outbox:
 def _kept(client: Any) -> Any:
     """Paho's messages by id, in the order in which they were published."""
     return getattr(client, "_out_messages", {})
-
-
-def _size_on_the_wire(topic: str, body: bytes, props: int) -> int:
-    """Of a PUBLISH of QoS 1 or 2 whose properties take `props` bytes, their length included."""
-    size = 4 + len(topic.encode()) + props + len(body)
-    return size + (2 if size < 128 else 3 if size < 16_384 else 4 if size < 2_097_152 else 5)
 
 
 def _pairs(properties: Any) -> tuple[tuple[int, Any], ...]:

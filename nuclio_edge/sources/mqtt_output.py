@@ -25,12 +25,13 @@ SHORT = 512  # bytes: a longer body goes the publisher's way, so that no more st
 class Output:
     """An output's way out; loop thread only."""
 
-    __slots__ = ("_link", "_params", "_publisher", "_starts")
+    __slots__ = ("_link", "_params", "_publisher", "_retain", "_starts")
 
     def __init__(self, publisher: Publisher, params: Values) -> None:
         self._publisher = publisher
         self._params = params
         self._link: Link | None = None  # for which the starts were made: its version and its broker's limits
+        self._retain = False
         self._starts: dict[str, dict[int, bytes]] = {}  # content type -> length of the body -> what goes before it
 
     def send(self, response: Response, event: Event) -> None:
@@ -77,7 +78,9 @@ class Output:
     def _meet(self, link: Link) -> None:
         """Forget the starts of the last connection."""
         self._link = link
-        self._starts = {} if min(self._params.qos, self._publisher.max_qos) else {JSON: {}, TEXT: {}}
+        params = self._params
+        qos, self._retain = self._publisher.allowed(params.topic, params.qos, params.retain)
+        self._starts = {} if qos else {JSON: {}, TEXT: {}}
 
     def _start(self, starts: dict[int, bytes], content_type: str, size: int) -> bytes:
         """What goes before a body of that size; nothing when it has to go the publisher's way."""
@@ -86,7 +89,7 @@ class Output:
         publisher = self._publisher
         params = self._params
         head = publisher.head(params.topic, JSON_SAID if content_type == JSON else ())
-        first = b"\x31" if params.retain and publisher.may_retain else b"\x30"
+        first = b"\x31" if self._retain else b"\x30"
         start = first + variable(len(head) + size) + head
         if publisher.max_packet and len(start) + size > publisher.max_packet:
             return b""

@@ -19,7 +19,7 @@ from nuclio_edge.core.mqtt_properties import (
 )
 from nuclio_edge.core.response import JSON, TEXT
 from nuclio_edge.sources.mqtt_outbox import Outbox
-from nuclio_edge.sources.mqtt_reasons import REFUSAL
+from nuclio_edge.sources.mqtt_reasons import REFUSAL, explain
 from nuclio_edge.sources.mqtt_room import LIMIT_BYTES, LIMIT_COUNT, SMALL, UNDISPUTED, fits
 from nuclio_edge.sources.mqtt_text import check_topic_name, property_pairs
 
@@ -75,15 +75,15 @@ class MqttBinding:
 class Publisher:
     """The outgoing half of one source. `publish` is for any thread, the rest for the loop's.
 
-    `link` is that of the open connection, or None.
+    `link` is that of the open connection, or None. `say(key, message, *pairs)` warns once of a key in each.
     """
 
-    def __init__(self, loop: Loop, log: Any, note: Callable[..., Any]) -> None:
+    def __init__(self, loop: Loop, log: Any, say: Callable[..., Any]) -> None:
         self.loop = loop
         self.log = log
-        self.note = note
+        self.say = say
         self.link: Link | None = None
-        self.outbox = Outbox(loop, self.drop, log)
+        self.outbox = Outbox(self)
         self.keeper: Any = None  # the outbox on disk, where there is one
         self.v5 = True
         self.max_qos = 2
@@ -171,9 +171,8 @@ class Publisher:
         event: Event | None = None,
     ) -> None:
         """Send a message now, or keep it, or count why not."""
-        qos = min(qos, self.max_qos)
-        if retain and not self.may_retain:
-            retain = False
+        if qos > self.max_qos or (retain and not self.may_retain):
+            qos, retain = self.allowed(topic, qos, retain)
         if (
             self.max_packet
             and (len(body) + len(topic) * 4 + 64 > self.max_packet or (pairs and pairs is not JSON_SAID))
@@ -203,6 +202,17 @@ class Publisher:
         else:
             link.write(bytes((first,)) + variable(size) + head + body)
         self.sent += 1
+
+    def allowed(self, topic: str, qos: int, retain: bool) -> tuple[int, bool]:
+        """QoS and retain as far as the broker takes them; that it takes less than was asked for is said."""
+        if qos > self.max_qos:
+            text = "the broker takes a lower QoS than was asked for"
+            self.say("maximum qos", text, "topic", topic, "asked", qos, "sent", self.max_qos)
+            qos = self.max_qos
+        if retain and not self.may_retain:
+            self.say("no retain", "the broker retains no messages: they are sent without", "topic", topic)
+            retain = False
+        return qos, retain
 
     def farewell(self, will: Values) -> None:
         """Publish the will's message; the DISCONNECT comes right behind it in the same stream.
@@ -300,8 +310,13 @@ class Publisher:
         self.max_qos = max_qos
         self.may_retain = may_retain
         self.max_packet = max_packet
-        self.outbox.begin(session_present=session_present, window=window, max_packet=max_packet)
+        self.outbox.begin(session_present=session_present, window=window)
         self._largest_queued = self.outbox.room.largest
+        if not max_qos:
+            for topic, body, qos, retain, pairs, entry in self.outbox.take_back():
+                self.send(topic, body, qos, retain, pairs)
+                if entry is not None:
+                    entry.end()
         if self.keeper is not None:
             self.keeper.look()
 
@@ -325,7 +340,9 @@ class Publisher:
             self.keeper.look()
         if reason >= REFUSAL:
             self.drop("refused")
-            self.note("the broker refused a message that was published", reason)
+            topic = self.outbox.topic(mid)
+            text = "the broker refused a message that was published"
+            self.say(f"puback {reason} {topic}", text, "topic", topic, "reason", explain(reason, v5=True))
         else:
             self.sent += 1
 
@@ -337,7 +354,7 @@ class Publisher:
         """
         if "send" in vars(self):
             return
-        self.note = _nothing  # the source itself can go
+        self.say = _nothing  # the source itself can go
         if successor is None:
             self._tell(self.waiting - (self.keeper.kept() if self.keeper is not None else 0))
             for name in ("send", "output", "reply"):

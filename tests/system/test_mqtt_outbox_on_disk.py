@@ -33,7 +33,7 @@ durable = {durable}
 LONG = """
 def handler(context, event):
     for size in map(int, event.raw_body.split()):
-        context.bindings["broker"].publish("out", "x" * size, qos=1)
+        context.bindings["broker"].publish("out", "x" * size, qos=2, retain=True)
 """
 MANY = """
 def handler(context, event):
@@ -199,13 +199,13 @@ def test_another_table_of_the_source_takes_the_outbox_over(tmp_path: Path, broke
             assert list(dict.fromkeys(heard.lines)) == [f"{number:05d}" for number in range(300)]
 
 
-@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(("stored", "qos"), [(True, 1), (True, 0), (False, 1)])
 @pytest.mark.usefixtures("little_room")
-def test_what_the_broker_does_not_take_with_the_key_that_it_has_on_disk_is_counted(
-    tmp_path: Path, stored: bool
+def test_what_is_stored_with_its_key_is_sent_as_the_broker_takes_it_or_counted(
+    tmp_path: Path, stored: bool, qos: int
 ) -> None:
     def script(peer: Peer) -> None:
-        peer.handshake(subscribes=False, maximum_packet_size=200)
+        peer.handshake(subscribes=False, maximum_packet_size=200, maximum_qos=qos, retain_available=0)
         peer.serve()
 
     sizes = [10] * 200 + [185, 11]  # the largest one fits by itself
@@ -222,7 +222,9 @@ def test_what_the_broker_does_not_take_with_the_key_that_it_has_on_disk_is_count
                 broker.listen()
             rig.until(lambda: broker.count("PUBLISH") == 201)
             rig.until(lambda: publisher(rig).waiting == 0)
-            assert [len(one.payload) for one in broker.received if one.kind == "PUBLISH"] == [10] * 200 + [11]
+            found = [one for one in broker.received if one.kind == "PUBLISH"]
+            assert [len(one.payload) for one in found] == [10] * 200 + [11]
+            assert {(one.qos, one.retain) for one in found} == {(qos, False)}
             assert (publisher(rig).sent, publisher(rig).shed) == (201, {"too-big": 1})
             assert broker.count("CONNECT") == 1
             rig.until(lambda: not rig.processor.delivery.spool.totals()["pending"])  # type: ignore[union-attr]

@@ -193,6 +193,29 @@ def test_another_connection_may_allow_something_else(rig: Rig, broker: FakeBroke
     assert publisher.shed == {"too-big": 2}
 
 
+def test_that_a_broker_takes_less_than_an_output_asks_for_is_said_once_a_connection(
+    rig: Rig, broker: FakeBroker
+) -> None:
+    send = output(rig, qos=2, retain=True)
+    other = output(rig, topic="other", qos=1)
+    rig.open()
+    for number in (1, 2):
+        peer = broker.accept()
+        peer.handshake(subscribes=False, maximum_qos=0, retain_available=0)
+        rig.wait_open()
+        for value in ("a", "b" * mqtt_output.SHORT):
+            send(value)
+            peer.expect("PUBLISH", topic="out", payload=value.encode(), qos=0, retain=False)
+            other(value)
+            peer.expect("PUBLISH", topic="other", qos=0)
+        assert rig.log.count("the broker takes a lower QoS than was asked for topic out asked 2 sent 0") == number
+        assert rig.log.count("the broker retains no messages") == number
+        assert rig.log.count("topic other") == 0
+        peer.close()
+        wait_until(lambda: rig.source.state == "connecting")
+    assert rig.source.publisher.sent == 8
+
+
 def test_an_output_of_qos_1_is_acknowledged_and_repeated_as_ever(rig: Rig, broker: FakeBroker) -> None:
     peer = opened(rig, broker)
     output(rig, qos=1)({"n": 1})
