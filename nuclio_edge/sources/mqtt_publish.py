@@ -43,6 +43,8 @@ _LARGEST = 268_000_000  # bytes of payload: what a packet's length can say (2.1.
 REFUSED = 500  # the status of a response whose body cannot be had
 PASSING: Any = object()  # in the place of an event: the message is about this connection, and nothing after it
 JSON_SAID = ((CONTENT_TYPE, JSON),)
+_AS_JSON = (dict, list, tuple, int, float)
+_UNSAYABLE = "a payload of type %s cannot be published: make it bytes, text, None, a number, or a dict or list of such"
 
 
 class MqttBinding:
@@ -63,10 +65,10 @@ class MqttBinding:
         content_type: str | None = None,
         **properties: Any,
     ) -> None:
-        """Publish to any topic; bytes and text go as they are, everything else as JSON.
+        """Publish to any topic; bytes and text go as they are, None is empty, dict, list, tuple and numbers are JSON.
 
         `properties`: message_expiry (seconds), response_topic, correlation_data (bytes), user_properties (a dict); they
-        and `content_type` are left out before MQTT 5. Returns at once; ValueError for what no broker would take.
+        and `content_type` are left out before MQTT 5. Returns at once; ValueError for what cannot be sent.
         """
         self._context.check()
         self._publisher.publish(topic, payload, qos, retain, content_type, properties, self._context._event)
@@ -122,6 +124,8 @@ class Publisher:
             elif isinstance(payload, (bytearray, memoryview)):
                 payload = bytes(payload)
             else:
+                if not isinstance(payload, _AS_JSON) and not hasattr(payload, "__log__"):
+                    raise ValueError(_UNSAYABLE % type(payload).__name__)
                 payload = to_json(payload)
                 content_type = content_type or JSON
         if len(payload) > _LARGEST:

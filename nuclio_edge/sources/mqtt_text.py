@@ -96,6 +96,10 @@ def property_pairs(content_type: Any, properties: Mapping[str, Any] | None) -> t
             except TypeError:
                 raise ValueError(f"correlation_data is of the wrong type: bytes, not {type(value).__name__}") from None
         else:
+            if not isinstance(value, int):
+                raise ValueError(f"message_expiry is of the wrong type: whole seconds, not {value!r:.40}")
+            if not 0 <= value < 1 << 32:
+                raise ValueError(f"message_expiry is {value}: 0 to {(1 << 32) - 1} seconds can be said")
             found.append((number, value))
     pairs = tuple(found)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import functools
 import threading
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -61,9 +62,21 @@ def test_bytes_go_as_they_are(rig: Rig, broker: FakeBroker, payload: Any) -> Non
     assert peer.expect("PUBLISH", topic="a", payload=b"\xff\x00", retain=False).properties == {}
 
 
+class Told:
+    """Says of itself what it is, as Nuclio's encoder asks it."""
+
+    def __log__(self) -> str:
+        return "told"
+
+
 @pytest.mark.parametrize(
     ("payload", "sent", "kind"),
     [
+        ((1, None), b"[1,null]", 1),
+        (True, b"true", 1),
+        (float("nan"), b'"NaN"', 1),
+        (Told(), b'"told"', 1),
+        ({"s": {1}}, b'{"s":"{1}"}', 1),
         ("t\u00e9xt", "t\u00e9xt".encode(), None),
         (None, b"", None),
         ({"t": 1.5}, b'{"t":1.5}', 1),
@@ -89,8 +102,17 @@ def test_what_no_broker_would_take_is_said_to_the_caller(rig: Rig) -> None:
         publish("a", b"", 3, False, None)
     with pytest.raises(ValueError, match="knows no property 'expires'"):
         publish("a", b"", 0, False, None, {"expires": 3})
-    with pytest.raises(ValueError, match="wrong type"):
-        publish("a", b"", 0, False, None, {"message_expiry": "soon"})
+    for expiry in ("5s", 1.5, [1]):
+        with pytest.raises(ValueError, match="message_expiry is of the wrong type: whole seconds, not"):
+            publish("a", b"", 0, False, None, {"message_expiry": expiry})
+    for expiry in (-1, 1 << 32):
+        with pytest.raises(ValueError, match=f"message_expiry is {expiry}: 0 to 4294967295 seconds"):
+            publish("a", b"", 0, False, None, {"message_expiry": expiry})
+    for payload in ({1, 2}, datetime.now(timezone.utc), object(), Response()):
+        with pytest.raises(
+            ValueError, match=f"a payload of type {type(payload).__name__} cannot be published: make it"
+        ):
+            publish("a", payload, 0, False, None)
     rig.loop.close()
 
 
