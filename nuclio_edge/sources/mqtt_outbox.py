@@ -56,7 +56,7 @@ class Outbox:
         self._offline: list[Message] = []  # before there is a client
         self._culprit = Culprit()
         self._window = INFLIGHT
-        self._limited = False  # whether the broker does not take every message
+        self._limited = False  # whether a broker is there that does not take every message
 
     def takes(self, size: int) -> bool:
         """Whether there is room for another message."""
@@ -199,6 +199,7 @@ class Outbox:
         """
         client = self.client
         client.accepted = False
+        self._limited = False
         flying = [(mid, m.topic) for mid, m in _kept(client).items() if m.state in (_FOR_PUBACK, _FOR_PUBREC)]
         topics = [topic for _, topic in flying]
         found = self._culprit.lost([mid for mid, _ in flying], topics, closed=closed, proven=proven)
