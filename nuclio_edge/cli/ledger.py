@@ -35,14 +35,16 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Print the ledger; 1 when it does not balance, 4 when nobody can be asked."""
     options = parser().parse_args(arguments)
-    from nuclio_edge.cli.ask import AbsentError, ask, socket_of
+    from nuclio_edge.cli.ask import AbsentError, OtherError, ask, processor_of
     from nuclio_edge.errors import ManifestError
 
     try:
-        answer = ask(options.socket or socket_of(options.manifest), "GET", "/ledger")
+        answer = ask(options.socket or processor_of(options.manifest), "GET", "/ledger")
     except ManifestError as error:
         print(error, file=sys.stderr)
         return USAGE
+    except OtherError as error:
+        return _say(f"{error}; --socket shows its numbers", ABSENT)
     except AbsentError as error:
         return _say(str(error), ABSENT)
     except ConnectionError as error:
