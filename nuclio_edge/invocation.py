@@ -4,10 +4,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from nuclio_edge.core.event import Event
     from nuclio_edge.core.inbox import Trigger
+    from nuclio_edge.core.response import Response
+    from nuclio_edge.functions.function import Function
     from nuclio_edge.manifest.model import FunctionSpec, TriggerSpec
 
 
@@ -65,6 +68,20 @@ def choose(spec: FunctionSpec, wanted: Wanted) -> TriggerSpec:
             raise ValueError(f"no trigger of {spec.name} takes {quote(topic)}{there}")
         triggers = found
     return triggers[0] if triggers else clock_trigger(spec.name)
+
+
+def answer_of(
+    function: Function, response: Response | None, error: BaseException | None, mask: Callable[[str], str]
+) -> Response:
+    """The answer to an event by hand; one that a suspended function was not given says why that cannot run."""
+    from nuclio_edge.core.response import Response
+
+    if response is None:
+        return Response(body=b"", status_code=200 if error is None else 500)
+    if function.suspended is not None and response.body == b"shed: suspended":
+        why = mask(f"suspended: {function.suspended}\n{function.fault}".rstrip())
+        return Response(body=why.encode(), status_code=response.status_code)
+    return response
 
 
 def make_event(wanted: Wanted, trigger: Trigger, token: object) -> Event:

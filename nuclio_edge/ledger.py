@@ -113,7 +113,10 @@ class Gone:
 
 
 class Tally:
-    """Sums over sources and triggers, and the equations that did not hold."""
+    """Sums over sources and triggers, and the equations that did not hold.
+
+    `recovered` counts the admitted events that an earlier process had received and left on disk.
+    """
 
     __slots__ = (
         "admitted",
@@ -123,6 +126,7 @@ class Tally:
         "handled",
         "pending",
         "received",
+        "recovered",
         "rejected",
         "retried",
         "shed",
@@ -131,7 +135,7 @@ class Tally:
     )
 
     def __init__(self) -> None:
-        self.received = self.unrouted = self.admitted = self.handled = self.failed = 0
+        self.received = self.recovered = self.unrouted = self.admitted = self.handled = self.failed = 0
         self.dead_lettered = self.pending = self.retried = self.duplicates = 0
         self.rejected: dict[str, int] = {}
         self.shed: dict[str, int] = {}
@@ -139,7 +143,8 @@ class Tally:
 
     def line(self) -> str:
         """One line for a person: `received 120, handled 118, failed 1, shed 1 (drop-oldest 1)`."""
-        parts = [f"received {self.received}", f"handled {self.handled}", f"failed {self.failed}"]
+        parts = [f"received {self.received}"] + ([f"recovered {self.recovered}"] if self.recovered else [])
+        parts += [f"handled {self.handled}", f"failed {self.failed}"]
         parts.append(f"shed {sum(self.shed.values())}{reasons(self.shed)}")
         for name in ("dead_lettered", "retried", "unrouted", "pending"):
             count = getattr(self, name)

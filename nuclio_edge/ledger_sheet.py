@@ -46,10 +46,12 @@ class Sheet:
         self.differences += [trigger_sentence(row) for row in self.triggers if missing_at_trigger(row)]
         delivery = processor.delivery
         self.durable: list[TriggerRow] = []
+        self.recovered: dict[str, int] = {}
         self.spool: Disk | None = None
         if delivery is not None:
             found = [delivery.ledger.row(key) for key in delivery.ledger.keys()]  # noqa: SIM118 - it is no mapping
             self.durable = [row for row in found if row is not None]
+            self.recovered = dict(delivery.recovered)
             self.spool = Disk(delivery)
             self.differences += delivery.differences()
 
@@ -76,11 +78,16 @@ class Sheet:
         yield port.json_dumps(head)[:-1] + ',"sources":{'
         yield from _entries((source.name, self._about_source(source)) for source in self.sources)
         yield '},"triggers":{'
-        yield from _entries((row.ledger_id, {**_about(row), **_beside(row)}) for row in self.triggers)
+        yield from _entries((row.ledger_id, {**_about(row), **self._beside(row)}) for row in self.triggers)
         yield '},"durable":{'
         yield from _entries((row.ledger_id, _about(row)) for row in self.durable)
         yield '},"spool":' + (port.json_dumps(self.spool.as_dict()) if self.spool is not None else "null")
         yield ',"differences":' + port.json_dumps(self.differences) + "}\n"
+
+    def _beside(self, row: TriggerRow) -> dict[str, int]:
+        """What is counted beside the equation."""
+        recovered = self.recovered.get(row.ledger_id, 0)
+        return {"retried": row.retried, "duplicates": row.duplicates, "late": row.late, "recovered": recovered}
 
     def _about_source(self, row: SourceRow) -> dict[str, Any]:
         said = {
@@ -167,10 +174,6 @@ def _about(row: TriggerRow) -> dict[str, Any]:
         "pending": row.pending,
         "difference": missing_at_trigger(row),
     }
-
-
-def _beside(row: TriggerRow) -> dict[str, int]:
-    return {"retried": row.retried, "duplicates": row.duplicates, "late": row.late}
 
 
 def _entries(found: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[str]:

@@ -252,7 +252,10 @@ class Processor:
 
     def tally(self) -> Tally:
         """What was received, handled, failed and shed up to now, over everything that ran in this process."""
-        return tally(*counted(self), self.gone)
+        total = tally(*counted(self), self.gone)
+        if self.delivery is not None:
+            total.recovered = sum(self.delivery.recovered.values())
+        return total
 
     def differences(self) -> list[str]:
         """What does not add up at this moment, a sentence each: at sources, at triggers, on disk."""

@@ -47,10 +47,13 @@ class Sent:
 
 
 class Noted:
-    """A binding whose calls are noted, and made only with `really`."""
+    """A binding whose calls are noted, and made only with `really`; `like`, if not `real`, has their arguments."""
 
-    def __init__(self, real: Any, name: str, context: Context, notes: list[Sent], *, really: bool) -> None:
+    def __init__(
+        self, real: Any, name: str, context: Context, notes: list[Sent], *, really: bool, like: Any = None
+    ) -> None:
         self._real = real
+        self._like = real if like is None else like
         self._name = name
         self._context = context
         self._notes = notes
@@ -63,7 +66,7 @@ class Noted:
 
         def noted(*arguments: Any, **named: Any) -> Any:
             self._context.check()
-            bound = inspect.signature(real).bind(*arguments, **named)
+            bound = inspect.signature(getattr(self._like, name)).bind(*arguments, **named)
             given: dict[str, Any] = {}
             for key, value in bound.arguments.items():
                 kind = bound.signature.parameters[key].kind

@@ -2,14 +2,15 @@
 
 The body is the event's, Content-Type and the other headers are as well. The query says the rest, each optional:
 
+    headers={"n": "v"} more of them, as a JSON object: also what a header of HTTP cannot be
     trigger=NAME      the trigger that brings it: a name, a source or a number; default: the first
     topic=a/b, path=/x, method=PUT
     send=no           a trial: a worker of its own, with a fresh context, whose bindings and outputs only note what they
                       would send. Default: yes, everything is real
     timeout=1m        how long to wait for the answer
     logs=debug        with `whole`: also what the handler logs, from this level on
-    whole=yes         answer with one JSON object (event, status, headers, body, sent, logs) instead of the function's
-                      answer itself
+    whole=yes         answer with one JSON object (event, status, headers, body, sent, logs, changed) instead of the
+                      function's answer itself
 
 The event looks as if its trigger's source had made it, and is counted by itself: `function.x.trigger[0].invoke`.
 """
@@ -19,21 +20,25 @@ from __future__ import annotations
 import os
 from binascii import b2a_base64
 
+from nuclio_edge.bindings.named import HEARERS
 from nuclio_edge.core import port
 from nuclio_edge.core.inbox import Trigger
 from nuclio_edge.core.log import LEVELS
-from nuclio_edge.core.port import json_dumps
-from nuclio_edge.core.response import Response
-from nuclio_edge.invocation import Wanted, choose, make_event
+from nuclio_edge.core.port import json_dumps, json_loads
+from nuclio_edge.functions.imports import changed_files
+from nuclio_edge.invocation import Wanted, answer_of, choose, make_event
 from nuclio_edge.logs import TAPS, as_json
 from nuclio_edge.manifest.model import changed
 from nuclio_edge.sources.http_head import headers
+from nuclio_edge.trial import Noted, note_output
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from nuclio_edge.core.context import Context
     from nuclio_edge.core.event import Event
+    from nuclio_edge.core.response import Response
     from nuclio_edge.functions.function import Function
     from nuclio_edge.manifest.model import TriggerSpec
     from nuclio_edge.processor import Processor
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
     from nuclio_edge.trial import Sent
 
 NAME = "invoke"
-KNOWN = ("trigger", "topic", "path", "method", "send", "timeout", "logs", "whole")
+KNOWN = ("headers", "trigger", "topic", "path", "method", "send", "timeout", "logs", "whole")
 SIZE = 64  # events that wait in an inbox of ours
 LIMIT_MS = 60_000
 LOG_BYTES = 64 * 1024
@@ -104,7 +109,7 @@ class Origin:
     def settle(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """The event has come to its end."""
         call: Call = event._token
-        call.answer(event, response or Response(body=b"", status_code=200 if error is None else 500))
+        call.answer(event, response, error)
 
 
 class Call:
@@ -150,6 +155,8 @@ class Call:
         self._event = event = make_event(self.wanted, trigger, self)
         if self.whole:
             TAPS[event.id] = self
+            if self.real:
+                HEARERS[event.id] = self.hear
         self._since = port.clock()
         if not trigger.submit(event):  # an event of the function runs alone, after a crash: nothing else may
             trigger.turn_away(event, "reject")
@@ -163,11 +170,24 @@ class Call:
             self.logs.append(text)
         return level < self.own
 
-    def answer(self, event: Event, response: Response) -> None:
+    def hear(self, name: str, binding: Any, context: Context) -> Noted:
+        """A binding that notes what the event's handler sends by it. Any thread."""
+        like = binding
+        if self.processor.assembly.recorder is not None:
+            from nuclio_edge.recorder.witness import real_of
+
+            like = real_of(binding)
+        return Noted(binding, name, context, self.sent, really=True, like=like)
+
+    def answer(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """The outcome is there, once."""
         self._timer.cancel()
+        function = self._trial or self.function
         if self.whole:
             TAPS.pop(event.id, None)
+            HEARERS.pop(event.id, None)
+            if self.real and response is not None and response.status_code < 400:
+                self.sent += [note_output(output, response) for output in function.spec.outputs]
         if self._trial is not None:
             from nuclio_edge.reload import let_go
 
@@ -178,7 +198,7 @@ class Call:
         self._over = True
         from nuclio_edge.functions.calls import whole
 
-        got = whole(response)
+        got = whole(answer_of(function, response, error, self.processor.log.masked))
         try:
             if self.whole:
                 text = json_dumps(self._about(event, got))
@@ -186,8 +206,8 @@ class Call:
             else:
                 named = {**got.headers, "X-Nuclio-Edge-Event": event.id}
                 self.exchange.answer(max(got.status_code, 200), got.content_type, _bytes(got), named)
-        except ValueError as error:  # a header that HTTP does not allow
-            self.exchange.answer(500, "text/plain", str(error).encode())
+        except ValueError as wrong:  # a header that HTTP does not allow
+            self.exchange.answer(500, "text/plain", str(wrong).encode())
 
     def _about(self, event: Event, got: Response) -> dict[str, Any]:
         return {
@@ -203,6 +223,7 @@ class Call:
             "sent": [{**one.as_dict(), "line": one.line()} for one in self.sent],
             "elapsed_ms": round((port.clock() - self._since) / port.TICKS_PER_MS, 3),
             "logs": self.logs,
+            "changed": [] if self.function.spec.isolation == "process" else changed_files(self.function.package),
             "pid": os.getpid(),
         }
 
@@ -246,10 +267,15 @@ def make_trigger(call: Call, function: Function, ledger_id: str) -> Trigger:
 def _wanted(exchange: Exchange, asked: dict[str, str]) -> Wanted:
     fields: dict[str, str] = {}
     content_type = None
+    for name, value in _more_headers(asked):
+        if name.lower() == "content-type":
+            content_type = value
+        else:
+            fields[name] = value
     for raw_name, raw_value in headers(exchange.head.raw):
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         if name.lower() == "content-type":
-            content_type = value
+            content_type = content_type or value
         elif name.lower() not in _TRANSPORT and not name.lower().startswith("sec-"):
             fields[name] = value
     return Wanted(
@@ -261,6 +287,16 @@ def _wanted(exchange: Exchange, asked: dict[str, str]) -> Wanted:
         topic=asked.get("topic"),
         trigger=asked.get("trigger"),
     )
+
+
+def _more_headers(asked: dict[str, str]) -> list[tuple[str, str]]:
+    try:
+        found = json_loads(asked.get("headers", "{}"))
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+        return list(found.items())
+    raise ValueError('headers is a JSON object of text, e.g. {"name": "value"}')
 
 
 def _yes(asked: dict[str, str], key: str, otherwise: bool) -> bool:

@@ -16,6 +16,7 @@ where there is one, the same host. What runs code (POST) is served on the loopba
 
 from __future__ import annotations
 
+import os
 import socket
 
 from nuclio_edge.core.port import json_dumps
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
     from nuclio_edge.sources.http_exchange import Exchange
     from nuclio_edge.sources.http_head import Head
@@ -144,6 +146,8 @@ class AdminServer:
             status = "degraded"
         said = {
             "status": status,
+            "manifest": _file_of(processor.manifest),
+            "pid": os.getpid(),
             "uptime_s": (processor.loop.wall - processor.begun_ms) // 1000,
             "functions": len(processor.functions),
             "suspended": suspended,
@@ -284,6 +288,11 @@ def _address(trigger: Any) -> dict[str, Any]:
     address = trigger.address
     names = getattr(address, "__slots__", ())
     return {name: value for name in names if isinstance(value := getattr(address, name), (str, int, float, tuple))}
+
+
+def _file_of(manifest: Manifest) -> str:
+    """The file that a manifest is read from, whatever links lead there now."""
+    return os.path.realpath(os.path.join(manifest.folder, os.path.basename(manifest.path)))
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,17 +8,23 @@ import socket
 
 from nuclio_edge.admin.admin import LONGEST, short
 from nuclio_edge.core.port import json_loads
+from nuclio_edge.errors import EdgeError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PATIENCE_S = 10.0
+OWN_PATIENCE_S = 2.0  # where the answer is of no more use than to know whose the files are
 MOST = 64 << 20  # bytes of an answer
 
 
-class AbsentError(Exception):
+class AbsentError(EdgeError):
     """There is no processor at a socket, or it is another user's."""
+
+
+class OtherError(AbsentError):
+    """The processor at a manifest's socket runs another manifest."""
 
 
 class SilentError(ConnectionError):
@@ -41,11 +47,36 @@ class Answer:
             return f"the processor has answered with {self.status}"
 
 
-def socket_of(manifest: str) -> str:
-    """Where the processor of a manifest is asked; ManifestError when [device] or [admin] cannot be read."""
+def processor_of(manifest: str, patience_s: float = PATIENCE_S) -> str:
+    """The socket of the processor that runs a manifest.
+
+    AbsentError when none runs, OtherError when several manifests have one state directory, and the processor there is
+    that of another one. ManifestError when [device] or [admin] cannot be read, ConnectionError as `ask`.
+    """
     from nuclio_edge.manifest.validate import admin_socket
 
-    return admin_socket(manifest)
+    path = admin_socket(manifest)
+    wanted = os.path.realpath(manifest)
+    try:
+        said = json_loads(ask(path, "GET", "/healthz", patience_s=patience_s).body)
+        other = said["manifest"] != wanted
+    except (ValueError, LookupError, TypeError):
+        return path  # it says why when it is asked for more
+    if other:
+        raise OtherError(f"the processor {said['pid']} at {path} runs {said['manifest']}, not {wanted}")
+    return path
+
+
+def ensure_own(manifest: str) -> None:
+    """Raise OtherError when what a manifest's state directory holds is that of another manifest's processor."""
+    from nuclio_edge.errors import ManifestError
+
+    try:
+        processor_of(manifest, OWN_PATIENCE_S)
+    except OtherError:
+        raise
+    except (AbsentError, ConnectionError, ManifestError):
+        pass  # nobody says so
 
 
 def ask(

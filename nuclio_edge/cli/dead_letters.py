@@ -51,9 +51,11 @@ def main(arguments: list[str]) -> int:
     """Do what was asked for; 1 when a processor has the state directory, 2 for a number that is not there."""
     options = parser().parse_args(arguments)
     try:
+        from nuclio_edge.cli.ask import ensure_own
         from nuclio_edge.manifest import load
 
         folder = load(options.manifest).device.state_dir
+        ensure_own(options.manifest)
         if options.action in ("list", "show"):
             return _look(folder, options)
         from nuclio_edge.supervision.supervise import StateLock

@@ -62,6 +62,14 @@ def main(arguments: list[str]) -> int:
     if manifest is None and options.file is None:
         print(render(problems, options.manifest), file=sys.stderr)
         return USAGE
+    if options.file is None:
+        from nuclio_edge.cli.ask import OtherError, ensure_own
+
+        try:
+            ensure_own(options.manifest)
+        except OtherError as error:
+            print(f"{PROGRAM} explain: {error}; what it records is explained where its file is named", file=sys.stderr)
+            return ABSENT
     recording = Recording()
     path = options.file or default_file(manifest)  # type: ignore[arg-type]  # without one a file is named
     trouble = ""

@@ -44,7 +44,13 @@ def parser() -> Parser:
     add("-m", "--method", metavar="METHOD", help="the event's method")
     add("-d", "--headers", default="", metavar="N=V,…", help="headers (MQTT: user properties): name=value[,name=value]")
     add("-l", "--log-level", default="info", choices=LEVELS, help="of the function's logs, on stderr; default: info")
-    add("-t", "--timeout", default="1m", metavar="TIME", help='how long to wait for the answer; default: "1m"')
+    add(
+        "-t",
+        "--timeout",
+        default="1m",
+        metavar="TIME",
+        help='how long to wait for the answer, once the code is loaded; default: "1m"',
+    )
     add("--raise-on-status", action="store_true", help="nuctl's; here a status of 400 and above always ends with 3")
     add("--topic", metavar="TOPIC", help="the topic of an MQTT message; chooses the trigger that it matches")
     add(
@@ -53,12 +59,13 @@ def parser() -> Parser:
         help="the trigger that brings the event: name, source or number; default: the first",
     )
     add("--send", action="store_true", help="send what outputs and bindings send, instead of showing it")
-    add(
+    where = made.add_mutually_exclusive_group()
+    where.add_argument(
         "--socket",
         metavar="PATH",
         help="of the processor that runs and has to do it; default: that of the manifest, if any",
     )
-    add("--beside", action="store_true", help="in a process of its own, also where a processor runs")
+    where.add_argument("--beside", action="store_true", help="in a process of its own, also where a processor runs")
     made.json(
         "one JSON object: function, trigger (null: it has none), status, content_type, headers, body, body_encoding "
         "(text or base64), really_sent, sent (each: to, call, arguments, output), elapsed_ms, pid (of the processor "
@@ -70,30 +77,30 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Run the event and print what came of it; 3 when it was answered with 400 or more."""
     options = parser().parse_args(arguments)
-    from nuclio_edge.cli.ask import AbsentError, socket_of
+    from nuclio_edge.cli.ask import AbsentError, OtherError, processor_of
     from nuclio_edge.errors import ManifestError
 
     try:
         wanted, limit_ms = _wanted(options), _limit(options)
         if not options.beside:
             try:
-                return _through(options, wanted, limit_ms, options.socket or socket_of(options.manifest))
+                socket = options.socket or processor_of(options.manifest, _patience_s(limit_ms))
+                return _through(options, wanted, limit_ms, socket)
+            except OtherError as error:
+                _say(f"{error}; it is left alone, and the event is run beside it")
             except AbsentError as error:
                 if options.socket:
-                    print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
-                    return ABSENT
+                    return _say(str(error), ABSENT)
         return _alone(options, wanted, limit_ms)
     except ManifestError as error:
         print(error, file=sys.stderr)
         return USAGE
     except UsageError as error:
-        print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
-        return USAGE
+        return _say(str(error), USAGE)
     except BrokenPipeError:  # of our own output: what a processor breaks off is no longer one
         raise
     except ConnectionError as error:
-        print(f"{PROGRAM} invoke: {error}", file=sys.stderr)
-        return FAULT
+        return _say(str(error), FAULT)
 
 
 def _through(options: argparse.Namespace, wanted: Wanted, limit_ms: int, socket: str) -> int:
@@ -102,24 +109,26 @@ def _through(options: argparse.Namespace, wanted: Wanted, limit_ms: int, socket:
 
     from nuclio_edge.cli.ask import ask
     from nuclio_edge.cli.outcome import of_processor
+    from nuclio_edge.core.port import json_dumps, json_loads
 
     asked = {"whole": "yes", "send": "yes" if options.send else "no", "timeout": f"{limit_ms}ms"}
     asked["logs"] = "error" if options.log_level == "none" else options.log_level
     asked.update({key: getattr(wanted, key) for key in ("trigger", "topic", "path", "method") if getattr(wanted, key)})
+    # In the query, not as fields of the request: those of MQTT and CoAP may be what HTTP's cannot.
     fields = {**wanted.headers, **({"Content-Type": wanted.content_type} if wanted.content_type else {})}
+    if fields:
+        asked["headers"] = json_dumps(fields)
     target = f"/invoke/{quote(options.function, safe='')}?{urlencode(asked)}"
-    try:
-        answer = ask(socket, "POST", target, wanted.body, fields, limit_ms / 1000 + 10)
-    except ValueError as error:  # a header that HTTP does not take
-        raise UsageError(f"--headers: {error}") from None
+    answer = ask(socket, "POST", target, wanted.body, patience_s=_patience_s(limit_ms))
     if answer.status != 200:
         said = answer.error()
         if answer.status == 408:
-            print(f"{PROGRAM} invoke: {said}", file=sys.stderr)
-            return ANSWERED
+            return _say(said, ANSWERED)
         if answer.status in (400, 404):
             raise UsageError(said)
         raise ConnectionError(said)
+    for path in json_loads(answer.body)["changed"]:
+        _say(f"{os.path.relpath(path)} has changed since it was loaded; --beside runs the file as it is now")
     outcome = of_processor(answer.body)
     if options.log_level != "none":
         outcome.print_logs(sys.stderr)
@@ -160,6 +169,16 @@ def _alone(options: argparse.Namespace, wanted: Wanted, limit_ms: int) -> int:
 
 class UsageError(ValueError):
     """What is wrong with the command line."""
+
+
+def _say(message: str, code: int = OK) -> int:
+    print(f"{PROGRAM} invoke: {message}", file=sys.stderr)
+    return code
+
+
+def _patience_s(limit_ms: int) -> float:
+    """How long a processor may take for what it ends after `limit_ms` by itself."""
+    return limit_ms / 1000 + 10
 
 
 def _wanted(options: argparse.Namespace) -> Wanted:

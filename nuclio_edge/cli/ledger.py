@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    Part = tuple[str, int, dict[str, int]]  # what it is called, how many, of which reasons
+
 
 def parser() -> Parser:
     """The command's options."""
@@ -33,14 +35,16 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Print the ledger; 1 when it does not balance, 4 when nobody can be asked."""
     options = parser().parse_args(arguments)
-    from nuclio_edge.cli.ask import AbsentError, ask, socket_of
+    from nuclio_edge.cli.ask import AbsentError, OtherError, ask, processor_of
     from nuclio_edge.errors import ManifestError
 
     try:
-        answer = ask(options.socket or socket_of(options.manifest), "GET", "/ledger")
+        answer = ask(options.socket or processor_of(options.manifest), "GET", "/ledger")
     except ManifestError as error:
         print(error, file=sys.stderr)
         return USAGE
+    except OtherError as error:
+        return _say(f"{error}; --socket shows its numbers", ABSENT)
     except AbsentError as error:
         return _say(str(error), ABSENT)
     except ConnectionError as error:
@@ -78,7 +82,7 @@ class Pages:
             ], source["state"] if source["state"] != "open" else "")  # fmt: skip
         for name, trigger in found["triggers"].items():
             beside = ", ".join(
-                f"{key} {trigger[key]}" for key in ("retried", "duplicates", "late") if trigger[key]
+                f"{key} {trigger[key]}" for key in ("recovered", "retried", "duplicates", "late") if trigger[key]
             )  # fmt: skip
             self._entry(name, "admitted", trigger["admitted"], trigger["difference"], [
                 ("handled", trigger["handled"], {}),
@@ -88,14 +92,12 @@ class Pages:
                 ("pending", trigger["pending"], {}),
             ], beside)  # fmt: skip
         for name, trigger in found["durable"].items():
-            total = {key: trigger[key] for key in ("handled", "failed", "dead_lettered") if trigger[key]}
-            shed = sum(trigger["shed"].values())
-            if shed:
-                total["shed"] = shed
-            shown = ", ".join(f"{key.replace('_', '-')} {count}" for key, count in total.items()) or "nothing"
+            counts: list[Part] = [
+                (key.replace("_", "-"), trigger[key], {}) for key in ("handled", "failed", "dead_lettered")
+            ]
+            counts += [("shed", sum(trigger["shed"].values()), trigger["shed"]), ("pending", trigger["pending"], {})]
             print(printable(f"{name}, over restarts"), file=self._out)
-            reasons = _reasons(trigger["shed"])
-            print(printable(f"  {shown}{reasons}, pending {trigger['pending']}"), file=self._out)
+            print(printable(f"  {_shown(counts, ', ')}"), file=self._out)
         self._disk(found["spool"])
         if not found["differences"]:
             self._line("green", "everything adds up")
@@ -112,14 +114,9 @@ class Pages:
                     ("settled", row["settled"], {}), ("gap", row["gap"], {}), ("pending", row["pending"], {}),
                 ], "")  # fmt: skip
 
-    def _entry(
-        self, name: str, what: str, total: int, difference: int, parts: list[tuple[str, int, dict[str, int]]], more: str
-    ) -> None:
-        """One equation; parts that are 0 are left out but for the first."""
-        shown = " + ".join(
-            f"{key} {count}{_reasons(reasons)}" for at, (key, count, reasons) in enumerate(parts) if count or not at
-        )
-        text = f"  {what} {total} = {shown}" + (f"   ({more})" if more else "")
+    def _entry(self, name: str, what: str, total: int, difference: int, parts: list[Part], more: str) -> None:
+        """One equation; of its parts the first is shown, and those that are not 0."""
+        text = f"  {what} {total} = {_shown(parts, ' + ')}" + (f"   ({more})" if more else "")
         print(printable(name), file=self._out)
         if difference:
             missing = f"{difference} missing" if difference > 0 else f"{-difference} too many"
@@ -129,6 +126,13 @@ class Pages:
 
     def _line(self, style: str, text: str) -> None:
         print(self._paint(style, text), file=self._out)
+
+
+def _shown(parts: list[Part], between: str) -> str:
+    """Counts with their reasons: the first one, and those that are not 0."""
+    return between.join(
+        f"{key} {count}{_reasons(reasons)}" for at, (key, count, reasons) in enumerate(parts) if count or not at
+    )
 
 
 def _reasons(counts: dict[str, int]) -> str:

@@ -11,8 +11,9 @@ import time
 from nuclio_edge.cli import ANSWERED, FAULT, OK, PROGRAM
 from nuclio_edge.cli.beside import Beside
 from nuclio_edge.core.response import Response
-from nuclio_edge.invocation import make_event
+from nuclio_edge.invocation import answer_of, make_event
 from nuclio_edge.manifest.model import changed
+from nuclio_edge.processor import READY_PATIENCE_MS
 from nuclio_edge.trial import Noted, note_output
 
 TYPE_CHECKING = False
@@ -45,9 +46,11 @@ class Call:
         limit_ms: int = 60_000,
         send: bool = False,
     ) -> None:
-        # One attempt: who tries a function out wants to see the first failure, not to wait for the third.
-        self.trigger = changed(trigger, retry=changed(trigger.retry, attempts=1), batch=None)
-        self.spec = changed(spec, triggers=(self.trigger,), disabled=False)
+        # One attempt: who tries a function out wants to see the first failure, not to wait for the third. A batch is
+        # full with this event. And what is waited for begins when the code is there.
+        retry, batch = changed(trigger.retry, attempts=1), trigger.batch and changed(trigger.batch, size=1)
+        self.trigger = changed(trigger, retry=retry, batch=batch)
+        self.spec = changed(spec, triggers=(self.trigger,), disabled=False, load="start")
         self.wanted = wanted
         self.level = level
         self.limit_ms = limit_ms
@@ -91,7 +94,8 @@ class StandIn:
 
     def settle(self, event: Event, response: Response | None, error: BaseException | None) -> None:
         """The event has come to its end."""
-        self._once.answered(response or Response(body=b"", status_code=200 if error is None else 500))
+        once = self._once
+        once.answered(answer_of(once.functions[once.call.spec.name], response, error, once.log.masked))
 
     def send(self, output: Any, response: Response, event: Event) -> None:
         """An output, with --send."""
@@ -134,12 +138,17 @@ class Once(Beside):
         self.call = call
         self._code = FAULT
         self._since = 0
+        self._limit: Any = None
+        bindings = manifest.sources if call.spec.bindings is None else call.spec.bindings
+        self._needed = {*bindings, *(output.to for output in call.spec.outputs)}
+        self._others_until = 0
         self.intercept(self._output)
 
     def answer(self) -> int:
         """Run the event to its end; returns the exit code."""
-        self.loop.call_later(self.call.limit_ms, self._too_late)
+        self._limit = self.loop.call_later(self.call.limit_ms, self._too_late)
         self.open()
+        self._others_until = self.loop.now + min(READY_PATIENCE_MS, self.call.limit_ms // 2)
         self.loop.call_soon(self._begin)
         self.run()
         return self._code
@@ -157,10 +166,14 @@ class Once(Beside):
         return StandIn(super().make_source(spec), self)
 
     def _begin(self) -> None:
-        if any(source.state == "connecting" for source in self.sources.values()):
-            self.loop.call_later(20, self._begin)
+        if self.stopping:
             return
         function = self.functions[self.call.spec.name]
+        if self._connecting() or not function.settled():
+            self.loop.call_later(20, self._begin)
+            return
+        self._limit.cancel()
+        self._limit = self.loop.call_later(self.call.limit_ms, self._too_late)
         trigger = function.triggers[0]
         self.call.event = event = make_event(self.call.wanted, trigger, self.call)
         trigger.source.received += 1
@@ -168,10 +181,22 @@ class Once(Beside):
         self._since = time.perf_counter_ns()
         trigger.submit(event)
 
+    def _connecting(self) -> list[str]:
+        """What is waited for: what the function can send by; of what it can call somebody for a moment only."""
+        moment = self.loop.now < self._others_until
+        return [
+            name
+            for name, source in self.sources.items()
+            if source.state == "connecting"
+            and (name in self._needed or (moment and getattr(source.real, "attempts", 0) < 2))
+        ]
+
     def _too_late(self) -> None:
         if self.call.event is None:
-            waiting = ", ".join(name for name, source in self.sources.items() if source.state == "connecting")
-            what = "the import has not ended" if self.assembly.importing else f"no connection to {waiting}"
+            away = ", ".join(self._connecting())
+            what = f"no connection to {away}" if away else f"{self.call.spec.name} has not started"
+            if self.assembly.importing:
+                what = "the import has not ended"
             print(f"{PROGRAM} invoke: {what} within --timeout", file=sys.stderr)
             self.stop()
         else:

@@ -47,6 +47,7 @@ def parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Replay; 0 when nothing changed, 1 when something did, 2 when nothing could be run."""
     options = parser().parse_args(arguments)
+    from nuclio_edge.cli.ask import OtherError, ensure_own
     from nuclio_edge.errors import ManifestError
     from nuclio_edge.manifest import load
     from nuclio_edge.recorder.recording import RecordingError, read
@@ -54,12 +55,16 @@ def main(arguments: list[str]) -> int:
     path = options.file or options.manifest
     try:
         manifest = load(options.manifest)
+        if options.file is None:
+            ensure_own(options.manifest)
         path = options.file or default_file(manifest)
         recording = read(path)
         functions = _functions(manifest, recording, options)
     except ManifestError as error:
         print(error, file=sys.stderr)
         return USAGE
+    except OtherError as error:
+        return usage("replay", f"{error}; what it records is replayed where its file is named")
     except OSError as error:
         return usage("replay", f"{path}: {error.strerror}{no_recording(options.file, manifest)}")
     except RecordingError as error:

@@ -60,14 +60,18 @@ def main(arguments: list[str]) -> int:
         return _say(str(error), USAGE)
     path = options.socket
     if path is None:
+        from nuclio_edge.cli.ask import OtherError, ensure_own
         from nuclio_edge.errors import ManifestError
         from nuclio_edge.manifest import load
 
         try:
             path = os.path.join(load(options.manifest).device.state_dir, "sim.sock")
+            ensure_own(options.manifest)
         except ManifestError as error:
             print(error, file=sys.stderr)
             return USAGE
+        except OtherError as error:
+            return _say(str(error), ABSENT)
     try:
         board = Board(path)
     except (FileNotFoundError, ConnectionRefusedError):

@@ -61,6 +61,7 @@ class Delivery:
         self._suspects: dict[str, OneAtATime] = {}  # by the function's name
         self._acquitted: set[str] = set()  # functions that were suspects
         self._marker = os.path.join(self._state_dir, MARKER)
+        self.recovered: dict[str, int] = {}  # ledger id -> events that an earlier process left for it on disk
         self._repeated = 0  # up to this record an event may have been handled by a process that died
 
     # -- opening and closing ------------------------------------------------------------------------------------------
@@ -215,6 +216,7 @@ class Delivery:
         self.sides[key] = side
         self.ledger.take(trigger)
         trigger.admitted += backlog.size
+        self.recovered.setdefault(key, backlog.size)
         if before is not None:
             before.trigger.admitted -= backlog.size
         if self._begun:

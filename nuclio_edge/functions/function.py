@@ -43,8 +43,9 @@ _LOADING = allocate_lock()  # for the moment in which a function gets its own
 class Function:
     """One function of the manifest; everything here runs on the loop but `bind` and `prepare`.
 
-    `suspended` is None, or the reason for which its events are turned away at present. A `suspect` was running when an
-    earlier process died: each of its events is noted before it runs.
+    `suspended` is None, or the reason for which its events are turned away at present; `fault` is why it could not
+    start, in its author's words, as long as it has not started since. A `suspect` was running when an earlier process
+    died: each of its events is noted before it runs.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Function:
         "_unsaid",
         "_wait_ms",
         "env",
+        "fault",
         "handler",
         "init_context",
         "is_async",
@@ -100,6 +102,7 @@ class Function:
         self.triggers: tuple[Trigger, ...] = ()
         self.outputs: tuple[Callable[[Response, Event], Any], ...] = ()
         self.suspended: str | None = None
+        self.fault = ""
         self.suspect = False
         self._assembly = assembly
         self._loading: Any = None
@@ -208,7 +211,8 @@ class Function:
     def on_start_failed(self, error: BaseException) -> None:
         """Import or init_context raised: suspend, with back-off; the rest of the processor goes on."""
         pause = self._pause_ms
-        self.logger.error_with("function could not start", "error", self.explain(error), "again_in_ms", pause)
+        self.fault = self.explain(error)
+        self.logger.error_with("function could not start", "error", self.fault, "again_in_ms", pause)
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
 
@@ -285,6 +289,7 @@ class Function:
     def on_started(self) -> None:
         """A worker has imported and initialised: the next failure to start begins with a short pause again."""
         self._pause_ms = FIRST_PAUSE_MS
+        self.fault = ""
 
     def close(self) -> None:
         """Give back what the function holds, its code included."""

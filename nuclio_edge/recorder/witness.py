@@ -231,6 +231,11 @@ class Heard:
         setattr(self._real, name, value)
 
 
+def real_of(binding: Any) -> Any:
+    """The binding itself, where it may be one whose calls are noted."""
+    return binding._real if isinstance(binding, Heard) else binding
+
+
 _PYTHONS_OWN = {*dir(object), *dir(Heard), "__annotations__", "__orig_bases__", "__parameters__", "__class_getitem__"}
 _kinds: dict[tuple[type, type], type] = {}
 

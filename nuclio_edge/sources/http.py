@@ -32,8 +32,8 @@ FIRST_PAUSE_MS, LONGEST_PAUSE_MS = 500, 30_000
 _RETRY_AFTER = {"Retry-After": "1"}
 # Under which name bytes that were no request are counted.
 _REFUSED = {
-    400: "malformed", 408: "too slow", 413: "too large", 417: "not supported", 431: "too large", 501: "not supported",
-    503: "no memory", 505: "not supported",
+    400: "malformed", 408: "too-slow", 413: "too-big", 417: "not-supported", 431: "too-big", 501: "not-supported",
+    503: "no-memory", 505: "not-supported",
 }  # fmt: skip
 
 

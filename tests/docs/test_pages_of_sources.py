@@ -43,10 +43,21 @@ def test_every_kinds_page_is_run_by_a_test() -> None:
         assert f'write_out("sources/{kind}.md"' in tests, kind
 
 
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page are called in links to them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+
+
 def test_no_link_leads_nowhere() -> None:
     for page in DOCS.rglob("*.md"):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            there = page.parent / target if target else page
+            assert there.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(there), f"{page.name} links to {target}#{anchor}"
 
 
 def test_the_mqtt_page(tmp_path: Path, mosquitto: Mosquitto) -> None:

@@ -11,6 +11,8 @@ import socket
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 
@@ -18,6 +20,9 @@ from tests.admin import Unix, get, request
 from tests.cli import Running, call, write
 from tests.exposition import parse
 from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MANIFEST = """
 [device]
@@ -501,6 +506,143 @@ def test_invoke_goes_through_the_processor_that_runs_and_shows_what_would_be_sen
         assert sent["really_sent"] is True
         assert get(tmp_path / "state" / "admin.sock", "/ledger")["balanced"]
         assert run.stop() == 0
+
+
+def test_invoke_through_the_processor_shows_what_it_really_sent(tmp_path: Path) -> None:
+    more = """
+[source.mem]
+kind = "memory"
+[record]
+triggers = ["thread/*"]
+"""
+    for isolation in ("thread", "inline", "process"):
+        more += f"""
+[function.{isolation}]
+handler = "sends.py"
+isolation = "{isolation}"
+[[function.{isolation}.trigger]]
+every = "1h"
+[[function.{isolation}.output]]
+to = "mem"
+path = "/out"
+"""
+    manifest(tmp_path, more)
+    (tmp_path / "sends.py").write_text(
+        "def handler(context, event):\n"
+        "    context.bindings['mem'].publish('/direct', b'now', method='X')\n"
+        "    if event.body == b'fail':\n        raise ValueError\n"
+        "    return event.body or None\n"
+    )
+    direct, out = "mem.publish('/direct', 'now', method='X')", "mem.send('/out', 'result')  # output"
+    with Running(tmp_path) as run:
+        run.ready()
+        for name in ("thread", "inline", "process"):
+            for body, sent in ((b"result", [direct, out]), (b"", [direct]), (b"fail", [direct])):
+                said = call("invoke", name, "--send", "-b", "-", cwd=tmp_path, stdin=body).stdout
+                assert said.partition("> Sent:\n")[2].splitlines() == sent, (name, body, said)
+        found = get(tmp_path / "state" / "admin.sock", "/ledger")
+        assert found["sources"]["mem"]["received"] == 9, "each was sent once"  # an output without a trigger is kept
+        assert run.stop() == 0
+
+
+def test_invoke_through_the_processor_takes_any_header_and_says_why_a_function_is_suspended(tmp_path: Path) -> None:
+    manifest(tmp_path, '[function.bad]\nhandler = "bad.py"\n')
+    (tmp_path / "bad.py").write_text("import absent_module\ndef handler(c, e): pass\n")
+    (tmp_path / "echo.py").write_text("def handler(c, e):\n    return {**e.headers}\n")
+    with Running(tmp_path) as run:
+        run.ready()
+        said = json.loads(call("invoke", "echo", "-d", "é=€,Accept=yes", "-c", "text/ü", "--json", cwd=tmp_path).stdout)
+        assert said["pid"] == run.process.pid
+        wanted = {"é": "€", "Accept": "yes", "Content-Type": "text/ü"}
+        assert wanted.items() <= json.loads(said["body"]).items()
+        for more in ((), ("--send",)):
+            said = json.loads(call("invoke", "bad", "-l", "none", "--json", *more, cwd=tmp_path).stdout)
+            assert said["status"] == 503
+            assert "No module named 'absent_module'" in said["body"]
+        assert run.stop() == 0
+
+
+@pytest.mark.parametrize("headers", ["{", "[]", '{"a": 1}'])
+def test_headers_in_the_query_are_a_json_object_of_text(tmp_path: Path, at: Path, headers: str) -> None:
+    manifest(tmp_path)
+    with Running(tmp_path) as run:
+        run.ready()
+        status, _, body = request(Unix(at), "POST", f"/invoke/echo?headers={quote(headers)}", b"")
+        assert (status, json.loads(body)["error"][:24]) == (400, "headers is a JSON object")
+        assert run.stop() == 0
+
+
+def test_invoke_names_a_file_that_has_changed_since_it_was_loaded(tmp_path: Path) -> None:
+    manifest(tmp_path)
+    (tmp_path / "echo.py").write_text("import helper\ndef handler(context, event):\n    return helper.WORD\n")
+    (tmp_path / "helper.py").write_text("WORD = 'old'\n")
+    with Running(tmp_path) as run:
+        run.ready()
+        done = call("invoke", "echo", cwd=tmp_path)
+        assert (done.stdout.splitlines()[-1], done.stderr) == ("old", "")
+        (tmp_path / "helper.py").write_text("WORD = 'another'\n")
+        done = call("invoke", "echo", cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == "old"
+        assert done.stderr == (
+            "nuclio-edge invoke: helper.py has changed since it was loaded; --beside runs the file as it is now\n"
+        )
+        assert call("invoke", "echo", "--beside", cwd=tmp_path).stdout.splitlines()[-1] == "another"
+        assert run.stop() == 0
+
+
+# -- whose processor it is --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[tuple[Running, Path]]:
+    """A processor, and the folder of another manifest with the same state directory."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+        path = manifest(folder, '[record]\ntriggers = ["*/*"]\n')
+        path.write_text(path.read_text().replace('state_dir = "state"', f'state_dir = "{tmp_path}/state"'))
+        (folder / "echo.py").write_text(f"def handler(context, event): return {folder.name!r}\n")
+    with Running(one).ready() as run:
+        yield run, other
+        assert run.stop() == 0
+
+
+def test_invoke_leaves_the_processor_of_another_manifest_alone(two: tuple[Running, Path]) -> None:
+    run, other = two
+    for more in ((), ("--send",)):
+        done = call("invoke", "echo", "--json", *more, cwd=other)
+        assert json.loads(done.stdout)["body"] == "other"
+        assert done.stderr == (
+            f"nuclio-edge invoke: the processor {run.process.pid} at {other.parent}/state/admin.sock runs"
+            f" {run.folder}/edge.toml, not {other}/edge.toml; it is left alone, and the event is run beside it\n"
+        )
+    socket = str(other.parent / "state" / "admin.sock")
+    assert json.loads(call("invoke", "echo", "--json", "--socket", socket, cwd=other).stdout)["body"] == "one"
+    # The same file by another way is the same manifest.
+    (other / "link.toml").symlink_to(run.folder / "edge.toml")
+    done = call("invoke", "echo", "link.toml", "--json", cwd=other)
+    assert (json.loads(done.stdout)["pid"], done.stderr) == (run.process.pid, "")
+    # One that cannot be read says so, whoever runs.
+    (other / "edge.toml").write_text("[")
+    assert call("invoke", "echo", cwd=other).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(("ledger",), 4), (("explain",), 4), (("replay",), 2), (("dead-letters",), 1), (("sim", "get"), 4)],
+)
+def test_no_command_takes_what_another_manifests_processor_keeps_for_its_own(
+    two: tuple[Running, Path], command: tuple[str, ...], code: int
+) -> None:
+    run, other = two
+    done = call(*command, cwd=other)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert f"runs {run.folder}/edge.toml, not {other}/edge.toml" in done.stderr
+    own = call(*command, cwd=run.folder)
+    assert f"not {other}" not in own.stderr
+    if command == ("ledger",):
+        assert own.returncode == 0
+        assert call("ledger", "--socket", str(other.parent / "state" / "admin.sock"), cwd=other).stdout
 
 
 # -- who asks ---------------------------------------------------------------------------------------------------------

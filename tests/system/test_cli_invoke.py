@@ -321,3 +321,76 @@ def handler(context, event):
     assert "b had it" in done.stdout
     assert "broker.publish('from/b', 'b had it'" in done.stdout
     assert "ValueError" not in done.stderr
+
+
+def test_a_batch_function_gets_the_event_as_a_batch_of_one(tmp_path: Path) -> None:
+    code = "def handler(context, events):\n    return [f'{len(events)} of {e.topic}' for e in events][0]\n"
+    manifest = MANIFEST.replace('topic = "other"', 'topic = "other"\nbatch = { size = 10, timeout = "1h" }')
+    assert invoke(tmp_path, code, "--trigger", "second", manifest=manifest)["body"] == "1 of other"
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_the_time_for_an_answer_begins_when_the_code_is_loaded(tmp_path: Path, isolation: str) -> None:
+    code = """
+import time
+time.sleep(1)
+def init_context(context):
+    time.sleep(1)
+def handler(context, event):
+    time.sleep(2)
+"""
+    more = f'handler = "f.py"\nisolation = "{isolation}"\nload = "first-event"'
+    invoke(tmp_path, code, "-t", "3900ms", rc=0, manifest=MANIFEST.replace('handler = "f.py"', more))
+
+
+def test_a_start_that_takes_too_long_is_a_line_and_no_defect(tmp_path: Path) -> None:
+    write(tmp_path, MANIFEST, f="import time\ntime.sleep(1.5)\ndef handler(context, event): pass\n")
+    done = call("invoke", "f", "-t", "200ms", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "nuclio-edge invoke: the import has not ended within --timeout\n")
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_the_answer_of_a_function_that_could_not_start_says_why(tmp_path: Path, isolation: str) -> None:
+    manifest = MANIFEST.replace('handler = "f.py"', f'handler = "f.py"\nisolation = "{isolation}"')
+    said = invoke(tmp_path, "import absent_module\ndef handler(c, e): pass\n", "-l", "none", rc=3, manifest=manifest)
+    assert said["status"] == 503
+    assert said["body"].startswith("suspended: could not start\n")
+    assert "No module named 'absent_module'" in said["body"]
+
+
+def test_why_a_function_could_not_start_shows_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("very-plain-key")
+    manifest = MANIFEST.replace('env = { WHO = "me" }', 'env = { KEY = { secret = "key" } }')
+    manifest = f'[device]\nsecrets_dir = "{tmp_path}"\n{manifest}'
+    code = "import os\nraise ValueError('no use of ' + os.environ['KEY'])\ndef handler(c, e): pass\n"
+    body = invoke(tmp_path, code, "-l", "none", rc=3, manifest=manifest)["body"]
+    assert "no use of ***" in body
+
+
+def test_send_waits_for_no_broker_that_the_function_cannot_use(tmp_path: Path, mosquitto: Mosquitto) -> None:
+    manifest = f"""
+[source.broker]
+kind = "mqtt"
+url = "{mosquitto.url}"
+[source.dead]
+kind = "mqtt"
+url = "mqtt://127.0.0.1:1"
+[function.f]
+handler = "f.py"
+bindings = ["broker"]
+[[function.f.output]]
+to = "broker"
+topic = "out"
+"""
+    said = invoke(tmp_path, "def handler(context, event):\n    return 'sent'\n", "--send", manifest=manifest)
+    assert [sent["arguments"]["topic"] for sent in said["sent"]] == ["out"]
+
+
+def test_a_header_may_be_any_text_that_its_source_can_bring(tmp_path: Path) -> None:
+    code = "def handler(context, event):\n    return {**event.headers, 'type': event.content_type}\n"
+    said = invoke(tmp_path, code, "-d", "é=€,Accept=yes", "-c", "text/ü")
+    assert json.loads(said["body"]) == {"é": "€", "Accept": "yes", "type": "text/ü"}
+
+
+def test_beside_and_a_socket_contradict_each_other(tmp_path: Path) -> None:
+    assert "not allowed with argument" in invoke(tmp_path, "", "--beside", "--socket", "x", rc=2)

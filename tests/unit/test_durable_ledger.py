@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nuclio_edge.cli.ledger import Pages
 from nuclio_edge.delivery.ledger import COUNTS, REASONS, slot_of
 from nuclio_edge.ledger_sheet import Sheet
 from tests.rig import MEMORY, Rig, Settled
@@ -154,6 +156,43 @@ def test_what_is_settled_on_disk_is_counted_there_and_the_other_way_round(world:
     row = world.row()
     assert row.handled == 1
     assert world.concluded() + row.pending == 2
+
+
+def test_events_that_an_earlier_process_left_on_disk_are_told_apart(world: World) -> None:
+    world.give(b"ok")
+    world.give(b"ok")
+    assert "recovered" not in world.rig.processor.tally().line()
+    world.die()
+    world.run_one()
+    world.give(b"ok")
+    processor = world.rig.processor
+    old = processor.functions["f"]
+    processor.replace(old.spec, lambda: None)  # the new version takes over what is there
+    world.rig.until(lambda: processor.functions["f"] is not old)
+    old.handler.__globals__["turns"].release(10)
+    world.rig.until(lambda: not processor.retired)
+    assert processor.tally().line().startswith("received 1, recovered 2, handled ")
+    found = json.loads("".join(Sheet(world.rig.processor).lines()))
+    assert found["triggers"][KEY]["recovered"] == 2
+    out = io.StringIO()
+    Pages(out).show(found)
+    shown = out.getvalue().splitlines()
+    assert "   (recovered 2" in shown[shown.index(KEY) + 1]
+
+
+def test_of_what_is_counted_over_restarts_the_first_is_shown_and_what_is_not_0(world: World) -> None:
+    def shown() -> str:
+        out = io.StringIO()
+        Pages(out).show(json.loads("".join(Sheet(world.rig.processor).lines())))
+        lines = out.getvalue().splitlines()
+        return lines[lines.index(f"{KEY}, over restarts") + 1]
+
+    assert shown() == "  handled 0"
+    world.give(b"fail")
+    world.run_one()
+    assert shown() == "  handled 0, failed 1"
+    world.give(b"ok")
+    assert shown() == "  handled 0, failed 1, pending 1"
 
 
 def test_a_function_that_is_replaced_counts_on(world: World) -> None:

@@ -226,7 +226,7 @@ def test_a_body_that_would_be_refused_is_not_asked_for(start: Start) -> None:
             wire.send(head + b"Host: h\r\nExpect: 100-continue\r\n\r\n")
             assert b"100 Continue" not in wire.closed()
             assert wire.answers(1)[0][0] == status
-    assert (source(rig).rejected, source(rig).unrouted) == ({"too large": 1}, 1)
+    assert (source(rig).rejected, source(rig).unrouted) == ({"too-big": 1}, 1)
 
 
 def test_a_refusal_reaches_a_client_that_is_still_sending(start: Start) -> None:
@@ -255,7 +255,7 @@ def test_a_request_that_does_not_come_is_not_waited_for(start: Start, sent: byte
     with Wire(rig) as wire:
         wire.send(sent)
         assert wire.closed().startswith(b"HTTP/1.1 408 ")
-    assert source(rig).rejected == {"too slow": 1}
+    assert source(rig).rejected == {"too-slow": 1}
 
 
 def test_an_idle_connection_is_closed_and_one_timer_serves_all(start: Start) -> None:
