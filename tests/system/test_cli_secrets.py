@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from typing import TYPE_CHECKING
 
@@ -81,3 +82,23 @@ def test_invoke_hides_them_in_the_logs_that_it_shows(tmp_path: Path) -> None:
     done = call("invoke", "tick", cwd=tmp_path)
     assert "printed *** seen" in done.stderr
     assert "ther-" not in done.stderr
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_an_answer_that_tells_of_an_exception_shows_none_either(tmp_path: Path, isolation: str) -> None:
+    put(tmp_path, isolation, KEY)
+    alone = call("invoke", "tick", "-l", "none", cwd=tmp_path)
+    with Running(tmp_path) as run:
+        run.ready()
+        through = call("invoke", "tick", "-l", "none", "--json", cwd=tmp_path)
+        run.stop()
+    assert "Exception caught in handler - ValueError: wrong key ***\n" in alone.stdout
+    assert json.loads(through.stdout)["body"] == "Exception caught in handler - ValueError: wrong key ***"
+
+
+def test_what_a_handler_answers_itself_is_its_own_matter(tmp_path: Path) -> None:
+    put(tmp_path, "thread", KEY)
+    (tmp_path / "tick.py").write_text(
+        "import os\ndef handler(context, event):\n    return 400, os.environ['API_KEY']\n"
+    )
+    assert json.loads(call("invoke", "tick", "--json", cwd=tmp_path).stdout)["body"] == KEY
