@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from nuclio_edge import registry
 from nuclio_edge.errors import UnknownKindError
-from nuclio_edge.manifest.convert import has_bad, shape_of
+from nuclio_edge.manifest.convert import shape_of
 from nuclio_edge.manifest.model import SourceSpec
 from nuclio_edge.manifest.problems import LINE, listed, nearest, quote
-from nuclio_edge.manifest.schema import Field
+from nuclio_edge.manifest.schema import Field, ReportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,15 +95,18 @@ class Sources:
         specs[name] = SourceSpec(declared=True, name=name, kind=kind if isinstance(kind, str) else "", params=params)
 
     def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
-        """Run one of the kind's own checks over complete values; a code with W makes warnings of what it finds."""
+        """Run one of the kind's own checks over the values; a code with W makes warnings of what it finds."""
         report = self._convert.report
         say = report.warning if code.startswith("W") else report.error
         function = getattr(tables, check, None)
-        if function is None or has_bad(values):
+        if function is None:
             return
-        for key, message, hint in function(values):
-            inside = [int(part) if part.isdigit() else part for part in key.split(".")]
-            say((*path, *inside), code, message, hint)
+        try:
+            for key, message, hint in function(self._convert.known(values, path)):
+                inside = [int(part) if part.isdigit() else part for part in key.split(".")]
+                say((*path, *inside), code, message, hint)
+        except ReportedError:
+            pass
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}

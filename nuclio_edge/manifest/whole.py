@@ -81,7 +81,7 @@ def check_admin(admin: Values, report: Report) -> None:
 def check_hint(sync: Values | None, sources: Sources, report: Report) -> None:
     """sync.hint names an MQTT source."""
     hint = sync.hint if sync not in (None, BAD) else None
-    if hint is None:
+    if hint in (None, BAD):
         return
     brokers = [name for name, spec in sources.specs.items() if spec.kind == "mqtt"]
     if hint not in brokers:
