@@ -153,9 +153,7 @@ class Converter:
         if not _is(raw, types):
             if field.type == "secret" and isinstance(raw, str):
                 return self.inline_secret(path)
-            unit = _UNITS.get(field.type)
-            hint = f"write e.g. {unit[1]}" if unit else None
-            self.report.error(path, "E111", f"{name} is expected, found {shape_of(raw)}", hint)
+            self.report.error(path, "E111", f"{name} is expected, found {shape_of(raw)}", _meant(field, raw, path))
             return BAD
         if isinstance(raw, str):
             return self._text(field, raw, path)
@@ -277,6 +275,18 @@ class Converter:
         except OSError as error:
             self.report.error(path, "E122", f"the secret {quote(name)} cannot be read: {error.strerror}")
         return BAD
+
+
+def _meant(field: Field, raw: Any, path: KeyPath) -> str | None:
+    """Return what to write in the place of a value of the wrong shape, or None where that is plain."""
+    if field.type in _UNITS:
+        return f"write e.g. {_UNITS[field.type][1]}"
+    if isinstance(raw, list) and len(path) > 2 and isinstance(path[-2], int):
+        return f"one each: write a [[{'.'.join(map(str, path[:-2]))}]] for each of them"
+    if field.type == "table" and isinstance(raw, int) and not isinstance(raw, bool):
+        key, first = next(iter((field.fields or {}).items()))  # what one thinks of at once: attempts of retry
+        return f"write {path[-1]} = {{ {key} = {raw} }}" if first.type == "integer" else None
+    return None
 
 
 def _range(field: Field) -> str:

@@ -130,6 +130,10 @@ class Sources:
         """Return the kind of a source or binding."""
         return (self.specs.get(name) or self.bindings[name]).kind
 
+    def writable(self, name: str) -> bool:
+        """Whether an output may go to what has this name."""
+        return name in self._tables and self._fields(name, "OUTPUT") is not None
+
     def shared_window(self, name: str) -> bool:
         """Whether one function that holds events back holds back every function on this source."""
         return bool(getattr(self._tables[name], "SHARED_WINDOW", False))

@@ -198,17 +198,28 @@ class Triggers:
             if not isinstance(table, dict):
                 self._convert.report.error(path, "E111", f"a table is expected: [[function.{function}.output]]")
                 continue
+            table = self._misnamed(table, path)  # noqa: PLW2901 - the same table, read as it was meant
             to, kind, tables = self._source(table, OUTPUT, path, "OUTPUT")
             if tables is None:
                 continue
             strange = self._strange(table, OUTPUT, kind, path, "OUTPUT", tables.OUTPUT)
-            own = {key: table[key] for key in table if key not in OUTPUT and key not in strange}
-            params = self._convert.table(tables.OUTPUT, own, path)
+            own = {key: table[key] for key in table if key not in strange}
+            params = self._convert.table(tables.OUTPUT, own, path, extra=OUTPUT)
             self._sources.apply(tables, "check_output", params, path, "E305")
             if to is None:
                 continue
             specs.append(OutputSpec(to=to, params=params))
         return tuple(specs)
+
+    def _misnamed(self, table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+        """Report a `source` of an output, which is a trigger's word, and read it as `to`."""
+        if "source" not in table:
+            return table
+        self._convert.report.error((*path, "source"), "E110", "unknown key", 'did you mean "to"?')
+        rest = {key: value for key, value in table.items() if key != "source"}
+        named = table["source"]
+        known = isinstance(named, str) and self._sources.writable(named)
+        return {"to": named, **rest} if known else rest
 
     def _tables(self, raw: Any, path: KeyPath) -> Sequence[Any]:
         if raw is None:

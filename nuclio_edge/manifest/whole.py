@@ -120,7 +120,9 @@ def _holds(trigger: TriggerSpec) -> bool:
 
 
 def check_idle(functions: Mapping[str, FunctionSpec], report: Report) -> None:
-    """Warn of functions that no event will ever reach."""
+    """Warn of functions that no event of a source will ever reach."""
     for function in functions.values():
         if not function.triggers and not function.disabled:
-            report.warning(("function", function.name), "W504", "has no trigger: only invoke runs it")
+            report.warning(
+                ("function", function.name), "W504", "has no trigger: only invoke runs it, or a function that calls it"
+            )

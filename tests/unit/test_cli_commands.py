@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nuclio_edge import __version__, cli
+from nuclio_edge.manifest import load
 from tests.cli import PROGRAM, call, environment, write
 from tests.terminal import open_terminal
 
@@ -179,6 +180,15 @@ def test_new_makes_a_project_that_is_right_and_runs(tmp_path: Path) -> None:
     answer = call("invoke", "hello", "-b", '{"name": "you"}', "--json", cwd=tmp_path / "door")
     assert answer.returncode == 0
     assert json.loads(json.loads(answer.stdout)["body"]) == {"greeted": "you", "count": 1}
+
+
+def test_two_projects_that_new_makes_share_no_state(tmp_path: Path) -> None:
+    places = []
+    for name in ("one", "two"):
+        call("new", name, cwd=tmp_path)
+        places.append(load(str(tmp_path / name / "edge.toml")).device.state_dir)
+        assert "state/" in (tmp_path / name / ".gitignore").read_text().split()
+    assert places == [str(tmp_path / "one" / "state"), str(tmp_path / "two" / "state")]
 
 
 def test_what_new_says_comes_next_can_be_given_to_a_shell(tmp_path: Path) -> None:

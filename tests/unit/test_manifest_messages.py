@@ -132,6 +132,56 @@ def test_what_follows_from_a_reported_value_is_not_told(said: Callable[..., Said
     assert found == keys
 
 
+def test_an_output_names_its_source_by_to(said: Callable[..., Said]) -> None:
+    output = FUNCTION + '[[function.f.output]]\ntopic = "a"\n'
+    two = BROKER + BROKER.replace("broker", "other")
+    told = (11, "E110", "function.f.output[0].source", "unknown key", 'did you mean "to"?')
+    assert said(two + output + 'source = "broker"\n') == [told]
+    found = said(two + output + 'source = "broker"\nretian = true\n')
+    assert [problem[-1] for problem in found] == ['did you mean "to"?', 'did you mean "retain"?']
+    assert said(BROKER + output + 'source = "nowhere"\n') == [(8, *told[1:])]
+    ((*_, hint),) = said(BROKER + output + "xyz = 1\n")
+    assert hint == "known here: topic, qos, retain, to"
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ('topic = ["a", "b"]', "one each: write a [[function.f.trigger]] for each of them"),
+        ("retry = 3", "write retry = { attempts = 3 }"),
+        ("batch = 5", "write batch = { size = 5 }"),
+        ("inbox = 10", "write inbox = { size = 10 }"),
+        ("retry = true", None),
+        ('batch = "5"', None),
+        ('cron = "@daily"', 'write cron = "0 0 * * *"'),
+        ('cron = "@Hourly "', 'write cron = "0 * * * *"'),
+        ('cron = "@every 5m"', 'write every = "5m"'),
+        ('cron = "@reboot"', 'minute hour day month weekday, e.g. "*/5 * * * *"'),
+    ],
+)
+def test_what_is_meant_is_told_where_it_is_plain(said: Callable[..., Said], key: str, hint: str | None) -> None:
+    topic = "" if key.startswith(("topic", "cron")) else 'topic = "a"\n'
+    ((*_, told),) = said(BROKER + FUNCTION + TRIGGER + topic + key + "\n")
+    assert told == hint
+
+
+def test_a_label_that_is_not_there_is_told_as_that(said: Callable[..., Said]) -> None:
+    def hint(labels: str, word: str = "labels.room") -> str | None:
+        text = f"[device]\nlabels = {labels}\n" + BROKER + f'client_id = "{{device.{word}}}"\n'
+        ((*_, told),) = said(text)
+        return told
+
+    assert hint("{}") == "[device] has no label of this name: labels = { room = … }"
+    assert hint('{ floor = "1" }') == "[device] has no label of this name: labels = { room = … }"
+    assert hint('{ rooms = "1" }') == 'did you mean "device.labels.rooms"?'
+    assert hint('{ name = "1" }', "nam") == 'did you mean "device.name"?'
+
+
+def test_a_function_without_a_trigger_may_still_be_called(said: Callable[..., Said]) -> None:
+    message = "has no trigger: only invoke runs it, or a function that calls it"
+    assert said(FUNCTION) == [(1, "W504", "function.f", message, None)]
+
+
 def test_an_output_to_what_is_unknown_is_told_whole_as_well(said: Callable[..., Said]) -> None:
     found = said(BROKER + FUNCTION + '[[function.f.output]]\nto = "q"\ntopic = "a/#"\nqos = 1\n')
     assert [(line, code) for line, code, _, _, _ in found] == [(7, "E301"), (8, "E305")]
