@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cli import Running, call, write
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,3 +103,19 @@ def test_what_a_handler_answers_itself_is_its_own_matter(tmp_path: Path) -> None
         "import os\ndef handler(context, event):\n    return 400, os.environ['API_KEY']\n"
     )
     assert json.loads(call("invoke", "tick", "--json", cwd=tmp_path).stdout)["body"] == KEY
+
+
+def test_the_outcomes_that_are_recorded_and_replayed_show_none(tmp_path: Path) -> None:
+    put(tmp_path, "thread", KEY)
+    manifest = (tmp_path / "edge.toml").read_text().replace("[device]", '[device]\nstate_dir = "state"')
+    (tmp_path / "edge.toml").write_text('[record]\ntriggers = ["*/*"]\n' + manifest)
+    with Running(tmp_path) as run:
+        run.wait_for(message="failed")
+        wait_until(lambda: call("explain", cwd=tmp_path).stdout.count("\n") > 1, "events are recorded")
+        run.stop()
+    again = call("replay", "-l", "info", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "printed *** seen" in again.stderr
+    recording = (tmp_path / "state" / "recorder.bin").read_bytes().decode("utf-8", "replace")
+    assert "wrong key ***" in recording
+    assert "ther-" not in recording + again.stdout + again.stderr
