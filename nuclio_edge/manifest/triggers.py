@@ -55,7 +55,10 @@ class Triggers:
         self._check_retry(own.retry, raw, path)
         if source is not None and not has_bad(address):
             self._claim(source, tables, address, path)
-        if source is None or has_bad(own) or has_bad(address):
+        if source is None:
+            return None
+        if has_bad(own) or has_bad(address):
+            self._sources.unusable.append((source, "trigger", path, address))
             return None
         when_full = own.inbox.when_full
         durable = own.durable

@@ -137,7 +137,8 @@ def when_full(address: Values) -> str:
 def pins(params: Values) -> Iterator[tuple[str, str, str | None]]:
     """The pins that a source takes for itself: (key, pin as written, chip as written)."""
     for name, line in params.lines.items():
-        yield f"lines.{name}", line.pin, params.chip
+        for _, pin in known(line, "pin"):
+            yield f"lines.{name}", pin, params.chip
 
 
 def used_pin(params: Values, use: Values) -> tuple[str, str, str | None] | None:
@@ -149,11 +150,12 @@ def check_board(params: Values, board: Any) -> Iterator[Fault]:
     """What the board cannot do: pulses on a pin that has none."""
     if not board.pins or board.id == "sim":
         return
+    able = f"these have it: {listed(board.pwm)}" if board.pwm else "no pin of this board has it"
     for name, line in params.lines.items():
-        pin = board.find_pin(line.pin) if line.direction == "pwm" else None
+        given = dict(known(line, "pin", "direction"))
+        pin = board.find_pin(given["pin"]) if given.get("direction") == "pwm" and "pin" in given else None
         if pin is not None and pin.name not in board.pwm:
-            able = f"these have it: {listed(board.pwm)}" if board.pwm else "no pin of this board has it"
-            yield f"lines.{name}.direction", f"{line.pin} has no PWM", able
+            yield f"lines.{name}.direction", f"{given['pin']} has no PWM", able
 
 
 def check_uses(

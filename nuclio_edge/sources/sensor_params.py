@@ -128,10 +128,10 @@ def claims(params: Values) -> Iterator[tuple[str, str]]:
 
 def board_ports(params: Values) -> Iterator[tuple[str, str, str]]:
     """A bus that is no path is one of the board; a simulated sensor needs the board that has it."""
-    if params.path is not None and params.path.startswith("sim:"):
-        yield "path", "sensors", params.path
-    for kind in ("i2c", "spi"):
-        bus = getattr(params, kind)
+    for _, path in known(params, "path"):
+        if path is not None and path.startswith("sim:"):
+            yield "path", "sensors", path
+    for kind, bus in known(params, "i2c", "spi"):
         if bus is not None and not bus.startswith("/"):
             yield kind, kind, bus
 

@@ -132,6 +132,31 @@ def test_what_follows_from_a_reported_value_is_not_told(said: Callable[..., Said
     assert found == keys
 
 
+def test_pins_and_ports_are_looked_up_beside_other_problems(said: Callable[..., Said]) -> None:
+    def told(text: str, board: str = "raspberrypi/4b") -> list[tuple[str, str]]:
+        return [(code, key.partition(".")[2]) for _, code, key, _, _ in said(f'[device]\nboard = "{board}"\n' + text)]
+
+    lines = (
+        'x = { pin = "GPIO99", edge = 1 }\ny = { pin = 5 }\nz = { pin = "GPIO4", direction = "pwm", frequency = "1" }\n'
+    )
+    assert told(GPIO.replace('chip = "0"\n', "") + lines) == [
+        ("E111", "a.lines.x.edge"),
+        ("E310", "a.lines.x"),
+        ("E111", "a.lines.y.pin"),
+        ("E111", "a.lines.z.frequency"),
+        ("E309", "a.lines.z.direction"),
+    ]
+    wanted = [("E310", "f.trigger[0].pin"), ("E111", "f.trigger[0].edge")]
+    assert told(FUNCTION + TRIGGER + 'pin = "GPIO99"\nedge = 1\n') == wanted
+    assert told(FUNCTION + "disabled = true\n" + TRIGGER + 'pin = "GPIO99"\nedge = 1\n') == wanted[1:]
+    assert told(FUNCTION + TRIGGER + 'pin = "GPIO99"\nqos = 1\n')[0] == wanted[0]
+    serial = '[source.a]\nkind = "serial"\ndevice = "headr"\nbaud = "x"\n'
+    assert told(serial) == [("E301", "a.device"), ("E111", "a.baud")]
+    assert told(serial, "no/board")[1:] == [("E111", "a.baud")]
+    sensor = '[source.a]\nkind = "sensor"\npath = "sim:a/b"\n'
+    assert told(sensor) == [("E205", "a.path")], "once"
+
+
 def test_an_output_names_its_source_by_to(said: Callable[..., Said]) -> None:
     output = FUNCTION + '[[function.f.output]]\ntopic = "a"\n'
     two = BROKER + BROKER.replace("broker", "other")
