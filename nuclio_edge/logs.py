@@ -29,7 +29,6 @@ MAX_LINE = 16 * 1024  # bytes of one formatted record
 MAX_RECORDS = 2000
 MAX_BYTES = 256 * 1024
 _PIECE = 4096  # PIPE_BUF: a pipe that is ready to be written takes this much without blocking
-_SHORTEST_SECRET = 4  # masking "on" or "1" would make every line unreadable
 _COLOURS = {"debug": "\x1b[2m", "info": "", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
 
@@ -59,7 +58,9 @@ class Log:
     def mask(self, secret: str | bytes) -> None:
         """Show this text as *** from now on, as it is and as Python and JSON write it; not below four characters."""
         text = secret.decode("utf-8", "replace") if isinstance(secret, bytes) else secret
-        for form in {shown for part in (text, text.strip()) for shown in _forms(part)}:
+        from nuclio_edge.redaction import forms
+
+        for form in forms(text) | forms(text.strip()):
             if (form, "***") not in self._secrets:
                 self._secrets.append((form, "***"))
         self._secrets.sort(key=_longest_first)
@@ -414,28 +415,6 @@ def _is_terminal(fd: int) -> bool:
         return os.isatty(fd)
     except OSError:
         return False
-
-
-def _forms(secret: str) -> set[str]:
-    """What a secret looks like in a text: itself, as Python and JSON write it, and each of these in a line of JSON.
-
-    Most have one form; none has more than twenty.
-    """
-    if len(secret) < _SHORTEST_SECRET:
-        return set()
-    if secret.isascii() and secret.isprintable() and not any(char in secret for char in "\\\"'"):
-        return {secret}
-    import json
-
-    forms = {secret, port.json_dumps(secret)[1:-1], json.dumps(secret)[1:-1]}
-    for shown in (repr, ascii, _as_bytes):
-        forms.add(shown(secret)[1:-1])
-        forms.add(shown('"' + secret)[2:-1])  # beside a double quote Python escapes the single ones
-    return forms | {port.json_dumps(form)[1:-1] for form in forms}
-
-
-def _as_bytes(text: str) -> str:
-    return repr(text.encode("utf-8", "replace"))[1:]
 
 
 def _longest_first(pair: tuple[str, str]) -> int:

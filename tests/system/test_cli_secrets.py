@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -95,6 +96,23 @@ def test_an_answer_that_tells_of_an_exception_shows_none_either(tmp_path: Path, 
         run.stop()
     assert "Exception caught in handler - ValueError: wrong key ***\n" in alone.stdout
     assert json.loads(through.stdout)["body"] == "Exception caught in handler - ValueError: wrong key ***"
+
+
+def test_the_records_that_a_request_asks_for_show_none_either(tmp_path: Path) -> None:
+    put(tmp_path, "thread", KEY)
+    api = f'[source.api]\nkind = "http"\nlisten = "unix:{tmp_path}/s"\n[[function.tick.trigger]]\npath = "/"\n'
+    with (tmp_path / "edge.toml").open("a") as manifest:
+        manifest.write(api)
+    with Running(tmp_path) as run, socket.socket(socket.AF_UNIX) as client:
+        run.ready()
+        client.connect(str(tmp_path / "s"))
+        client.sendall(b"GET / HTTP/1.0\r\nX-Nuclio-Log-Level: debug\r\n\r\n")
+        with client.makefile("rb") as answer:
+            said = answer.read().decode()
+        run.stop()
+    assert "X-Nuclio-Logs: " in said and "printed *** seen" in said and '{"key": ["***"]}' in said
+    assert said.endswith("Exception caught in handler - ValueError: wrong key ***")
+    assert "ther-" not in said
 
 
 def test_what_a_handler_answers_itself_is_its_own_matter(tmp_path: Path) -> None:
