@@ -29,7 +29,6 @@ MAX_LINE = 16 * 1024  # bytes of one formatted record
 MAX_RECORDS = 2000
 MAX_BYTES = 256 * 1024
 _PIECE = 4096  # PIPE_BUF: a pipe that is ready to be written takes this much without blocking
-_SHORTEST_SECRET = 4  # masking "on" or "1" would make every line unreadable
 _COLOURS = {"debug": "\x1b[2m", "info": "", "warning": "\x1b[33m", "error": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
 
@@ -57,10 +56,12 @@ class Log:
         self.sinks.append(sink)
 
     def mask(self, secret: str | bytes) -> None:
-        """Show this text as *** from now on; text shorter than four characters is not looked for."""
+        """Show this text as *** from now on, as it is and as Python and JSON write it; not below four characters."""
         text = secret.decode("utf-8", "replace") if isinstance(secret, bytes) else secret
-        for form in (text, text.strip(), port.json_dumps(text)[1:-1]):
-            if len(form) >= _SHORTEST_SECRET and (form, "***") not in self._secrets:
+        from nuclio_edge.redaction import forms
+
+        for form in forms(text) | forms(text.strip()):
+            if (form, "***") not in self._secrets:
                 self._secrets.append((form, "***"))
         self._secrets.sort(key=_longest_first)
 

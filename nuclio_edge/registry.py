@@ -4,7 +4,8 @@ A kind is two addresses, "module:name": the class that runs it, and where its ta
 the checks below), which `check` can read without the kind's library. Packages of other people add kinds by an entry
 point of the group "nuclio_edge.sources" whose name is the kind and whose object is the class, tables included.
 
-What the holder of the tables (a module or the class) may offer besides, each optional:
+What the holder of the tables (a module or the class) may offer besides, each optional. A check that asks for a value
+that was reported ends there; `known` and `separately` of manifest/schema.py let it go on with the others.
 
     check_params(params) -> faults       (key, message, hint or None) each, within a table dotted: "will.topic"
     warn_params(params) -> the same      told as warnings

@@ -6,6 +6,7 @@ import sys
 
 from nuclio_edge.cli import OK, USAGE
 from nuclio_edge.cli.parser import Parser
+from nuclio_edge.cli.refusal import advise
 from nuclio_edge.core.port import json_dumps
 
 TYPE_CHECKING = False
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
     from nuclio_edge.manifest.problems import render, render_warnings
 
     manifest, problems = check(options.manifest)
+    advise(problems, options.manifest, "check")
     if options.json:
         found = [problem.as_dict(options.manifest) for problem in problems]
         print(json_dumps({"file": options.manifest, "ok": manifest is not None, "problems": found}))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from nuclio_edge.cli import FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
+from nuclio_edge.cli.refusal import refusal
 from nuclio_edge.core.port import json_dumps, utc
 from nuclio_edge.errors import EdgeError, ManifestError
 
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
         finally:
             lock.release()
     except ManifestError as error:
-        print(error, file=sys.stderr)
+        print(refusal(error, "dead-letters"), file=sys.stderr)
         return USAGE
     except EdgeError as error:
         print(f"{PROGRAM} dead-letters {options.action}: {error}", file=sys.stderr)

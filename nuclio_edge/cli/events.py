@@ -8,6 +8,7 @@ import time
 from nuclio_edge.cli import OK, PROGRAM, USAGE
 from nuclio_edge.cli.beside import Beside
 from nuclio_edge.cli.parser import Parser
+from nuclio_edge.cli.refusal import refusal
 from nuclio_edge.cli.terminal import Painter, body_text, printable
 from nuclio_edge.core.inbox import Trigger
 
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> int:
     try:
         manifest = load(options.manifest)
     except ManifestError as error:
-        print(error, file=sys.stderr)
+        print(refusal(error, "events"), file=sys.stderr)
         return USAGE
     for name in options.source or ():
         if name not in manifest.sources:

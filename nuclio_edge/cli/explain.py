@@ -7,6 +7,7 @@ import sys
 
 from nuclio_edge.cli import ABSENT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
+from nuclio_edge.cli.refusal import advise
 from nuclio_edge.cli.replay import default_file, no_recording, sent_line, shown, stamp, usage, what
 from nuclio_edge.cli.terminal import Painter, printable
 
@@ -60,6 +61,7 @@ def main(arguments: list[str]) -> int:
 
     manifest, problems = check(options.manifest)
     if manifest is None and options.file is None:
+        advise(problems, options.manifest, "explain")
         print(render(problems, options.manifest), file=sys.stderr)
         return USAGE
     if options.file is None:

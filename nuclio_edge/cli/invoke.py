@@ -12,6 +12,7 @@ import sys
 
 from nuclio_edge.cli import ABSENT, ANSWERED, FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import Parser
+from nuclio_edge.cli.refusal import refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def main(arguments: list[str]) -> int:
                     return _say(str(error), ABSENT)
         return _alone(options, wanted, limit_ms)
     except ManifestError as error:
-        print(error, file=sys.stderr)
+        print(refusal(error, "invoke", options.function), file=sys.stderr)
         return USAGE
     except UsageError as error:
         return _say(str(error), USAGE)

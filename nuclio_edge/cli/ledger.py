@@ -6,6 +6,7 @@ import sys
 
 from nuclio_edge.cli import ABSENT, FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
+from nuclio_edge.cli.refusal import refusal
 from nuclio_edge.cli.terminal import Painter, printable
 
 TYPE_CHECKING = False
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     try:
         answer = ask(options.socket or processor_of(options.manifest), "GET", "/ledger")
     except ManifestError as error:
-        print(error, file=sys.stderr)
+        print(refusal(error, "ledger"), file=sys.stderr)
         return USAGE
     except OtherError as error:
         return _say(f"{error}; --socket shows its numbers", ABSENT)

@@ -13,10 +13,11 @@ MANIFEST = """\
 # What runs on this device. `nuclio-edge check` says what is wrong with it, `nuclio-edge run` runs it.
 schema = 1
 
-# [device]
+[device]
+state_dir = "state"                   # what outlives a restart; two projects must not share one
 # name = "gateway-7"                  # default: the host name
 
-# A broker: uncomment these lines, and the two triggers and outputs below that need it.
+# A broker: uncomment these lines, and the trigger and the output below that need it.
 # [source.broker]
 # kind = "mqtt"
 # url = "mqtt://192.168.1.10"
@@ -76,6 +77,7 @@ __pycache__/
 *.py[co]
 .venv/
 secrets/
+state/
 """
 
 

@@ -6,12 +6,14 @@ import argparse
 import sys
 
 from nuclio_edge.cli import PROGRAM, USAGE
+from nuclio_edge.cli.refusal import DEFAULT_MANIFEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
 
-DEFAULT_MANIFEST = "edge.toml"
+__all__ = ["DEFAULT_MANIFEST", "Parser"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,6 +37,20 @@ class Parser(argparse.ArgumentParser):
     def json(self, what: str) -> None:
         """Take --json."""
         self.add_argument("--json", action="store_true", help=what)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]  # it is argparse's
+        """Refuse a manifest that stands alone where the command takes it by --manifest."""
+        options = self._option_string_actions
+        before = ""
+        for word in args or () if "--manifest" in options else ():
+            if word == "--":
+                break
+            if word.endswith(".toml") and word[0] != "-" and getattr(options.get(before), "nargs", 0) == 0:
+                from nuclio_edge.manifest.problems import quote
+
+                self.error(f"{quote(word)} has no place here; write --manifest {word}")
+            before = word
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line and leave with 2."""

@@ -8,6 +8,7 @@ import time
 
 from nuclio_edge.cli import FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
+from nuclio_edge.cli.refusal import refusal
 from nuclio_edge.cli.terminal import Painter, body_text, printable
 
 TYPE_CHECKING = False
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> int:
         recording = read(path)
         functions = _functions(manifest, recording, options)
     except ManifestError as error:
-        print(error, file=sys.stderr)
+        print(refusal(error, "replay"), file=sys.stderr)
         return USAGE
     except OtherError as error:
         return usage("replay", f"{error}; what it records is replayed where its file is named")

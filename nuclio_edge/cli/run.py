@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> int:
     try:
         code = run(path, watching)
     except ManifestError as error:
-        say(str(error))
+        from nuclio_edge.cli.refusal import refusal
+
+        say(refusal(error, "run"))
         code = USAGE
     except EdgeError as error:
         say(f"nuclio-edge: {error}" + (f"\n  {error.hint}" if error.hint else ""))

@@ -8,6 +8,7 @@ import sys
 
 from nuclio_edge.cli import ABSENT, FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
+from nuclio_edge.cli.refusal import refusal
 from nuclio_edge.cli.sim_script import ScriptError, bytes_of, play, read, shown, value_of
 from nuclio_edge.core.port import json_dumps, json_loads
 
@@ -68,7 +69,7 @@ def main(arguments: list[str]) -> int:
             path = os.path.join(load(options.manifest).device.state_dir, "sim.sock")
             ensure_own(options.manifest)
         except ManifestError as error:
-            print(error, file=sys.stderr)
+            print(refusal(error, "sim"), file=sys.stderr)
             return USAGE
         except OtherError as error:
             return _say(str(error), ABSENT)

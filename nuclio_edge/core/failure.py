@@ -6,6 +6,8 @@ from .response import JSON, ExceptionWithResponse, Response
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
+    from typing import Any
+
     from .event import Event
     from .inbox import Trigger
 
@@ -17,8 +19,11 @@ class HandlerTimeout(BaseException):
     """
 
 
-def error_response(error: BaseException) -> Response:
-    """What a requester gets for an exception: Nuclio's 500, 408 for a timeout, or what the exception itself brings."""
+def error_response(error: BaseException, function: "Any" = None) -> Response:
+    """What a requester gets for an exception: Nuclio's 500, 408 for a timeout, or what the exception itself brings.
+
+    The text of the 500 is ours, and shows no more than the log: where the function has secrets, `masked` hides them.
+    """
     if isinstance(error, ExceptionWithResponse):
         answer = to_response(Response(None, error.body, error.content_type, error.status_code))
         if isinstance(answer.body, bytes):
@@ -32,6 +37,9 @@ def error_response(error: BaseException) -> Response:
         text = type(error).__name__ + (": " + text if text else "")
     except BaseException:  # noqa: BLE001 - its __str__ is the user's code, and runs on the loop
         text = "one that cannot be told: its __str__ raises"
+    masked = getattr(function, "masked", None)  # a board has no secrets to hide
+    if masked is not None:
+        text = masked(text)
     return to_response(Response(status_code=500, body="Exception caught in handler - " + text))
 
 

@@ -45,7 +45,7 @@ def conclude(
     if error is not None:
         from .failure import error_response
 
-        response = error_response(error)
+        response = error_response(error, function)
         status = response.status_code
     elif result is not None:
         if token is not None or function.outputs:

@@ -323,4 +323,8 @@ class Function:
             return str(error)
         from .loader import format_user_error
 
-        return format_user_error(error, self.spec.path)
+        return self.masked(format_user_error(error, self.spec.path))
+
+    def masked(self, text: str) -> str:
+        """A text that the function has a part in, with *** in the place of secrets, as in the log."""
+        return self._assembly.processor.log.masked(text)

@@ -254,7 +254,7 @@ def pull_on_loop(event: Event, response: Response, headers: dict[str, str], look
         from nuclio_edge.core.failure import error_response
 
         trigger.function.on_failure(event, error, 500)
-        failed = error_response(error)
+        failed = error_response(error, trigger.function)
         event._token.answer(failed.status_code, failed.content_type, failed.body)
         return
     made.headers = headers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os.path
 
 from nuclio_edge.manifest.problems import listed, quote, suggest
-from nuclio_edge.manifest.schema import Secret, values
+from nuclio_edge.manifest.schema import ReportedError, Secret, values
 from nuclio_edge.manifest.units import duration_ms, rate_per_s, size_bytes
 
 TYPE_CHECKING = False
@@ -67,10 +67,35 @@ def has_bad(values: Values) -> bool:
     return any(getattr(values, key) is BAD for key in values.__slots__)
 
 
+class Known:
+    """A table of which some values were reported, as checks see it: asking for one of these raises ReportedError."""
+
+    __slots__ = ("_parts", "_path", "_values")
+
+    def __init__(self, values: Values, path: KeyPath, parts: Mapping[KeyPath, Any]) -> None:
+        self._values = values
+        self._path = path
+        self._parts = parts
+
+    def __getattr__(self, key: str) -> Any:
+        return self._known(getattr(self._values, key), (*self._path, key))
+
+    def _known(self, value: Any, path: KeyPath) -> Any:
+        if value is not BAD:
+            return value
+        if path not in self._parts:
+            raise ReportedError
+        part = self._parts[path]
+        if not isinstance(part, dict):
+            return Known(part, path, self._parts)
+        good = (key for key, item in part.items() if item is not BAD or (*path, key) in self._parts)
+        return {key: self._known(part[key], (*path, key)) for key in good}
+
+
 class Converter:
     """Turns the tables of one manifest into values."""
 
-    __slots__ = ("_defaults", "_secret", "folder", "report", "source", "words")
+    __slots__ = ("_defaults", "_secret", "folder", "parts", "report", "source", "words")
 
     def __init__(self, report: Report, folder: str, words: Words, secret: Callable[[str], bytes]) -> None:
         self.report = report
@@ -79,6 +104,7 @@ class Converter:
         self._secret = secret
         self.source = ""  # the name of the source whose table is being read: {source} in its defaults
         self._defaults: dict[int, Values] = {}
+        self.parts: dict[KeyPath, Any] = {}  # of each table inside another that is BAD as a whole, what it holds
 
     def table(self, fields: Fields, raw: Mapping[str, Any], path: KeyPath, *, extra: Fields | None = None) -> Values:
         """Return the values of a table; a value that was reported is BAD, an unknown key is reported.
@@ -127,9 +153,7 @@ class Converter:
         if not _is(raw, types):
             if field.type == "secret" and isinstance(raw, str):
                 return self.inline_secret(path)
-            unit = _UNITS.get(field.type)
-            hint = f"write e.g. {unit[1]}" if unit else None
-            self.report.error(path, "E111", f"{name} is expected, found {shape_of(raw)}", hint)
+            self.report.error(path, "E111", f"{name} is expected, found {shape_of(raw)}", _meant(field, raw, path))
             return BAD
         if isinstance(raw, str):
             return self._text(field, raw, path)
@@ -139,10 +163,19 @@ class Converter:
             return self._list(field, raw, path)
         if field.type == "table":
             made = self.table(field.fields or {}, raw, path)
-            return BAD if has_bad(made) else made
+            return self._whole(made, path) if has_bad(made) else made
         assert field.of is not None  # noqa: S101 - a map says of what
         found = {key: self.value(field.of, item, (*path, key)) for key, item in raw.items()}
-        return BAD if BAD in found.values() else found
+        return self._whole(found, path) if BAD in found.values() else found
+
+    def _whole(self, parts: Any, path: KeyPath) -> Any:
+        """Return BAD for a table that has a BAD value, and keep the others for the checks that ask for no more."""
+        self.parts[path] = parts
+        return BAD
+
+    def known(self, values: Values, path: KeyPath) -> Any:
+        """Return the values of a table as its checks may see them: what was reported is told once."""
+        return Known(values, path, self.parts) if has_bad(values) else values
 
     def _either(self, field: Field, raw: Any, path: KeyPath) -> Any:
         for one in field.either:
@@ -242,6 +275,18 @@ class Converter:
         except OSError as error:
             self.report.error(path, "E122", f"the secret {quote(name)} cannot be read: {error.strerror}")
         return BAD
+
+
+def _meant(field: Field, raw: Any, path: KeyPath) -> str | None:
+    """Return what to write in the place of a value of the wrong shape, or None where that is plain."""
+    if field.type in _UNITS:
+        return f"write e.g. {_UNITS[field.type][1]}"
+    if isinstance(raw, list) and len(path) > 2 and isinstance(path[-2], int):
+        return f"one each: write a [[{'.'.join(map(str, path[:-2]))}]] for each of them"
+    if field.type == "table" and isinstance(raw, int) and not isinstance(raw, bool):
+        key, first = next(iter((field.fields or {}).items()))  # what one thinks of at once: attempts of retry
+        return f"write {path[-1]} = {{ {key} = {raw} }}" if first.type == "integer" else None
+    return None
 
 
 def _range(field: Field) -> str:

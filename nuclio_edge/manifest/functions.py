@@ -50,7 +50,7 @@ class Functions:
         workers_min, workers_max = self._workers(own, path)
         limits = self._limits_of(own, path)
         self._bindings(own, path)
-        if own.requirements:
+        if own.requirements and own.requirements is not BAD:
             message = "are not installed by this version; they must be there when the function is loaded"
             self._convert.report.warning((*path, "requirements"), "W502", message)
         return FunctionSpec(
@@ -94,7 +94,7 @@ class Functions:
         limits = own.limits
         if limits is BAD or (limits.memory is None and limits.cpu is None):
             return self._none
-        if own.isolation != "process":
+        if own.isolation not in ("process", BAD):
             message = 'needs isolation = "process": a thread cannot be limited'
             self._convert.report.error((*path, "limits"), "E408", message)
         return Limits(memory=limits.memory, cpu=limits.cpu)
@@ -107,11 +107,14 @@ class Functions:
                 self._convert.report.error((*path, "bindings", index), "E301", message, suggest(name, known))
 
     def _env(self, env: Any, path: KeyPath) -> Mapping[str, str]:
+        env = self._convert.parts.get((*path, "env"), env)
         if not env or env is BAD:
             return env if env is not BAD else {}
         report, resolved = self._convert.report, {}
         for name, value in env.items():
             at = (*path, "env", name)
+            if value is BAD:
+                continue
             if not name or "=" in name or "\0" in name:
                 report.error(at, "E118", f"{quote(name)} cannot be an environment variable")
                 continue
@@ -137,7 +140,7 @@ class Functions:
             if key in raw:
                 report.error((*path, key), "E202", "releases come with a later version", "name a file in handler")
                 return nothing
-        if BAD in (own.handler, own.path, own.code):
+        if BAD in (own.handler, own.code):
             return nothing
         if own.handler is None and own.code is None:
             hint = "e.g. handler = \"door.py:handler\", or code = '''…'''"
@@ -158,6 +161,8 @@ class Functions:
             elif not own.disabled:
                 self._callable(own.code, f"function.{name}.code", attribute, own, path, "code")
             return None, where if where and not where.endswith(".py") else "handler", attribute, folder
+        if own.path is BAD:
+            return nothing
         file, module, folder = self._locate(where, own.path, folder)
         if not own.disabled:
             self._callable(None, file, attribute, own, path, "handler")

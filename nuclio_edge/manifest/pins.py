@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nuclio_edge.manifest.convert import has_bad
 from nuclio_edge.manifest.problems import LINE
+from nuclio_edge.manifest.schema import ReportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 def check_pins(sources: Sources, functions: Mapping[str, FunctionSpec], board_id: str, report: Report) -> None:
     """Report every use of a pin that cannot be."""
     users = [name for name in sources.specs if hasattr(sources.tables(name), "pins")]
-    if any(sources.specs[name].declared or _uses(name, functions) for name in users):
+    if any(
+        sources.specs[name].declared or _uses(name, functions) or _unusable(name, functions, sources) for name in users
+    ):
         _Pins(sources, board_id, report).check(users, functions)
 
 
@@ -38,25 +41,37 @@ class _Pins:
     def check(self, users: list[str], functions: Mapping[str, FunctionSpec]) -> None:
         """First what the sources' tables take, then what triggers and outputs want of it."""
         for name in users:
-            params = self._sources.specs[name].params
-            if has_bad(params) or any(has_bad(line) for line in getattr(params, "lines", {}).values()):
-                users = [other for other in users if other != name]
-                continue
-            for key, pin, chip in self._sources.tables(name).pins(params):
-                self._claim(name, ("source", name, *key.split(".")), pin, chip)
-            if self._board is not None:
-                for key, message, hint in self._sources.tables(name).check_board(params, self._board):
-                    self._report.error(("source", name, *key.split(".")), "E309", message, hint)
+            self._check_table(name)
         for name in users:
-            self._check_uses(name, _uses(name, functions))
+            uses = [*_uses(name, functions), *_unusable(name, functions, self._sources)]
+            self._claim_used(name, uses)
+            if not has_bad(self._sources.specs[name].params):
+                self._check_uses(name, [use for use in uses if not has_bad(use[2])])
+
+    def _check_table(self, name: str) -> None:
+        tables, path = self._sources.tables(name), ("source", name)
+        params = self._sources.known(self._sources.specs[name].params, path)
+        try:
+            for key, pin, chip in tables.pins(params):
+                self._claim(name, (*path, *key.split(".")), pin, chip)
+            for key, message, hint in tables.check_board(params, self._board) if self._board is not None else ():
+                self._report.error((*path, *key.split(".")), "E309", message, hint)
+        except ReportedError:
+            pass
+
+    def _claim_used(self, name: str, uses: list[tuple[str, KeyPath, Any]]) -> None:
+        tables = self._sources.tables(name)
+        params = self._sources.known(self._sources.specs[name].params, ("source", name))
+        for _, path, values in uses:
+            try:
+                pin = tables.used_pin(params, self._sources.known(values, path))
+            except ReportedError:
+                continue
+            if pin is not None:
+                self._claim(name, (*path, pin[0]), *pin[1:], shared=True)
 
     def _check_uses(self, name: str, uses: list[tuple[str, KeyPath, Any]]) -> None:
         tables, params = self._sources.tables(name), self._sources.specs[name].params
-        uses = [use for use in uses if not has_bad(use[2])]
-        for _, path, values in uses:
-            pin = tables.used_pin(params, values)
-            if pin is not None:
-                self._claim(name, (*path, pin[0]), *pin[1:], shared=True)
         by_part = {part: [use for use in uses if use[0] == part] for part in ("trigger", "output")}
         contents = [[use[2] for use in by_part[part]] for part in ("trigger", "output")]
         chip = getattr(params, "chip", None)
@@ -108,6 +123,12 @@ def _uses(name: str, functions: Mapping[str, FunctionSpec]) -> list[tuple[str, K
             if output.to == name
         ]
     return found
+
+
+def _unusable(name: str, functions: Mapping[str, FunctionSpec], sources: Sources) -> list[tuple[str, KeyPath, Any]]:
+    """The same of triggers of which something was reported."""
+    off = [function.name for function in functions.values() if function.disabled]
+    return [use[1:] for use in sources.unusable if use[0] == name and use[2][1] not in off]
 
 
 def _board(board_id: str) -> Any:

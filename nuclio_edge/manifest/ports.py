@@ -11,21 +11,25 @@ if TYPE_CHECKING:
 def check_ports(sources: Sources, board_id: str, report: Report) -> None:
     """Report what is no port of the board; where nothing is known of the board, only its kernel can tell."""
     from nuclio_edge import board
+    from nuclio_edge.errors import UnknownBoardError
     from nuclio_edge.manifest.problems import listed, quote, suggest
 
     named = [
         (name, key, kind, port)
-        for name in sources.clean
-        if hasattr(tables := sources.tables(name), "board_ports")
-        for key, kind, port in tables.board_ports((sources.specs.get(name) or sources.bindings[name]).params)
+        for name in (*sources.specs, *sources.bindings)
+        for key, kind, port in sources.board_ports(name)
+        if not report.tells_of(("source", name, key))
     ]
     for name, key, _, port in named:
         if port.startswith("sim:") and board_id != "sim":
             hint = 'simulated ports and sensors need board = "sim" in [device]'
             report.error(("source", name, key), "E301", f"{board_id} has no {quote(port)}", hint)
-    if not named or board_id == board.GENERIC or report.errors:
+    if not named or board_id == board.GENERIC:
         return
-    profile = board.load(board_id)
+    try:
+        profile = board.load(board_id)
+    except UnknownBoardError:
+        return  # reported where the board is named
     for name, key, kind, port in named:
         if port.startswith("sim:"):
             continue

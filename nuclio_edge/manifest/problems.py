@@ -101,6 +101,10 @@ class Report:
         """Add what works but should be known."""
         self._found.append((path, code, message, hint, see, "warning"))
 
+    def tells_of(self, path: KeyPath) -> bool:
+        """Whether a problem of just this key was added: then no second one is of use."""
+        return any(found[0] == path for found in self._found)
+
     def problems(self) -> list[Problem]:
         """Return everything found, sorted by line, errors and warnings together."""
         if not self._found:

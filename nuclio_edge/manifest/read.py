@@ -27,8 +27,7 @@ def read(path: str) -> tuple[str, dict[str, Any] | None, Problem | None]:
     try:
         content = _content(path)
     except FileNotFoundError:
-        hint = "say which file: nuclio-edge run MANIFEST; nuclio-edge new makes one"
-        return "", None, Problem(0, "", "there is no such file", hint, "E101")
+        return "", None, Problem(0, "", "there is no such file", None, "E101")
     except IsADirectoryError:
         return "", None, Problem(0, "", "this is a folder", f"did you mean {path.rstrip('/')}/edge.toml?", "E101")
     except OSError as error:

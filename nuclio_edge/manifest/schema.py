@@ -32,7 +32,7 @@ LONGEST_MS = 365 * 86_400_000
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     Fields = Mapping[str, "Field"]
@@ -149,3 +149,26 @@ def values(keys: tuple[str, ...], contents: Mapping[str, object]) -> Values:
     for key in keys:
         setattr(made, key, contents[key])
     return made
+
+
+class ReportedError(Exception):
+    """A check has asked for a value that was reported: it cannot say more, and is over."""
+
+
+def known(of: Any, *keys: str) -> Iterator[tuple[str, Any]]:
+    """These keys of a table with their values, without those that were reported."""
+    for key in keys:
+        try:
+            value = getattr(of, key)
+        except ReportedError:
+            continue
+        yield key, value
+
+
+def separately(of: Any, *checks: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
+    """What several checks find in a table, each for itself: one that asks for what was reported ends no other."""
+    for check in checks:
+        try:
+            yield from check(of)
+        except ReportedError:
+            pass

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from nuclio_edge import registry
 from nuclio_edge.errors import UnknownKindError
-from nuclio_edge.manifest.convert import has_bad, shape_of
+from nuclio_edge.manifest.convert import shape_of
 from nuclio_edge.manifest.model import SourceSpec
 from nuclio_edge.manifest.problems import LINE, listed, nearest, quote
-from nuclio_edge.manifest.schema import Field
+from nuclio_edge.manifest.schema import Field, ReportedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def good_name(name: str, path: KeyPath, converter: Converter) -> bool:
 class Sources:
     """The sources and bindings of one manifest, with the tables of their kinds."""
 
-    __slots__ = ("_convert", "_tables", "bindings", "clean", "specs")
+    __slots__ = ("_convert", "_tables", "bindings", "clean", "specs", "unusable")
 
     def __init__(self, converter: Converter, raw: Mapping[str, Any]) -> None:
         self._convert = converter
@@ -44,6 +44,8 @@ class Sources:
         self.bindings: dict[str, SourceSpec] = {}
         self._tables: dict[str, Any] = {}  # name -> tables of its kind, None where that was reported
         self.clean: list[str] = []  # the sources of whose params nothing was reported
+        # What triggers that were reported want of their source: (source, "trigger", path, address)
+        self.unusable: list[tuple[str, str, KeyPath, Values]] = []
         for name, table in named(converter, raw, "source"):
             self._add("source", name, table, self.specs)
         for name, table in named(converter, raw, "binding"):
@@ -95,15 +97,18 @@ class Sources:
         specs[name] = SourceSpec(declared=True, name=name, kind=kind if isinstance(kind, str) else "", params=params)
 
     def apply(self, tables: Any, check: str, values: Values, path: KeyPath, code: str) -> None:
-        """Run one of the kind's own checks over complete values; a code with W makes warnings of what it finds."""
+        """Run one of the kind's own checks over the values; a code with W makes warnings of what it finds."""
         report = self._convert.report
         say = report.warning if code.startswith("W") else report.error
         function = getattr(tables, check, None)
-        if function is None or has_bad(values):
+        if function is None:
             return
-        for key, message, hint in function(values):
-            inside = [int(part) if part.isdigit() else part for part in key.split(".")]
-            say((*path, *inside), code, message, hint)
+        try:
+            for key, message, hint in function(self._convert.known(values, path)):
+                inside = [int(part) if part.isdigit() else part for part in key.split(".")]
+                say((*path, *inside), code, message, hint)
+        except ReportedError:
+            pass
 
     def _claims(self) -> None:
         taken: dict[str, tuple[str, KeyPath]] = {}
@@ -119,6 +124,10 @@ class Sources:
                 else:
                     taken[claim] = (name, path)
 
+    def known(self, values: Values, path: KeyPath) -> Any:
+        """Return the values of a table as its checks may see them."""
+        return self._convert.known(values, path)
+
     def tables(self, name: str) -> Any:
         """Return the tables of a source's or binding's kind, None when its kind was reported."""
         return self._tables[name]
@@ -127,9 +136,24 @@ class Sources:
         """Return the kind of a source or binding."""
         return (self.specs.get(name) or self.bindings[name]).kind
 
+    def writable(self, name: str) -> bool:
+        """Whether an output may go to what has this name."""
+        return name in self._tables and self._fields(name, "OUTPUT") is not None
+
     def shared_window(self, name: str) -> bool:
         """Whether one function that holds events back holds back every function on this source."""
         return bool(getattr(self._tables[name], "SHARED_WINDOW", False))
+
+    def board_ports(self, name: str) -> list[tuple[str, str, str]]:
+        """Return what goes by the board's name in a source's table: (key, kind, name)."""
+        ports = getattr(self._tables[name], "board_ports", None)
+        spec = self.specs.get(name) or self.bindings[name]
+        found: list[tuple[str, str, str]] = []
+        try:
+            found += ports(self.known(spec.params, ("source", name))) if ports is not None else ()
+        except ReportedError:
+            pass
+        return found
 
     def find(self, raw: Mapping[str, Any], known: Iterable[str], path: KeyPath, part: str) -> str | None:
         """Return the name of the source that a trigger means (part "TRIGGER"), or an output (part "OUTPUT").

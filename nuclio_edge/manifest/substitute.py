@@ -5,13 +5,14 @@ Only what begins with `{device.` is one; every other brace is the user's own (pa
 
 from __future__ import annotations
 
-from nuclio_edge.manifest.problems import quote, suggest
+from nuclio_edge.manifest.problems import key_text, nearest, quote, suggest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nuclio_edge.manifest.problems import KeyPath, Report
 
 _OPENS = "{device."
+_LABEL = "device.labels."
 
 
 class Words:
@@ -53,5 +54,11 @@ class Words:
         return "".join(done) + text[last:] if good else None
 
     def _unknown(self, inner: str, path: KeyPath, report: Report) -> None:
-        hint = suggest(inner, self.known) or "known here: " + ", ".join(f"{{{name}}}" for name in self.known)
+        if inner.startswith(_LABEL):
+            label = inner.removeprefix(_LABEL)
+            near = nearest(label, [name.removeprefix(_LABEL) for name in self.known if name.startswith(_LABEL)])
+            there = f"[device] has no label of this name: labels = {{ {key_text((label,))} = … }}"
+            hint = there if near is None else f"did you mean {quote(_LABEL + near)}?"
+        else:
+            hint = suggest(inner, self.known) or "known here: " + ", ".join(f"{{{name}}}" for name in self.known)
         report.error(path, "E120", f"{{{quote(inner)[1:-1]}}} stands for nothing", hint)

@@ -135,7 +135,9 @@ FUNCTION = {
     "timeout": Field("duration", 30_000, minimum=1, doc="of one call; then 408"),
     "limits": Field("table", {}, fields=LIMITS, doc='needs isolation = "process"'),
     "bindings": Field("list", of=Field("string"), doc="default: all"),
-    "disabled": Field("boolean", default=False, doc="true: not run, and its code not looked at"),
+    "disabled": Field(
+        "boolean", default=False, doc="true: no event runs it (invoke --beside does); its code is not looked at"
+    ),
 }
 
 # Tables of named tables, and lists of tables, are walked by their own modules.

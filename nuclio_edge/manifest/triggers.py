@@ -50,12 +50,16 @@ class Triggers:
         own = self._convert.table(common, rest, path, extra=fields)
         address = self._convert.table(fields, {key: raw[key] for key in raw if key in fields}, path)
         self._sources.apply(tables, "check_trigger", address, path, "E304")
-        if has_bad(own) or has_bad(address):
-            return None
-        self._check_order(own.order_by, tables, path)
+        if own.order_by is not BAD:
+            self._check_order(own.order_by, tables, path)
+        self._check_retry(own.retry, raw, path)
+        if source is not None and not has_bad(address):
+            self._claim(source, tables, address, path)
         if source is None:
             return None
-        self._claim(source, tables, address, path)
+        if has_bad(own) or has_bad(address):
+            self._sources.unusable.append((source, "trigger", path, address))
+            return None
         when_full = own.inbox.when_full
         durable = own.durable
         if durable is None:
@@ -77,7 +81,7 @@ class Triggers:
             "name": own.name or source,
             "order_by": own.order_by,
             "rate_limit": own.rate_limit,
-            "retry": self._retry(own.retry, raw.get("retry", {}), path),
+            "retry": self._retry(own.retry),
             "source": source,
             "when_full": when_full,
         }
@@ -125,12 +129,17 @@ class Triggers:
             hint = suggest(order_by, known) or "there are " + listed(known)
             self._convert.report.error((*path, "order_by"), "E312", message, hint)
 
-    def _retry(self, retry: Values, raw: Mapping[str, Any], path: KeyPath) -> Retry:
-        longest = retry.max_backoff
-        if longest < retry.backoff:
-            if "max_backoff" in raw:
-                self._convert.report.error((*path, "retry", "max_backoff"), "E124", "is shorter than backoff")
-            longest = retry.backoff
+    def _check_retry(self, retry: Any, raw: Mapping[str, Any], path: KeyPath) -> None:
+        """Report a longest pause below the first one, where the manifest says it."""
+        path = (*path, "retry")
+        retry = self._convert.parts.get(path, retry)
+        if retry is BAD or BAD in (retry.backoff, retry.max_backoff):
+            return
+        if retry.max_backoff < retry.backoff and "max_backoff" in raw.get("retry", {}):
+            self._convert.report.error((*path, "max_backoff"), "E124", "is shorter than backoff")
+
+    def _retry(self, retry: Values) -> Retry:
+        longest = max(retry.max_backoff, retry.backoff)
         key = (retry.attempts, retry.backoff, longest)
         if key not in self._retries:
             self._retries[key] = Retry(attempts=retry.attempts, backoff_ms=retry.backoff, max_backoff_ms=longest)
@@ -192,17 +201,28 @@ class Triggers:
             if not isinstance(table, dict):
                 self._convert.report.error(path, "E111", f"a table is expected: [[function.{function}.output]]")
                 continue
+            table = self._misnamed(table, path)  # noqa: PLW2901 - the same table, read as it was meant
             to, kind, tables = self._source(table, OUTPUT, path, "OUTPUT")
             if tables is None:
                 continue
             strange = self._strange(table, OUTPUT, kind, path, "OUTPUT", tables.OUTPUT)
-            own = {key: table[key] for key in table if key not in OUTPUT and key not in strange}
-            params = self._convert.table(tables.OUTPUT, own, path)
+            own = {key: table[key] for key in table if key not in strange}
+            params = self._convert.table(tables.OUTPUT, own, path, extra=OUTPUT)
             self._sources.apply(tables, "check_output", params, path, "E305")
             if to is None:
                 continue
             specs.append(OutputSpec(to=to, params=params))
         return tuple(specs)
+
+    def _misnamed(self, table: dict[str, Any], path: KeyPath) -> dict[str, Any]:
+        """Report a `source` of an output, which is a trigger's word, and read it as `to`."""
+        if "source" not in table:
+            return table
+        self._convert.report.error((*path, "source"), "E110", "unknown key", 'did you mean "to"?')
+        rest = {key: value for key, value in table.items() if key != "source"}
+        named = table["source"]
+        known = isinstance(named, str) and self._sources.writable(named)
+        return {"to": named, **rest} if known else rest
 
     def _tables(self, raw: Any, path: KeyPath) -> Sequence[Any]:
         if raw is None:

@@ -140,9 +140,10 @@ class _Reading:
 
     def _table(self, name: str) -> Any:
         field = ROOT[name]
-        return (
-            self.convert.value(field, self.raw[name], (name,)) if name in self.raw else self.convert.default(field, ())
-        )
+        if name not in self.raw:
+            return self.convert.default(field, ())
+        value = self.convert.value(field, self.raw[name], (name,))
+        return self.convert.parts.get((name,), value)
 
     def _log(self) -> Any:
         raw = self.raw.get("log", {})

@@ -81,7 +81,7 @@ def check_admin(admin: Values, report: Report) -> None:
 def check_hint(sync: Values | None, sources: Sources, report: Report) -> None:
     """sync.hint names an MQTT source."""
     hint = sync.hint if sync not in (None, BAD) else None
-    if hint is None:
+    if hint in (None, BAD):
         return
     brokers = [name for name, spec in sources.specs.items() if spec.kind == "mqtt"]
     if hint not in brokers:
@@ -120,7 +120,9 @@ def _holds(trigger: TriggerSpec) -> bool:
 
 
 def check_idle(functions: Mapping[str, FunctionSpec], report: Report) -> None:
-    """Warn of functions that no event will ever reach."""
+    """Warn of functions that no event of a source will ever reach."""
     for function in functions.values():
         if not function.triggers and not function.disabled:
-            report.warning(("function", function.name), "W504", "has no trigger: only invoke runs it")
+            report.warning(
+                ("function", function.name), "W504", "has no trigger: only invoke runs it, or a function that calls it"
+            )

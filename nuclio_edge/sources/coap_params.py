@@ -9,7 +9,7 @@ observe     instead of path: a resource of another device, coap://host/path, who
 from __future__ import annotations
 
 from nuclio_edge.manifest.problems import quote
-from nuclio_edge.manifest.schema import Field
+from nuclio_edge.manifest.schema import Field, known, separately
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,11 +93,18 @@ def parse_uri(uri: str) -> str:
 
 def check_params(params: Values) -> Iterator[Fault]:
     """The addresses."""
+    yield from separately(params, _check_listen, _check_multicast)
+
+
+def _check_listen(params: Values) -> Iterator[Fault]:
     for text in params.listen:
         try:
             parse_listen(text)
         except ValueError as error:
             yield "listen", f"not an address to listen at: {error}", None
+
+
+def _check_multicast(params: Values) -> Iterator[Fault]:
     for text in params.multicast:
         if not is_multicast(text):
             yield "multicast", f"{quote(text)} is not a multicast address", 'e.g. "224.0.1.187" or "ff02::fd%eth0"'
@@ -121,8 +128,8 @@ def check_trigger(address: Values) -> Iterator[Fault]:
             parse_uri(address.observe)
         except ValueError as error:
             yield "observe", f"not a resource to observe: {error}", None
-        for key in ("method", "rt"):
-            if getattr(address, key):
+        for key, value in known(address, "method", "rt"):
+            if value:
                 yield key, "means nothing beside observe", None
         return
     wrong = _path_fault(address.path, prefix=True)

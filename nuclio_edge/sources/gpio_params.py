@@ -10,7 +10,7 @@ debounce, hold_after, click_gap, count    milliseconds
 from __future__ import annotations
 
 from nuclio_edge.manifest.problems import listed, quote, suggest
-from nuclio_edge.manifest.schema import Field
+from nuclio_edge.manifest.schema import Field, known, separately
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,52 +81,52 @@ _OF_PINS = ("bias", "debounce", "active_low")
 
 def check_params(params: Values) -> Iterator[Fault]:
     """What a single field cannot know: the chip's name, and keys that mean nothing in a line's direction."""
-    if params.chip is not None and (wrong := chip_fault(params.chip)):
-        yield "chip", wrong, 'a label, e.g. "pinctrl-bcm2711"; `gpiodetect` lists those of a machine'
+    for _, chip in known(params, "chip"):
+        if chip is not None and (wrong := chip_fault(chip)):
+            yield "chip", wrong, 'a label, e.g. "pinctrl-bcm2711"; `gpiodetect` lists those of a machine'
     for name, line in params.lines.items():
-        for key, message in _line_faults(line):
+        for key, message in separately(line, _line_faults):
             yield f"lines.{name}.{key}", message, None
 
 
 def _line_faults(line: Values) -> Iterator[tuple[str, str]]:
     here = line.direction
-    for key in _OF_INPUTS if here != "in" else _OF_OUTPUTS:
-        if getattr(line, key) is not None:
+    foreign = _OF_OUTPUTS if here == "in" else _OF_INPUTS
+    for key, value in known(line, *foreign, *(("bias", "drive") if here == "pwm" else ("frequency",))):
+        if value is not None:
             yield key, f'means nothing where direction is "{here}"'
-    if here == "pwm":
-        for key in ("bias", "drive"):
-            if getattr(line, key) is not None:
-                yield key, 'means nothing where direction is "pwm"'
-    elif line.frequency is not None:
-        yield "frequency", f'means nothing where direction is "{here}"'
     if here == "out":
-        for key in ("initial", "shutdown"):
-            if getattr(line, key) not in (None, 0, 1):
+        for key, value in known(line, "initial", "shutdown"):
+            if value not in (None, 0, 1):
                 yield key, "is 0 or 1"
 
 
 def check_trigger(address: Values) -> Iterator[Fault]:
     """One pin or line, and keys that go together."""
-    if (address.pin is None) == (address.line is None):
-        yield "pin" if address.line is None else "line", "either pin or line is expected", None
-    if address.line is not None:
-        for key in _OF_PINS:
-            if getattr(address, key) is not None:
-                yield key, "is said where the line is declared", None
-    if address.press is not None:
-        for key in ("edge", "count"):
-            if getattr(address, key) is not None:
-                yield key, "does not go with press", None
-    else:
-        for key in ("hold_after", "click_gap"):
-            if getattr(address, key) is not None:
-                yield key, "needs press beside it", None
+    yield from separately(address, _check_place, _check_line, _check_press)
+
+
+def _check_place(of: Values) -> Iterator[Fault]:
+    if (of.pin is None) == (of.line is None):
+        yield "pin" if of.line is None else "line", "either pin or line is expected", None
+
+
+def _check_line(address: Values) -> Iterator[Fault]:
+    for key, value in known(address, *_OF_PINS) if address.line is not None else ():
+        if value is not None:
+            yield key, "is said where the line is declared", None
+
+
+def _check_press(address: Values) -> Iterator[Fault]:
+    pressed = address.press is not None
+    for key, value in known(address, *(("edge", "count") if pressed else ("hold_after", "click_gap"))):
+        if value is not None:
+            yield key, "does not go with press" if pressed else "needs press beside it", None
 
 
 def check_output(output: Values) -> Iterator[Fault]:
     """One pin or line."""
-    if (output.pin is None) == (output.line is None):
-        yield "pin" if output.line is None else "line", "either pin or line is expected", None
+    yield from _check_place(output)
 
 
 def when_full(address: Values) -> str:
@@ -137,7 +137,8 @@ def when_full(address: Values) -> str:
 def pins(params: Values) -> Iterator[tuple[str, str, str | None]]:
     """The pins that a source takes for itself: (key, pin as written, chip as written)."""
     for name, line in params.lines.items():
-        yield f"lines.{name}", line.pin, params.chip
+        for _, pin in known(line, "pin"):
+            yield f"lines.{name}", pin, params.chip
 
 
 def used_pin(params: Values, use: Values) -> tuple[str, str, str | None] | None:
@@ -149,11 +150,12 @@ def check_board(params: Values, board: Any) -> Iterator[Fault]:
     """What the board cannot do: pulses on a pin that has none."""
     if not board.pins or board.id == "sim":
         return
+    able = f"these have it: {listed(board.pwm)}" if board.pwm else "no pin of this board has it"
     for name, line in params.lines.items():
-        pin = board.find_pin(line.pin) if line.direction == "pwm" else None
+        given = dict(known(line, "pin", "direction"))
+        pin = board.find_pin(given["pin"]) if given.get("direction") == "pwm" and "pin" in given else None
         if pin is not None and pin.name not in board.pwm:
-            able = f"these have it: {listed(board.pwm)}" if board.pwm else "no pin of this board has it"
-            yield f"lines.{name}.direction", f"{line.pin} has no PWM", able
+            yield f"lines.{name}.direction", f"{given['pin']} has no PWM", able
 
 
 def check_uses(

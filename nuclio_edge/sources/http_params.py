@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 
 from nuclio_edge.manifest.problems import quote
-from nuclio_edge.manifest.schema import Field, Secret
+from nuclio_edge.manifest.schema import Field, Secret, known, separately
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,6 +66,13 @@ OUTPUT: Fields | None = None
 
 def check_params(params: Values) -> Iterator[Fault]:
     """What a single field cannot know: the addresses, halves of a pair, missing files."""
+    yield from separately(params, _check_listen, _check_halves, _check_authority, _check_pair, _check_mode, _check_cors)
+    for key, path in known(params, "cert", "key", "client_ca"):
+        if path is not None and not isinstance(path, Secret) and not os.path.isfile(path):
+            yield key, "there is no such file", None
+
+
+def _check_listen(params: Values) -> Iterator[Fault]:
     from nuclio_edge.sources.http_listen import parse
 
     seen: dict[tuple[str, int, str], str] = {}
@@ -79,24 +86,30 @@ def check_params(params: Values) -> Iterator[Fault]:
         if place in seen:
             yield f"listen.{at}", f"{quote(text)} is there twice", None
         seen[place] = text
+
+
+def _check_halves(params: Values) -> Iterator[Fault]:
     if (params.cert is None) != (params.key is None):
         there, missing = ("cert", "key") if params.key is None else ("key", "cert")
         yield there, f"needs {missing} beside it", None
+
+
+def _check_authority(params: Values) -> Iterator[Fault]:
     if params.client_ca is not None and params.cert is None:
         yield "client_ca", "means nothing without TLS", "cert and key make it https"
-    for key in ("cert", "key", "client_ca"):
-        path = getattr(params, key)
-        if path is not None and not isinstance(path, Secret) and not os.path.isfile(path):
-            yield key, "there is no such file", None
-    if isinstance(params.cert, str) and os.path.isfile(params.cert) and params.key is not None:
-        yield from _check_pair(params)
+
+
+def _check_mode(params: Values) -> Iterator[Fault]:
     if mode(params.socket_mode) is None:
         yield "socket_mode", f"{quote(params.socket_mode)} is not a mode", 'write e.g. "0660"'
-    yield from _check_cors(params.cors)
 
 
 def check_trigger(address: Values) -> Iterator[Fault]:
-    """Whether the path is one."""
+    """Whether the path is one, and what CORS says."""
+    yield from separately(address, _check_path, _check_methods, _check_cors)
+
+
+def _check_path(address: Values) -> Iterator[Fault]:
     path = address.path
     if not path.startswith("/"):
         yield "path", f"{quote(path)} does not begin with /", f"write {quote('/' + path)}"
@@ -104,9 +117,11 @@ def check_trigger(address: Values) -> Iterator[Fault]:
         yield "path", f"{quote(path)}: * stands alone at the end, behind a /", 'e.g. "/things/*"'
     elif "?" in path or "#" in path or "\0" in path:
         yield "path", f"{quote(path)} is no path: a query is no part of it", None
+
+
+def _check_methods(address: Values) -> Iterator[Fault]:
     if len(set(address.method)) != len(address.method):
         yield "method", "names one twice", None
-    yield from _check_cors(address.cors)
 
 
 def trigger_claims(address: Values) -> Iterator[tuple[str, str]]:
@@ -141,6 +156,8 @@ def mode(text: str) -> int | None:
 
 def _check_pair(params: Values) -> Iterator[Fault]:
     """Whether certificate and key are what they should be, and belong together."""
+    if not isinstance(params.cert, str) or not os.path.isfile(params.cert) or params.key is None:
+        return
     import ssl
 
     from nuclio_edge.sources.http_tls import context
@@ -154,7 +171,8 @@ def _check_pair(params: Values) -> Iterator[Fault]:
         yield "cert", f"certificate and key cannot be used: {said}", None
 
 
-def _check_cors(cors: Values | None) -> Iterator[Fault]:
+def _check_cors(of: Values) -> Iterator[Fault]:
+    cors = of.cors
     if cors is None:
         return
     for origin in cors.allow_origins:

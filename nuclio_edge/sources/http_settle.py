@@ -11,7 +11,7 @@ from nuclio_edge.sources.http_reply import fields
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from nuclio_edge.core.event import Event
@@ -24,7 +24,7 @@ _NAMES = {number: name for name, number in LEVELS.items() if name != "warn"}
 class Note:
     """What is to be thought of when an event's answer is there: who may read it, and the records that are wanted."""
 
-    __slots__ = ("cors", "id", "level", "own", "records")
+    __slots__ = ("cors", "id", "level", "masked", "own", "records")
 
     def __init__(self, event: Event, cors: Any, logs: bool, log: Any) -> None:
         self.cors = cors
@@ -34,6 +34,8 @@ class Note:
             said = event.get_header("X-Nuclio-Log-Level").strip().lower()
             self.level = LEVELS.get(said, LEVELS["info"])
             self.own = getattr(log, "level", 0)  # what the processor's log takes anyhow
+            trigger: Any = event._trigger
+            self.masked = getattr(trigger.function, "masked", str)  # as the log shows no secret, the answer shows none
             self.id = event.id
             TAPS[self.id] = self
 
@@ -49,7 +51,7 @@ class Note:
         found = http_cors.of_answer(self.cors, raw) if self.cors is not None else {}
         if self.id is not None:
             TAPS.pop(self.id, None)
-            found["X-Nuclio-Logs"] = _as_json(self.records)
+            found["X-Nuclio-Logs"] = _as_json(self.records, self.masked)
         return found
 
 
@@ -149,8 +151,8 @@ def _add(headers: dict[str, str], more: Mapping[str, str]) -> None:
             headers[own] += ", " + value
 
 
-def _as_json(records: list[Any]) -> str:
-    """Records as Nuclio's: a JSON array of flat objects, in ASCII."""
+def _as_json(records: list[Any], masked: Callable[[str], str]) -> str:
+    """Records as Nuclio's: a JSON array of flat objects, in ASCII, with *** in the place of secrets."""
     import json
 
     made: list[str] = []
@@ -159,10 +161,14 @@ def _as_json(records: list[Any]) -> str:
         flat = {"time": ms, "level": _NAMES.get(level, str(level)), "name": name, "message": message}
         for key, value in zip(pairs[::2], pairs[1::2], strict=False):
             flat.setdefault(str(key), value)
+        for key, value in flat.items():
+            if isinstance(value, str):
+                flat[key] = masked(value)
         try:
             text = json.dumps(flat)
         except (TypeError, ValueError, RecursionError):
             text = json.dumps(port.json_loads(port.json_dumps({key: repr(value) for key, value in flat.items()})))
+        text = masked(text)  # what stands deeper in it
         if size + len(text) > MAX_LOGS - 80:
             left = len(records) - at
             made.append(json.dumps({"time": ms, "level": "warning", "message": f"{left} more records left out"}))

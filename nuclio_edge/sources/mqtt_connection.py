@@ -294,7 +294,7 @@ class Connection:
         """The connection has ended; `how` as mqtt_outage has it."""
         if not self._connected and how in (CLOSED, RESET):
             self._version.closed_early()
-            why += " before it answered"
+            why = f"cannot connect: {why[0].lower()}{why[1:]} before it answered"
             if self._target.tls is None:
                 why += f"; if port {self._target.port} wants TLS, write mqtts:// in url"
         self._fail(why, how, blamed=how in (CLOSED, RESET))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os.path
 
 from nuclio_edge.manifest.problems import quote
-from nuclio_edge.manifest.schema import Field, Secret
+from nuclio_edge.manifest.schema import Field, Secret, known, separately
 from nuclio_edge.sources.mqtt_text import forbidden
 
 TYPE_CHECKING = False
@@ -118,42 +118,48 @@ def parse_url(url: str) -> tuple[str, str, int, str]:
 
 def check_params(params: Values) -> Iterator[Fault]:
     """What a single field cannot know: the address, TLS without TLS, halves of a pair, missing files."""
-    secure = False
+    yield from separately(params, _check_url, _check_pair, _check_login)
+    for key, path in known(params, "ca", "cert", "key"):
+        if path is not None and not isinstance(path, Secret) and not os.path.isfile(path):
+            yield key, "there is no such file", None
+    for key, pause in known(params, "keepalive", "session_expiry"):
+        if pause % 1000:
+            yield key, "must be whole seconds", None
+    for key, text in known(params, "client_id", "username", "content_type"):
+        if isinstance(text, str) and (found := forbidden(text)):
+            yield key, f"{quote(text)} holds {found}, for which brokers close the connection", None
+    for key, message in known(params, "will", "birth"):
+        for _, topic in known(message, "topic") if message is not None else ():
+            if wrong := topic_fault(topic):
+                yield f"{key}.topic", wrong, None
+
+
+def _check_url(params: Values) -> Iterator[Fault]:
     try:
         secure = parse_url(params.url)[0] in ("mqtts", "wss")
     except ValueError as error:
         yield "url", f"not the address of a broker: {error}", None
-    else:
-        for key in ("ca", "cert", "key", "insecure"):
-            if not secure and getattr(params, key):
-                yield key, "means nothing without TLS, and url says none", "write mqtts:// or wss:// in url"
+        return
+    for key, value in known(params, "ca", "cert", "key", "insecure"):
+        if value and not secure:
+            yield key, "means nothing without TLS, and url says none", "write mqtts:// or wss:// in url"
+
+
+def _check_pair(params: Values) -> Iterator[Fault]:
     if (params.cert is None) != (params.key is None):
         there, missing = ("cert", "key") if params.key is None else ("key", "cert")
         yield there, f"needs {missing} beside it", None
+
+
+def _check_login(params: Values) -> Iterator[Fault]:
     if params.password is not None and params.username is None and params.version == 3:
         yield "password", "needs a username beside it in MQTT 3.1.1", None
-    for key in ("ca", "cert", "key"):
-        path = getattr(params, key)
-        if path is not None and not isinstance(path, Secret) and not os.path.isfile(path):
-            yield key, "there is no such file", None
-    for key in ("keepalive", "session_expiry"):
-        if getattr(params, key) % 1000:
-            yield key, "must be whole seconds", None
-    for key in ("client_id", "username", "content_type"):
-        text = getattr(params, key)
-        if isinstance(text, str) and (found := forbidden(text)):
-            yield key, f"{quote(text)} holds {found}, for which brokers close the connection", None
-    for key in ("will", "birth"):
-        message = getattr(params, key)
-        wrong = message is not None and topic_fault(message.topic)
-        if wrong:
-            yield f"{key}.topic", wrong, None
 
 
 def warn_params(params: Values) -> Iterator[Fault]:
     """What MQTT 3.1.1 has no place for."""
-    for key in _ONLY_5 if params.version == 3 else ():
-        if getattr(params, key) != PARAMS[key].default:
+    for key, value in known(params, *_ONLY_5) if params.version == 3 else ():
+        if value != PARAMS[key].default:
             yield key, "is not told to the broker: MQTT 3.1.1 has no place for it", "the broker's own setting holds"
 
 

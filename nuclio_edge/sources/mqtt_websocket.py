@@ -34,7 +34,13 @@ def upgrade(sock: Any, host: str, port: int, path: str, *, secure: bool) -> byte
     sock.sendall("\r\n".join(head).encode())
     got = b""
     while b"\r\n\r\n" not in got:
-        more = sock.recv(4096)
+        try:
+            more = sock.recv(4096)
+        except ConnectionError:
+            more = b""
+        if not more and not got:
+            plain = "mqtts" if secure else "mqtt"
+            raise OSError(f"the server hangs up on HTTP: if port {port} speaks none, write {plain}:// in url")
         if not more or len(got) > _LONGEST_HEAD:
             raise OSError("the websocket handshake was cut off")
         got += more

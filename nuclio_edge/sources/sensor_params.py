@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 
 from nuclio_edge.manifest.problems import listed, quote
-from nuclio_edge.manifest.schema import Field
+from nuclio_edge.manifest.schema import Field, known, separately
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,35 +49,52 @@ OUTPUT = None
 
 def check_params(params: Values) -> Iterator[Fault]:
     """A path or a reader, and what goes with each."""
+    yield from separately(params, _check_origin, _check_match, _check_silence)
+
+
+def _check_origin(params: Values) -> Iterator[Fault]:
     if (params.path is None) == (params.reader is None):
         yield "path" if params.path is not None else "reader", "either path or reader is expected", None
         return
-    if params.path is not None:
-        if params.path.startswith("sim:") and ("/" in params.path or params.path in ("sim:", "sim:.")):
-            yield "path", f"{quote(params.path)} is no name of a simulated sensor", 'e.g. "sim:climate"'
-        for key in ("i2c", "spi", "address"):
-            if getattr(params, key) is not None:
-                yield key, "is for a reader, not for a path", None
-    else:
-        yield from _check_reader(params)
-    if params.match is not None:
-        import re
+    if params.path is None:
+        yield from separately(params, _check_bus, _check_address, _check_reader)
+        return
+    if params.path.startswith("sim:") and ("/" in params.path or params.path in ("sim:", "sim:.")):
+        yield "path", f"{quote(params.path)} is no name of a simulated sensor", 'e.g. "sim:climate"'
+    for key, value in known(params, "i2c", "spi", "address"):
+        if value is not None:
+            yield key, "is for a reader, not for a path", None
 
-        if params.reader is not None:
-            yield "match", "is for a path: a reader returns the number itself", None
-        try:
-            re.compile(params.match)
-        except re.error as error:
-            yield "match", f"{quote(params.match)} is not a regular expression: {error}", None
+
+def _check_match(params: Values) -> Iterator[Fault]:
+    if params.match is None:
+        return
+    import re
+
+    try:
+        re.compile(params.match)
+    except re.error as error:
+        yield "match", f"{quote(params.match)} is not a regular expression: {error}", None
+    if params.path is None and params.reader is not None:
+        yield "match", "is for a path: a reader returns the number itself", None
+
+
+def _check_silence(params: Values) -> Iterator[Fault]:
     if params.max_silence is not None and not params.min_change:
         yield "max_silence", "has no effect without min_change: every reading is an event", None
 
 
-def _check_reader(params: Values) -> Iterator[Fault]:
+def _check_bus(params: Values) -> Iterator[Fault]:
     if params.i2c is not None and params.spi is not None:
         yield "spi", "a reader has one bus, and i2c is given", None
+
+
+def _check_address(params: Values) -> Iterator[Fault]:
     if (params.i2c is None) != (params.address is None):
         yield ("address", "is missing: i2c needs it", "e.g. 0x76") if params.i2c else ("address", "is for i2c", None)
+
+
+def _check_reader(params: Values) -> Iterator[Fault]:
     file, name = split_reader(params.reader)
     if not os.path.isfile(file):
         yield "reader", f"{file}: there is no such file", 'write reader = "file.py:function"'
@@ -111,10 +128,10 @@ def claims(params: Values) -> Iterator[tuple[str, str]]:
 
 def board_ports(params: Values) -> Iterator[tuple[str, str, str]]:
     """A bus that is no path is one of the board; a simulated sensor needs the board that has it."""
-    if params.path is not None and params.path.startswith("sim:"):
-        yield "path", "sensors", params.path
-    for kind in ("i2c", "spi"):
-        bus = getattr(params, kind)
+    for _, path in known(params, "path"):
+        if path is not None and path.startswith("sim:"):
+            yield "path", "sensors", path
+    for kind, bus in known(params, "i2c", "spi"):
         if bus is not None and not bus.startswith("/"):
             yield kind, kind, bus
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os.path
 
 from nuclio_edge.manifest.problems import listed, quote, suggest
-from nuclio_edge.manifest.schema import Field
+from nuclio_edge.manifest.schema import Field, known, separately
 from nuclio_edge.sources.serial_framing import CHECKSUMS, LENGTHS
 
 TYPE_CHECKING = False
@@ -105,27 +105,42 @@ _OWN = (
 
 def check_params(params: Values) -> Iterator[Fault]:
     """Keys that the framing does not read would be believed to have an effect: they are refused."""
+    yield from separately(params, _check_framing, _check_checksum, _check_size, _check_trailer, _check_device)
+    for key, value in known(params, "delimiter", "start"):
+        if value is not None and not _is_bytes(value):
+            yield key, "has a character that is no byte", "up to U+00FF a character stands for the byte of its number"
+
+
+def _check_framing(params: Values) -> Iterator[Fault]:
     framing = params.framing
-    for key in _OWN:
-        value = getattr(params, key)
+    for key, value in known(params, *_OWN):
         if value is not None and value != PARAMS[key].default and key not in _READS[framing]:
             fits = [name for name in FRAMINGS if key in _READS[name]]
             yield key, f"has no effect with framing = {quote(framing)}", f"it is for {listed(fits, 'or')}"
     needed = _NEEDS.get(framing)
     if needed and getattr(params, needed) is None:
         yield needed, f"is missing: framing = {quote(framing)} needs it", None
+
+
+def _check_checksum(params: Values) -> Iterator[Fault]:
+    framing = params.framing
     if params.checksum == "nmea" and framing != "nmea":
         yield "checksum", '"nmea" is for framing = "nmea"', None
     if params.checksum in ("modbus", "p1") and framing == "nmea":
         yield "checksum", f"{quote(params.checksum)} is not a checksum of sentences", 'there are "nmea" and "none"'
-    if framing == "fixed" and params.size is not None and params.size > params.max_frame:
+
+
+def _check_size(params: Values) -> Iterator[Fault]:
+    if params.framing == "fixed" and params.size is not None and params.size > params.max_frame:
         yield "size", "is more than max_frame", None
+
+
+def _check_trailer(params: Values) -> Iterator[Fault]:
     if params.trailer and params.start is None:
         yield "start", "is missing: a trailer needs it", None
-    for key in ("delimiter", "start"):
-        value = getattr(params, key)
-        if value is not None and not _is_bytes(value):
-            yield key, "has a character that is no byte", "up to U+00FF a character stands for the byte of its number"
+
+
+def _check_device(params: Values) -> Iterator[Fault]:
     device = params.device
     if not device.startswith("/") and "/" in device:
         yield (

@@ -11,7 +11,7 @@ from __future__ import annotations
 from nuclio_edge.core import port
 from nuclio_edge.core.event import Event
 from nuclio_edge.manifest.problems import quote
-from nuclio_edge.manifest.schema import Field
+from nuclio_edge.manifest.schema import Field, separately
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -147,6 +147,22 @@ class Ticking:
             self.source.reject("closed")
 
 
+def _check_schedule(address: Values) -> Iterator[Fault]:
+    if (address.every is None) == (address.cron is None):
+        yield "every" if address.cron is None else "cron", "either every or cron is expected", None
+
+
+def _check_cron(address: Values) -> Iterator[Fault]:
+    if address.cron is None:
+        return
+    from nuclio_edge.sources.timer_cron import fault, meant
+
+    wrong = fault(address.cron)
+    if wrong:
+        message = f"{quote(address.cron)} is not a cron expression: {wrong}"
+        yield "cron", message, meant(address.cron) or 'minute hour day month weekday, e.g. "*/5 * * * *"'
+
+
 class TimerSource:
     """The clock: needs no table in the manifest."""
 
@@ -166,15 +182,7 @@ class TimerSource:
     @staticmethod
     def check_trigger(address: Values) -> Iterator[Fault]:
         """One of the two schedules, and one that cronsim can read and that comes at all."""
-        if (address.every is None) == (address.cron is None):
-            yield "every" if address.cron is None else "cron", "either every or cron is expected", None
-        if address.cron is not None:
-            from nuclio_edge.sources.timer_cron import fault
-
-            wrong = fault(address.cron)
-            if wrong:
-                message = f"{quote(address.cron)} is not a cron expression: {wrong}"
-                yield "cron", message, 'minute hour day month weekday, e.g. "*/5 * * * *"'
+        yield from separately(address, _check_schedule, _check_cron)
 
     @staticmethod
     def when_full(address: Values) -> str:  # noqa: ARG004 - the hook's shape

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from cronsim import CronSim, CronSimError
 
 from nuclio_edge.core import port
+from nuclio_edge.manifest.problems import quote
 
 # How often a waiting expression looks at the clock. All look in the same turn: one wake-up a minute, however many.
 LOOK_MS = 60_000
@@ -107,3 +108,22 @@ def fault(expression: str) -> str | None:
     except StopIteration:
         return "it never comes"
     return None
+
+
+def meant(expression: str) -> str | None:
+    """Say what to write for one of the words that other crons have in the place of an expression; None for no such."""
+    word, _, rest = expression.strip().lower().partition(" ")
+    if word == "@every":
+        return f"write every = {quote(rest.strip() or '5m')}"
+    return f"write cron = {quote(_WORDS[word])}" if word in _WORDS else None
+
+
+_WORDS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli import Running, call, write
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +84,56 @@ def test_invoke_hides_them_in_the_logs_that_it_shows(tmp_path: Path) -> None:
     done = call("invoke", "tick", cwd=tmp_path)
     assert "printed *** seen" in done.stderr
     assert "ther-" not in done.stderr
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_an_answer_that_tells_of_an_exception_shows_none_either(tmp_path: Path, isolation: str) -> None:
+    put(tmp_path, isolation, KEY)
+    alone = call("invoke", "tick", "-l", "none", cwd=tmp_path)
+    with Running(tmp_path) as run:
+        run.ready()
+        through = call("invoke", "tick", "-l", "none", "--json", cwd=tmp_path)
+        run.stop()
+    assert "Exception caught in handler - ValueError: wrong key ***\n" in alone.stdout
+    assert json.loads(through.stdout)["body"] == "Exception caught in handler - ValueError: wrong key ***"
+
+
+def test_the_records_that_a_request_asks_for_show_none_either(tmp_path: Path) -> None:
+    put(tmp_path, "thread", KEY)
+    api = f'[source.api]\nkind = "http"\nlisten = "unix:{tmp_path}/s"\n[[function.tick.trigger]]\npath = "/"\n'
+    with (tmp_path / "edge.toml").open("a") as manifest:
+        manifest.write(api)
+    with Running(tmp_path) as run, socket.socket(socket.AF_UNIX) as client:
+        run.ready()
+        client.connect(str(tmp_path / "s"))
+        client.sendall(b"GET / HTTP/1.0\r\nX-Nuclio-Log-Level: debug\r\n\r\n")
+        with client.makefile("rb") as answer:
+            said = answer.read().decode()
+        run.stop()
+    assert "X-Nuclio-Logs: " in said and "printed *** seen" in said and '{"key": ["***"]}' in said
+    assert said.endswith("Exception caught in handler - ValueError: wrong key ***")
+    assert "ther-" not in said
+
+
+def test_what_a_handler_answers_itself_is_its_own_matter(tmp_path: Path) -> None:
+    put(tmp_path, "thread", KEY)
+    (tmp_path / "tick.py").write_text(
+        "import os\ndef handler(context, event):\n    return 400, os.environ['API_KEY']\n"
+    )
+    assert json.loads(call("invoke", "tick", "--json", cwd=tmp_path).stdout)["body"] == KEY
+
+
+def test_the_outcomes_that_are_recorded_and_replayed_show_none(tmp_path: Path) -> None:
+    put(tmp_path, "thread", KEY)
+    manifest = (tmp_path / "edge.toml").read_text().replace("[device]", '[device]\nstate_dir = "state"')
+    (tmp_path / "edge.toml").write_text('[record]\ntriggers = ["*/*"]\n' + manifest)
+    with Running(tmp_path) as run:
+        run.wait_for(message="failed")
+        wait_until(lambda: call("explain", cwd=tmp_path).stdout.count("\n") > 1, "events are recorded")
+        run.stop()
+    again = call("replay", "-l", "info", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "printed *** seen" in again.stderr
+    recording = (tmp_path / "state" / "recorder.bin").read_bytes().decode("utf-8", "replace")
+    assert "wrong key ***" in recording
+    assert "ther-" not in recording + again.stdout + again.stderr

@@ -154,7 +154,15 @@ def test_no_tls_on_a_tls_port(
         broker.start()
 
     rig = Rig(f"mqtt://localhost:{broker.tls_port}", tmp_path, version=version)
-    said_once_then_open(rig, f"if port {broker.tls_port} wants TLS, write mqtts:// in url", swap)
+    said_once_then_open(rig, f"before it answered; if port {broker.tls_port} wants TLS, write mqtts:// in url", swap)
+    assert "cannot connect: " in rig.log and "Connection" not in rig.log
+
+
+def test_a_websocket_on_a_plain_port(tmp_path: Path, start_mosquitto: StartBroker) -> None:
+    broker = start_mosquitto()
+    words = f"cannot connect: the server hangs up on HTTP: if port {broker.port} speaks none, write mqtt:// in url"
+    with Rig(f"ws://localhost:{broker.port}/mqtt", tmp_path) as rig:
+        wait_until(lambda: words in rig.log, lambda: rig.log)
 
 
 def test_a_websocket_port_and_a_tls_alert_are_known_by_their_answers(tmp_path: Path) -> None:

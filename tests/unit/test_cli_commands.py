@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nuclio_edge import __version__, cli
+from nuclio_edge.manifest import load
 from tests.cli import PROGRAM, call, environment, write
 from tests.terminal import open_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+MAKES = "; nuclio-edge new makes one"
 HELLO = "def handler(context, event):\n    return 'hello'\n"
 MANIFEST = '[function.hello]\nhandler = "hello.py"\n[[function.hello.trigger]]\nevery = "5s"\n'
 
@@ -59,6 +61,11 @@ def test_the_help_of_each_command_has_examples(name: str, capsys: pytest.Capture
         (["run", "a", "b"], "nuclio-edge run: unrecognized arguments: b"),
         (["invoke"], "nuclio-edge invoke: the following arguments are required: FUNCTION"),
         (["invoke", "f", "--log-level", "loud"], "nuclio-edge invoke: argument -l/--log-level: invalid choice"),
+        (["ledger", "x.toml"], 'nuclio-edge ledger: "x.toml" has no place here; write --manifest x.toml'),
+        (["replay", "--speed", "1", "x.toml"], 'nuclio-edge replay: "x.toml" has no place here; write --manifest x'),
+        (["explain", "--json", "x.toml"], 'nuclio-edge explain: "x.toml" has no place here; write --manifest x.toml'),
+        (["dead-letters", "x.toml"], 'nuclio-edge dead-letters: "x.toml" has no place here; write --manifest x.toml'),
+        (["sim", "get", "x.toml"], 'nuclio-edge sim: "x.toml" has no place here; write --manifest x.toml'),
         (["version", "now"], "nuclio-edge version: only --json can follow"),
         (["events", "--count", "x"], "nuclio-edge events: argument --count: invalid int value"),
     ],
@@ -71,6 +78,37 @@ def test_a_mistake_is_one_line_that_says_what_was_meant_and_ends_with_2(
     assert shown.out == ""
     assert shown.err.startswith(said)
     assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file", "hint"),
+    [
+        (["check"], "edge.toml", "say which file: nuclio-edge check MANIFEST" + MAKES),
+        (["run"], "edge.toml", "say which file: nuclio-edge run MANIFEST" + MAKES),
+        (["events"], "edge.toml", "say which file: nuclio-edge events MANIFEST" + MAKES),
+        (
+            ["invoke", "f"],
+            "edge.toml",
+            "say which file: nuclio-edge invoke FUNCTION MANIFEST; nuclio-edge new makes one",
+        ),
+        (["ledger"], "edge.toml", "say which file: nuclio-edge ledger --manifest FILE" + MAKES),
+        (["explain"], "edge.toml", "say which file: nuclio-edge explain --manifest FILE" + MAKES),
+        (["sim", "get"], "edge.toml", "say which file: nuclio-edge sim --manifest FILE" + MAKES),
+        (["check", "gatway.toml"], "gatway.toml", 'did you mean "gateway.toml"?'),
+        (["replay", "--manifest", "x/y.toml"], "x/y.toml", "looked for {here}/x/y.toml"),
+        (["dead-letters", "--manifest", "/nowhere/y.toml"], "/nowhere/y.toml", None),
+        (["invoke", "gateway.toml", "f"], "f", "the function comes first: nuclio-edge invoke f gateway.toml"),
+        (["invoke", "gateway.toml"], "edge.toml", "say which function: nuclio-edge invoke FUNCTION gateway.toml"),
+    ],
+)
+def test_where_there_is_no_manifest_each_command_says_how_it_is_given_one(
+    arguments: list[str], file: str, hint: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "gateway.toml").write_text("")
+    done = call(*arguments, cwd=tmp_path)
+    more = "" if hint is None else " " * (len(file) + 2) + hint.format(here=tmp_path) + "\n"
+    said = f"{file}: there is no such file\n{more}1 problem in {file}; nothing was started.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
 def test_the_version_is_told_three_ways_without_argparse(tmp_path: Path) -> None:
@@ -142,6 +180,15 @@ def test_new_makes_a_project_that_is_right_and_runs(tmp_path: Path) -> None:
     answer = call("invoke", "hello", "-b", '{"name": "you"}', "--json", cwd=tmp_path / "door")
     assert answer.returncode == 0
     assert json.loads(json.loads(answer.stdout)["body"]) == {"greeted": "you", "count": 1}
+
+
+def test_two_projects_that_new_makes_share_no_state(tmp_path: Path) -> None:
+    places = []
+    for name in ("one", "two"):
+        call("new", name, cwd=tmp_path)
+        places.append(load(str(tmp_path / name / "edge.toml")).device.state_dir)
+        assert "state/" in (tmp_path / name / ".gitignore").read_text().split()
+    assert places == [str(tmp_path / "one" / "state"), str(tmp_path / "two" / "state")]
 
 
 def test_what_new_says_comes_next_can_be_given_to_a_shell(tmp_path: Path) -> None:

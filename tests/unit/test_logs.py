@@ -23,7 +23,7 @@ from tests.terminal import open_terminal
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -309,6 +309,34 @@ def test_a_secret_shows_as_stars_in_text_and_json(pipe: Pipe, tmp_path: Path) ->
     log.close()
     text = pipe.read().decode() + (tmp_path / "x.log").read_text()
     assert "hunter2" not in text and "second line" not in text and text.count("***") == 6 and "abc" in text
+
+
+def repr_beside_quotes(text: str) -> str:
+    return repr(f'"{text}"')
+
+
+@pytest.mark.parametrize(
+    "secret", ["pa\\ssword1", "pass\tword1", "pass'word1", 'pass"word1', "pass\x7fwörd1", "pässwörd1€"]
+)
+@pytest.mark.parametrize("written", [repr, ascii, str.encode, json.dumps, repr_beside_quotes, KeyError])
+def test_a_secret_shows_as_stars_as_python_and_json_write_it_too(
+    pipe: Pipe, tmp_path: Path, secret: str, written: Callable[[str], object]
+) -> None:
+    log = Log(Console("info", pipe.fd, text=True), File(str(tmp_path / "x.log")))
+    log.mask(secret)
+    text = str(written(secret))
+    Logger("info", "f", log.emit).info_with(text, "password", text, "n", {"deep": [text]})
+    assert log.masked(text).replace("***", "").strip("b\\\"'") == ""
+    log.close()
+    shown = pipe.read().decode() + (tmp_path / "x.log").read_text()
+    assert shown.count("***") == 6 and "word1" not in shown and "wörd1" not in shown and "rd1" not in shown
+
+
+def test_a_plain_secret_is_looked_for_once() -> None:
+    log = Log()
+    log.mask("plain-secret")
+    log.mask("plain-secret")
+    assert log._secrets == [("plain-secret", "***")]
 
 
 def test_a_file_turns_at_its_size_and_keeps_so_many(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ SECTIONS: dict[str, Fields] = {
     "inbox": tables.INBOX,
     "batch": tables.BATCH,
     "limits": tables.LIMITS,
+    "output": tables.OUTPUT,
     "mqtt source": registry.tables("mqtt").PARAMS,
     "mqtt trigger": registry.tables("mqtt").TRIGGER,
     "mqtt output": registry.tables("mqtt").OUTPUT,
@@ -66,7 +67,7 @@ def shown(field: Field) -> str:
         return "`[" + ", ".join(f'"{one}"' for one in value) + "]`"
     if field.type == "duration":
         units = (("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
-        unit, factor = next((unit, factor) for unit, factor in units if value % factor == 0)
+        unit, factor = next((unit, factor) for unit, factor in units if value % factor == 0) if value else ("s", 1)
         return f'`"{value // factor}{unit}"`'
     if field.type == "size":
         return f'`"{value >> 20}MiB"`' if value >> 20 else f'`"{value >> 10}KiB"`'

@@ -20,6 +20,7 @@ Said = list[tuple[int, str, str, str, "str | None"]]
 
 BROKER = '[source.broker]\nkind = "mqtt"\nurl = "mqtt://localhost"\n'
 FUNCTION = '[function.f]\nhandler = "f.py"\n'
+GPIO = '[source.a]\nkind = "gpio"\nchip = "0"\n[source.a.lines]\n'
 TRIGGER = "[[function.f.trigger]]\n"
 CODE = "def handler(context, event):\n    return 1\n"
 
@@ -41,6 +42,7 @@ def test_a_trigger_whose_source_is_unknown_is_told_whole_where_its_keys_say_the_
     found = said(BROKER + FUNCTION + TRIGGER + 'source = "q"\ntopic = "#/"\nqos = 7\nretian = 1\n')
     assert [(line, code, key.rpartition(".")[2]) for line, code, key, _, _ in found] == [
         (7, "E301", "source"),
+        (8, "E304", "topic"),
         (9, "E116", "qos"),
         (10, "E110", "retian"),
     ]
@@ -50,6 +52,159 @@ def test_a_trigger_whose_source_is_unknown_is_told_whole_where_its_keys_say_the_
     assert [code for _, code, _, _, _ in found] == ["E302", "E304"], "and one that no source fits"
     found = said(FUNCTION + TRIGGER + 'tpc = 1\ntopic = "a"\n')
     assert [(line, code) for line, code, _, _, _ in found] == [(3, "E302"), (4, "E110")]
+
+
+def test_every_problem_of_a_table_is_told_at_once(said: Callable[..., Said]) -> None:
+    def told(text: str) -> list[tuple[str, str]]:
+        return [(code, key.rpartition(".")[2]) for _, code, key, _, _ in said(text)]
+
+    source = (
+        '[source.broker]\nkind = "mqtt"\nurl = "mqtt://h:99999"\nkeepalive = "5"\ncert = "nope"\nversion = 4\n'
+        'session_expiry = "1500ms"\nwill = { topic = "a/#" }\nbirth = { topic = "b/+", payload = 1 }\npassword = 1\n'
+    )
+    assert told(source) == [
+        ("E205", "url"),
+        ("E112", "keepalive"),
+        ("E205", "cert"),
+        ("E205", "cert"),
+        ("E115", "version"),
+        ("E205", "session_expiry"),
+        ("E205", "topic"),
+        ("E111", "payload"),
+        ("E205", "topic"),
+        ("E111", "password"),
+    ]
+    trigger = 'topic = "a/#/b"\nqos = 7\nbatch = { size = 0 }\norder_by = "size"\n'
+    retry = 'retry = { attempts = 0, backoff = "2s", max_backoff = "1s" }\n'
+    assert told(BROKER + FUNCTION + TRIGGER + trigger + retry) == [
+        ("E304", "topic"),
+        ("E116", "qos"),
+        ("E116", "size"),
+        ("E312", "order_by"),
+        ("E116", "attempts"),
+        ("E124", "max_backoff"),
+    ]
+    output = '[[function.f.output]]\ntopic = "a/+"\nqos = 9\n'
+    assert told(BROKER + FUNCTION + output) == [("E305", "topic"), ("E116", "qos")]
+    function = '[function.f]\nhandler = "f.py:nope"\nbindings = ["x"]\nworkers = { min = 3, max = 2 }\ntimeout = "5"\n'
+    env = 'env = { A = 5, B = "x\\u0000" }\n'
+    assert told(function + env) == [
+        ("E403", "handler"),
+        ("E301", "bindings[0]"),
+        ("E124", "workers"),
+        ("E112", "timeout"),
+        ("E111", "A"),
+        ("E116", "B"),
+    ]
+    assert told('[admin]\nsocket = 5\nlisten = "nowhere"\n') == [("E111", "socket"), ("E304", "listen")]
+    assert told('[sync]\nevery = 5\nhint = "b"\n') == [
+        ("E117", "url"),
+        ("W502", "sync"),
+        ("E111", "every"),
+        ("E301", "hint"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ('[source.a]\nkind = "mqtt"\nurl = 5\nca = "nope"\n', ["url", "ca"]),
+        ('[source.a]\nkind = "serial"\ndevice = "a/b"\nframing = "fixd"\nsize = 0\n', ["device", "framing", "size"]),
+        ('[source.a]\nkind = "sensor"\nreader = 5\nmax_silence = "1s"\n', ["reader", "max_silence"]),
+        ('[source.a]\nkind = "sensor"\nreader = "f.py:handler"\ni2c = "x"\naddress = "0x76"\n', ["address"]),
+        ('[source.a]\nkind = "http"\nlisten = 5\ncert = "nope"\ncors = { allow_origins = ["x"], max_age = 5 }\n',
+         ["listen", "cert", "cert", "max_age", "allow_origins"]),
+        ('[source.a]\nkind = "coap"\nlisten = [5]\nmulticast = ["127.0.0.1"]\n', ["listen", "multicast"]),
+        (GPIO + 'x = { pin = 5, direction = "out", edge = "both" }\ny = 5\nz = { pin = "P", direction = 1, edge = 1}\n',
+         ["chip", "pin", "edge", "y", "direction", "edge"]),
+        (FUNCTION + TRIGGER + "every = 5\n", ["every"]),
+        (FUNCTION + TRIGGER + 'every = 5\ncron = "x"\n', ["every", "cron"]),
+        (FUNCTION + TRIGGER + 'pin = 5\nhold_after = "1s"\n', ["pin", "hold_after"]),
+        (FUNCTION + TRIGGER + 'pin = "GPIO5"\npress = "clik"\nhold_after = "1s"\n', ["press"]),
+        ('[source.a]\nkind = "http"\n' + FUNCTION + TRIGGER + 'path = "x"\nmethod = "get"\n', ["path", "method"]),
+        ('[source.a]\nkind = "coap"\n' + FUNCTION + TRIGGER + 'observe = "x"\nmethod = "get"\n', ["observe", "method"]),
+        ('[function.f]\nhandler = "f.py"\nisolation = "proces"\nlimits = { cpu = 1 }\n', ["isolation"]),
+        (FUNCTION + 'requirements = "x"\nbindings = "y"\n', ["requirements", "bindings"]),
+    ],
+)  # fmt: skip
+def test_what_follows_from_a_reported_value_is_not_told(said: Callable[..., Said], text: str, keys: list[str]) -> None:
+    found = [key.rpartition(".")[2].partition("[")[0] for _, code, key, _, _ in said(text) if code != "W504"]
+    assert found == keys
+
+
+def test_pins_and_ports_are_looked_up_beside_other_problems(said: Callable[..., Said]) -> None:
+    def told(text: str, board: str = "raspberrypi/4b") -> list[tuple[str, str]]:
+        return [(code, key.partition(".")[2]) for _, code, key, _, _ in said(f'[device]\nboard = "{board}"\n' + text)]
+
+    lines = (
+        'x = { pin = "GPIO99", edge = 1 }\ny = { pin = 5 }\nz = { pin = "GPIO4", direction = "pwm", frequency = "1" }\n'
+    )
+    assert told(GPIO.replace('chip = "0"\n', "") + lines) == [
+        ("E111", "a.lines.x.edge"),
+        ("E310", "a.lines.x"),
+        ("E111", "a.lines.y.pin"),
+        ("E111", "a.lines.z.frequency"),
+        ("E309", "a.lines.z.direction"),
+    ]
+    wanted = [("E310", "f.trigger[0].pin"), ("E111", "f.trigger[0].edge")]
+    assert told(FUNCTION + TRIGGER + 'pin = "GPIO99"\nedge = 1\n') == wanted
+    assert told(FUNCTION + "disabled = true\n" + TRIGGER + 'pin = "GPIO99"\nedge = 1\n') == wanted[1:]
+    assert told(FUNCTION + TRIGGER + 'pin = "GPIO99"\nqos = 1\n')[0] == wanted[0]
+    serial = '[source.a]\nkind = "serial"\ndevice = "headr"\nbaud = "x"\n'
+    assert told(serial) == [("E301", "a.device"), ("E111", "a.baud")]
+    assert told(serial, "no/board")[1:] == [("E111", "a.baud")]
+    sensor = '[source.a]\nkind = "sensor"\npath = "sim:a/b"\n'
+    assert told(sensor) == [("E205", "a.path")], "once"
+
+
+def test_an_output_names_its_source_by_to(said: Callable[..., Said]) -> None:
+    output = FUNCTION + '[[function.f.output]]\ntopic = "a"\n'
+    two = BROKER + BROKER.replace("broker", "other")
+    told = (11, "E110", "function.f.output[0].source", "unknown key", 'did you mean "to"?')
+    assert said(two + output + 'source = "broker"\n') == [told]
+    found = said(two + output + 'source = "broker"\nretian = true\n')
+    assert [problem[-1] for problem in found] == ['did you mean "to"?', 'did you mean "retain"?']
+    assert said(BROKER + output + 'source = "nowhere"\n') == [(8, *told[1:])]
+    ((*_, hint),) = said(BROKER + output + "xyz = 1\n")
+    assert hint == "known here: topic, qos, retain, to"
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ('topic = ["a", "b"]', "one each: write a [[function.f.trigger]] for each of them"),
+        ("retry = 3", "write retry = { attempts = 3 }"),
+        ("batch = 5", "write batch = { size = 5 }"),
+        ("inbox = 10", "write inbox = { size = 10 }"),
+        ("retry = true", None),
+        ('batch = "5"', None),
+        ('cron = "@daily"', 'write cron = "0 0 * * *"'),
+        ('cron = "@Hourly "', 'write cron = "0 * * * *"'),
+        ('cron = "@every 5m"', 'write every = "5m"'),
+        ('cron = "@reboot"', 'minute hour day month weekday, e.g. "*/5 * * * *"'),
+    ],
+)
+def test_what_is_meant_is_told_where_it_is_plain(said: Callable[..., Said], key: str, hint: str | None) -> None:
+    topic = "" if key.startswith(("topic", "cron")) else 'topic = "a"\n'
+    ((*_, told),) = said(BROKER + FUNCTION + TRIGGER + topic + key + "\n")
+    assert told == hint
+
+
+def test_a_label_that_is_not_there_is_told_as_that(said: Callable[..., Said]) -> None:
+    def hint(labels: str, word: str = "labels.room") -> str | None:
+        text = f"[device]\nlabels = {labels}\n" + BROKER + f'client_id = "{{device.{word}}}"\n'
+        ((*_, told),) = said(text)
+        return told
+
+    assert hint("{}") == "[device] has no label of this name: labels = { room = … }"
+    assert hint('{ floor = "1" }') == "[device] has no label of this name: labels = { room = … }"
+    assert hint('{ rooms = "1" }') == 'did you mean "device.labels.rooms"?'
+    assert hint('{ name = "1" }', "nam") == 'did you mean "device.name"?'
+
+
+def test_a_function_without_a_trigger_may_still_be_called(said: Callable[..., Said]) -> None:
+    message = "has no trigger: only invoke runs it, or a function that calls it"
+    assert said(FUNCTION) == [(1, "W504", "function.f", message, None)]
 
 
 def test_an_output_to_what_is_unknown_is_told_whole_as_well(said: Callable[..., Said]) -> None:

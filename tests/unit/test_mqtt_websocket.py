@@ -169,7 +169,8 @@ def test_the_handshake_accepts_the_right_key_and_keeps_what_came_behind_it() -> 
     [
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "404"),
         (b"HTTP/1.1 101 Fine\r\nSec-WebSocket-Accept: no\r\n\r\n", "wrong key"),
-        (b"", "cut off"),
+        (b"HTTP/1.1 101 Fi", "cut off"),
+        (b"", "the server hangs up on HTTP: if port 8080 speaks none, write mqtt:// in url"),
         (b"nonsense\r\n\r\n", "does not speak websocket"),
     ],
 )
