@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
     from nuclio_edge.supervision.heartbeat import Heart
+    from nuclio_edge.supervision.supervise import Signals
 
 # Characters that a line of a secret has at least to be hidden by itself: "}" or "key:" stand in many an innocent text.
 SECRET_LINE = 12
 STOP_MARGIN_MS = 5_000  # after the drain: sources and threads are closed
+SILENT_MS = 500  # at a terminal, a stop that takes longer says what it waits for
 
 
 def parser() -> Parser:
@@ -104,6 +106,7 @@ class Run:
         self.text = sys.stderr is not None and sys.stderr.isatty()
         self.watch: Watch | None = None
         self.heart: Heart | None = None
+        self.signals: Signals | None = None
         self._reloading = False
         self._again: set[str] | None = None
 
@@ -112,7 +115,7 @@ class Run:
         from nuclio_edge.supervision import supervise
 
         processor = self.processor
-        signals = supervise.Signals(processor.loop, self.stop, self.reload, self.abort)
+        signals = self.signals = supervise.Signals(processor.loop, self.stop, self.reload, self.abort)
         code = FAULT
         try:
             self._warn(processor.manifest)
@@ -148,7 +151,19 @@ class Run:
         from nuclio_edge.supervision import supervise
 
         supervise.stopping(self.processor.manifest.device.stop_timeout_ms + STOP_MARGIN_MS)
+        if self.text:
+            self._end_line()
+            self.processor.loop.call_later(SILENT_MS, self._say_what_is_waited_for)
         self.processor.stop()
+
+    def _end_line(self) -> None:
+        """What is said next does not stand behind the ^C of the terminal."""
+        if self.signals is not None and self.signals.typed:
+            say("")
+
+    def _say_what_is_waited_for(self) -> None:
+        what = ", ".join(self.processor.waits_for()) or "the disk"
+        say(f"waiting for {what}; Ctrl-C again ends at once")
 
     def _stand_still(self) -> None:
         """Ctrl-Z; without job control, that is without a terminal, nobody would continue us."""
@@ -162,6 +177,8 @@ class Run:
 
     def abort(self) -> None:
         """End at once: whatever runs or is queued is not acknowledged."""
+        if self.text:
+            self._end_line()
         say("nuclio-edge: stopped at once by a second signal; what was pending is not acknowledged")
         if self.processor.watchdog is not None:
             self.processor.watchdog.disown()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOCK_FILE = "processor.pid"
 # timeout(1) signals its child and then the group that both are in: no person is this fast, so it is one signal.
 TOGETHER_S = 0.05
+_environ = os.environ  # whatever a handler puts in its place: it must not keep the stop from its turn
 
 
 class Signals:
@@ -38,6 +39,7 @@ class Signals:
         self._stop = stop
         self._reload = reload
         self._abort = abort
+        self.typed = False  # whether the last one to end us was Ctrl-C, which a terminal shows as ^C
         self._first = 0.0
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before_wake = _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
@@ -67,6 +69,7 @@ class Signals:
     def _end(self, number: int, frame: FrameType | None) -> None:
         # Runs between two bytecodes of the main thread, whatever that is doing.
         now = time.monotonic()
+        self.typed = number == _signal.SIGINT
         if self._first and now - self._first > TOGETHER_S:
             self._abort()
         self._first = self._first or now
@@ -89,7 +92,7 @@ def stop_process() -> None:
 
 def notify(state: str) -> bool:
     """Tell systemd (sd_notify(3)), e.g. "READY=1"; whether anybody was there to be told. Never raises, never waits."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
+    address = _environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return False
     import socket
@@ -124,11 +127,11 @@ def reloading() -> bool:
 
 def watchdog_ms() -> int:
     """How often systemd wants to hear from this very process (sd_watchdog_enabled(3)); 0 when it does not."""
-    pid = os.environ.get("WATCHDOG_PID")
+    pid = _environ.get("WATCHDOG_PID")
     if pid is not None and pid != str(os.getpid()):
         return 0  # meant for a parent that hands its environment on
     try:
-        return max(int(os.environ.get("WATCHDOG_USEC", "0")) // 1000, 0)
+        return max(int(_environ.get("WATCHDOG_USEC", "0")) // 1000, 0)
     except ValueError:
         return 0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 from typing import TYPE_CHECKING
 
 from tests.cli import PROGRAM, Running, call, environment, write
@@ -99,6 +101,63 @@ def test_ready_is_one_line_of_text_on_a_terminal(tmp_path: Path) -> None:
     assert b"ready: 1 function, 1 source\r\n" in seen
 
 
+class Terminal:
+    """A `run` on a pseudo-terminal, and what it has shown there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ours, theirs = open_terminal()
+        self.process = subprocess.Popen(
+            [*PROGRAM, "run"],
+            cwd=folder,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment(folder),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no test here has threads
+        )
+        os.close(theirs)
+        self.seen = b""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+
+    def read_until(self, text: bytes) -> None:
+        while text not in self.seen:
+            self.seen += os.read(self.ours, 4096)
+
+    def ctrl_c(self) -> None:
+        os.write(self.ours, b"\x03")
+
+
+def test_ctrl_c_on_a_terminal_leaves_the_last_line_a_line_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick=COUNT)
+    with Terminal(tmp_path) as run:
+        run.read_until(b"tick: tick")
+        run.ctrl_c()
+        run.read_until(b"received ")
+        assert run.process.wait(30) == 0
+        assert b"^C\r\n" in run.seen and b"\nreceived " in run.seen
+
+
+def test_a_stop_that_takes_long_says_once_on_a_terminal_what_it_waits_for(tmp_path: Path) -> None:
+    slow = "import time\ndef handler(context, event):\n    context.logger.info('begun')\n    time.sleep(3600)\n"
+    write(tmp_path, '[device]\nstop_timeout = "1h"\n' + TICK, tick=slow)
+    with Terminal(tmp_path) as run:
+        run.read_until(b"begun")
+        run.ctrl_c()
+        run.read_until(b"waiting for tick; Ctrl-C again ends at once\r\n")
+        run.ctrl_c()
+        run.read_until(b"\nnuclio-edge: stopped at once by a second signal")
+        assert run.process.wait(30) == 5
+        assert run.seen.count(b"waiting for") == 1
+
+
 def test_the_last_line_sums_up_what_was_received_handled_failed_and_shed(tmp_path: Path) -> None:
     write(tmp_path, TICK, tick="def handler(context, event):\n    1 / 0\n")
     with Running(tmp_path) as run:
@@ -142,6 +201,51 @@ def test_what_takes_longer_than_stop_timeout_is_left_undrained_and_the_exit_code
         run.wait_for(message="begun")
         assert run.stop() in (5, 75)  # a thread that hangs is more than an event undrained
         assert any(r["message"] == "stopped with events undrained" for r in run.records)
+
+
+def test_a_thread_that_does_not_end_is_told_with_its_function_and_the_exit_code_75(tmp_path: Path) -> None:
+    hangs = "import time\ndef handler(context, event):\n    time.sleep(3600)\n"
+    write(tmp_path, TICK.replace("[[", 'timeout = "100ms"\n[['), tick=hangs)
+    with Running(tmp_path) as run:
+        run.wait_for(message="failed")
+        assert run.stop() == 75
+        told = run.wait_for(message="a handler's thread does not end: start the process anew")
+        assert told["with"] == {"functions": "tick", "exit": 75}
+
+
+def test_whatever_a_handler_has_done_to_the_process_a_signal_ends_it(tmp_path: Path) -> None:
+    breaks = """
+import os, sys
+def handler(context, event):
+    sys.stdout = sys.stderr = None
+    del sys.stdout, sys.stderr
+    sys.__stdout__.close()
+    os.environ = None
+    context.logger.info_with("begun")
+"""
+    write(tmp_path, TICK, tick=breaks)
+    with Running(tmp_path) as run:
+        run.wait_for(message="begun")
+        assert run.stop() == 0
+        assert not [r for r in run.records if r["level"] != "info"]
+
+
+def test_a_stop_that_meets_a_fault_of_ours_ends_all_the_same_and_with_1(tmp_path: Path) -> None:
+    breaks = """
+from nuclio_edge import clock, stop
+def fails(self):
+    raise ValueError("broken")
+def handler(context, event):
+    stop.Stop._waits = clock.Clock.close = fails
+    context.logger.info_with("begun")
+"""
+    write(tmp_path, TICK, tick=breaks)
+    with Running(tmp_path) as run:
+        run.wait_for(message="begun")
+        assert run.stop() == 1
+        defects = [r["with"]["where"] for r in run.records if r["message"] == "a defect of nuclio-edge"]
+        assert [where.rpartition(".")[2] for where in defects] == ["look", "fails"]
+        assert run.records[-1]["event"] == "stopped"
 
 
 def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
