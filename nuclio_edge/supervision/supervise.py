@@ -30,6 +30,9 @@ class Signals:
 
     A descriptor written to by the C part of the interpreter wakes the loop. A handler alone would not: a signal that
     comes just before the loop begins to wait would be seen only when that wait ends.
+
+    A function on the loop's own thread could take them away, and the processor would hear no stop any more. It gets the
+    ValueError that Python raises for the same call on any other thread, where all other functions run.
     """
 
     def __init__(
@@ -43,19 +46,22 @@ class Signals:
         self._first = 0.0
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before_wake = _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._set, self._wake = _signal.signal, _signal.set_wakeup_fd
         self._before = {
             _signal.SIGTERM: _signal.signal(_signal.SIGTERM, self._end),
             _signal.SIGINT: _signal.signal(_signal.SIGINT, self._end),
             _signal.SIGHUP: _signal.signal(_signal.SIGHUP, _pass),
         }
+        _signal.signal, _signal.set_wakeup_fd = self._refuse_signal, self._refuse_wake
         loop.add(self._read, self._take)
 
     def on_terminal_stop(self, call: Callable[[], Any]) -> None:
         """Call this for Ctrl-Z, on the main thread; it has to stop the process itself."""
-        self._before[_signal.SIGTSTP] = _signal.signal(_signal.SIGTSTP, lambda _number, _frame: call())
+        self._before[_signal.SIGTSTP] = self._set(_signal.SIGTSTP, lambda _number, _frame: call())
 
     def close(self) -> None:
         """Give the signals back to whom they belonged; idempotent."""
+        _signal.signal, _signal.set_wakeup_fd = self._set, self._wake
         for number, handler in self._before.items():
             _signal.signal(number, handler if handler is not None else _signal.SIG_DFL)
         self._before = {}
@@ -65,6 +71,15 @@ class Signals:
             os.close(self._read)
             os.close(self._write)
             self._read = self._write = -1
+
+    def _refuse_signal(self, number: int, handler: Any) -> Any:
+        if number in self._before or number == _signal.SIGPROF:  # that one is the watchdog's
+            _refuse_functions()
+        return self._set(number, handler)
+
+    def _refuse_wake(self, *arguments: Any, **named: Any) -> Any:
+        _refuse_functions()
+        return self._wake(*arguments, **named)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         # Runs between two bytecodes of the main thread, whatever that is doing.
@@ -83,6 +98,13 @@ class Signals:
             self._stop()
         elif _signal.SIGHUP in numbers:
             self._reload()
+
+
+def _refuse_functions() -> None:
+    from nuclio_edge.functions import running
+
+    if running.current() is not None:
+        raise ValueError("this signal is the processor's: functions cannot have it")
 
 
 def stop_process() -> None:

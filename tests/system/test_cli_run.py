@@ -230,6 +230,25 @@ def handler(context, event):
         assert not [r for r in run.records if r["level"] != "info"]
 
 
+def test_an_inline_function_cannot_make_the_processor_deaf_to_signals(tmp_path: Path) -> None:
+    deaf = """
+import signal
+def handler(context, event):
+    for take in (
+        lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        lambda: signal.set_wakeup_fd(-1),
+    ):
+        try:
+            take()
+        except ValueError as error:
+            context.logger.info_with("refused", "error", str(error))
+"""
+    write(tmp_path, TICK.replace("[[", 'isolation = "inline"\n[['), tick=deaf)
+    with Running(tmp_path) as run:
+        wait_until(lambda: len([r for r in run.records if r["message"] == "refused"]) >= 2, "both are refused")
+        assert run.stop() == 0
+
+
 def test_a_stop_that_meets_a_fault_of_ours_ends_all_the_same_and_with_1(tmp_path: Path) -> None:
     breaks = """
 from nuclio_edge import clock, stop
