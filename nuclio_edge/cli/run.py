@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
     from nuclio_edge.supervision.heartbeat import Heart
+    from nuclio_edge.supervision.obituary import Obituary
     from nuclio_edge.supervision.supervise import Signals
 
 # Characters that a line of a secret has at least to be hidden by itself: "}" or "key:" stand in many an innocent text.
@@ -107,6 +108,7 @@ class Run:
         self.watch: Watch | None = None
         self.heart: Heart | None = None
         self.signals: Signals | None = None
+        self.obituary: Obituary | None = None
         self._reloading = False
         self._again: set[str] | None = None
 
@@ -120,7 +122,11 @@ class Run:
         try:
             self._warn(processor.manifest)
             if self.text:
+                from nuclio_edge.supervision.obituary import Obituary
+                from nuclio_edge.supervision.watchdog import report_path
+
                 signals.on_terminal_stop(self._stand_still)
+                self.obituary = Obituary(report_path(processor.manifest.device.state_dir))
             processor.on_ready = self._ready
             self._reloading = True  # what is asked for while modules are imported is done afterwards
             processor.open()
@@ -144,6 +150,8 @@ class Run:
             self._sum_up(code)
             processor.log.close()
             processor.loop.close()
+            if self.obituary is not None:
+                self.obituary.close()
         return code
 
     def stop(self) -> None:
@@ -180,6 +188,8 @@ class Run:
         if self.text:
             self._end_line()
         say("nuclio-edge: stopped at once by a second signal; what was pending is not acknowledged")
+        if self.obituary is not None:
+            self.obituary.close()
         if self.processor.watchdog is not None:
             self.processor.watchdog.disown()
         os._exit(UNDRAINED)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import termios
 from typing import TYPE_CHECKING
 
 from tests.cli import PROGRAM, Running, call, environment, write
 from tests.mosquitto import program
-from tests.terminal import open_terminal
+from tests.terminal import Terminal
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -81,58 +79,12 @@ def test_the_longest_durations_that_a_manifest_may_have_break_no_timer(tmp_path:
 
 def test_ready_is_one_line_of_text_on_a_terminal(tmp_path: Path) -> None:
     write(tmp_path, TICK, tick=COUNT)
-    ours, theirs = open_terminal()
-    process = subprocess.Popen(
-        [*PROGRAM, "run"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(tmp_path)
-    )
-    os.close(theirs)
-    seen = b""
-    try:
-        while b"tick: tick" not in seen:
-            seen += os.read(ours, 4096)
-        process.send_signal(signal.SIGINT)
-        while b"received " not in seen:
-            seen += os.read(ours, 4096)
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    assert b"ready: 1 function, 1 source\r\n" in seen
-
-
-class Terminal:
-    """A `run` on a pseudo-terminal, and what it has shown there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.ours, theirs = open_terminal()
-        self.process = subprocess.Popen(
-            [*PROGRAM, "run"],
-            cwd=folder,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=environment(folder),
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(theirs, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no test here has threads
-        )
-        os.close(theirs)
-        self.seen = b""
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.ours)
-
-    def read_until(self, text: bytes) -> None:
-        while text not in self.seen:
-            self.seen += os.read(self.ours, 4096)
-
-    def ctrl_c(self) -> None:
-        os.write(self.ours, b"\x03")
+    with Terminal(tmp_path) as run:
+        run.read_until(b"tick: tick")
+        run.process.send_signal(signal.SIGINT)
+        run.read_until(b"received ")
+        assert run.process.wait(30) == 0
+        assert b"ready: 1 function, 1 source\r\n" in run.seen
 
 
 def test_ctrl_c_on_a_terminal_leaves_the_last_line_a_line_of_its_own(tmp_path: Path) -> None:
@@ -143,6 +95,7 @@ def test_ctrl_c_on_a_terminal_leaves_the_last_line_a_line_of_its_own(tmp_path: P
         run.read_until(b"received ")
         assert run.process.wait(30) == 0
         assert b"^C\r\n" in run.seen and b"\nreceived " in run.seen
+        assert b"crashed" not in run.seen
 
 
 def test_a_stop_that_takes_long_says_once_on_a_terminal_what_it_waits_for(tmp_path: Path) -> None:
@@ -156,6 +109,7 @@ def test_a_stop_that_takes_long_says_once_on_a_terminal_what_it_waits_for(tmp_pa
         run.read_until(b"\nnuclio-edge: stopped at once by a second signal")
         assert run.process.wait(30) == 5
         assert run.seen.count(b"waiting for") == 1
+        assert b"crashed" not in run.seen
 
 
 def test_the_last_line_sums_up_what_was_received_handled_failed_and_shed(tmp_path: Path) -> None:
