@@ -75,7 +75,7 @@ class Assembly:
             self.bind(function, context)
             try:
                 function.load()
-                capture.install_logging()  # the import may have been the first of Python's logging
+                capture.install_hooks()  # the import may have been the first of logging or threading
             except LoadError as error:
                 function.load_error = error
             except BaseException as error:  # noqa: BLE001 - a KeyboardInterrupt that the module raises

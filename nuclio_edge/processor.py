@@ -188,40 +188,64 @@ class Processor:
         self._stop = Stop(self)
         self._stop.begin()
 
+    def waits_for(self) -> list[str]:
+        """What a stop waits for: functions, else sources that are still sending."""
+        return self._stop.waits_for() if self._stop is not None else []
+
     def close(self) -> None:
-        """Close sources and functions; idempotent. What is still pending stays unsettled: a broker sends it again."""
-        for source in self.sources.values():
-            try:
-                source.close()
-            except Exception as error:  # noqa: BLE001 - the others are closed all the same
-                self._on_loop_error(error, source.close)
-        for source in self.leaving:
-            source.close()
+        """Close sources and functions; idempotent. What is still pending stays unsettled: a broker sends it again.
+
+        A step that fails keeps no other from its turn: whatever handlers have done to the process, it ends.
+        """
+        attempt = self.attempt
+        for source in [*self.sources.values(), *self.leaving]:
+            attempt(source.close)
         if self.admin is not None:
-            self.admin.close()
+            attempt(self.admin.close)
         if self.delivery is not None:
-            self.delivery.close()
-        for text in self.differences():
-            self.exit_code = FAULT
-            self.logger.error_with("the ledger does not balance: a defect of nuclio-edge", "difference", text)
-        self.gone.take(*counted(self))
+            attempt(self.delivery.close)
+        attempt(self._count)
         for function in self.all_functions():
-            function.close()
-        stuck = sum(getattr(function.runner, "lost", 0) for function in self.all_functions())
-        if stuck and self.exit_code == OK:
-            self.exit_code = RESTART
-        self.assembly.close()
+            attempt(function.close)
+        attempt(self._tell_stuck)
+        attempt(self.assembly.close)
         self.sources = {}
         self.functions = {}
         self.retired = []
         self.leaving = []
         self.own_sources = []
         if self.watchdog is not None:
-            self.watchdog.close()
-        CLOCK.close()
-        capture.uninstall()
-        environment.uninstall()
-        self.log.close()
+            attempt(self.watchdog.close)
+        for last in (CLOCK.close, capture.uninstall, environment.uninstall, self.log.close):
+            attempt(last)
+
+    def attempt(self, step: Callable[[], Any]) -> None:
+        """Do a step of the end; what goes wrong with it is told, and the exit code says so."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - the next step is done all the same
+            self.loop.on_error(error, step)
+
+    def _count(self) -> None:
+        """Say what does not add up, and keep the counts of what is closed."""
+        for text in self.differences():
+            self.exit_code = FAULT
+            self.logger.error_with("the ledger does not balance: a defect of nuclio-edge", "difference", text)
+        self.gone.take(*counted(self))
+
+    def _tell_stuck(self) -> None:
+        """Say whose threads do not end, and have the exit code ask for a new process."""
+        stuck = {function.name for function in self.all_functions() if getattr(function.runner, "lost", 0)}
+        if stuck:
+            if self.exit_code == OK:
+                self.exit_code = RESTART
+            self.logger.warn_with(
+                "a handler's thread does not end: start the process anew",
+                "functions",
+                ", ".join(sorted(stuck)),
+                "exit",
+                self.exit_code,
+            )
 
     # -- replacing ----------------------------------------------------------------------------------------------------
 

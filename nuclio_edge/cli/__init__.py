@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _call(name, given)
         except SystemExit as end:  # argparse's way out of --help and of a wrong option
             code = end.code if isinstance(end.code, int) else OK
-        if sys.stdout is not None:  # a daemon may have been started without one
+        if sys.stdout is not None and not sys.stdout.closed:  # a daemon has none, and a handler may have closed it
             sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from nuclio_edge.manifest.model import Manifest
     from nuclio_edge.processor import Processor
     from nuclio_edge.supervision.heartbeat import Heart
+    from nuclio_edge.supervision.obituary import Obituary
+    from nuclio_edge.supervision.supervise import Signals
 
 # Characters that a line of a secret has at least to be hidden by itself: "}" or "key:" stand in many an innocent text.
 SECRET_LINE = 12
 STOP_MARGIN_MS = 5_000  # after the drain: sources and threads are closed
+SILENT_MS = 500  # at a terminal, a stop that takes longer says what it waits for
 
 
 def parser() -> Parser:
@@ -106,6 +109,8 @@ class Run:
         self.text = sys.stderr is not None and sys.stderr.isatty()
         self.watch: Watch | None = None
         self.heart: Heart | None = None
+        self.signals: Signals | None = None
+        self.obituary: Obituary | None = None
         self._reloading = False
         self._again: set[str] | None = None
 
@@ -114,12 +119,16 @@ class Run:
         from nuclio_edge.supervision import supervise
 
         processor = self.processor
-        signals = supervise.Signals(processor.loop, self.stop, self.reload, self.abort)
+        signals = self.signals = supervise.Signals(processor.loop, self.stop, self.reload, self.abort)
         code = FAULT
         try:
             self._warn(processor.manifest)
             if self.text:
+                from nuclio_edge.supervision.obituary import Obituary
+                from nuclio_edge.supervision.watchdog import report_path
+
                 signals.on_terminal_stop(self._stand_still)
+                self.obituary = Obituary(report_path(processor.manifest.device.state_dir))
             processor.on_ready = self._ready
             self._reloading = True  # what is asked for while modules are imported is done afterwards
             processor.open()
@@ -143,6 +152,8 @@ class Run:
             self._sum_up(code)
             processor.log.close()
             processor.loop.close()
+            if self.obituary is not None:
+                self.obituary.close()
         return code
 
     def stop(self) -> None:
@@ -150,7 +161,19 @@ class Run:
         from nuclio_edge.supervision import supervise
 
         supervise.stopping(self.processor.manifest.device.stop_timeout_ms + STOP_MARGIN_MS)
+        if self.text:
+            self._end_line()
+            self.processor.loop.call_later(SILENT_MS, self._say_what_is_waited_for)
         self.processor.stop()
+
+    def _end_line(self) -> None:
+        """What is said next does not stand behind the ^C of the terminal."""
+        if self.signals is not None and self.signals.typed:
+            say("")
+
+    def _say_what_is_waited_for(self) -> None:
+        what = ", ".join(self.processor.waits_for()) or "the disk"
+        say(f"waiting for {what}; Ctrl-C again ends at once")
 
     def _stand_still(self) -> None:
         """Ctrl-Z; without job control, that is without a terminal, nobody would continue us."""
@@ -164,7 +187,11 @@ class Run:
 
     def abort(self) -> None:
         """End at once: whatever runs or is queued is not acknowledged."""
+        if self.text:
+            self._end_line()
         say("nuclio-edge: stopped at once by a second signal; what was pending is not acknowledged")
+        if self.obituary is not None:
+            self.obituary.close()
         if self.processor.watchdog is not None:
             self.processor.watchdog.disown()
         os._exit(UNDRAINED)

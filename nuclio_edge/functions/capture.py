@@ -3,6 +3,8 @@
 sys.stdout and sys.stderr are stood in for: a line written while a function runs becomes a record of that function
 (info for stdout, warning for stderr) with its event's id; whatever nobody's thread writes goes to the real stream.
 A line without its end waits for it until the next event's output, at most a second; none is longer than 8 KiB.
+What is assigned to sys.stdout or sys.stderr while a function runs (contextlib.redirect_stdout does) is what that
+worker finds there, and no other: the class of the module sys is exchanged while `install` holds.
 """
 
 from __future__ import annotations
@@ -25,14 +27,19 @@ if TYPE_CHECKING:
 LONGEST = 8192
 PATIENCE_MS = 1000
 
+_UNCAUGHT = "an exception has ended a thread"
 _LEVELS = {"stdout": INFO, "stderr": WARNING}
 _log: Log | None = None
 _waiting: dict[tuple[int, str], Running] = {}
 _timed = False
+_GONE: Any = object()  # in the place of a stream that was deleted
+_streams: dict[str, Stream] = {}
+_nobodys: dict[str, Any] = {}  # what was put in their place while no function was running
+_thread_hook: Any = None  # threading's, that ours stands in for
 
 
 class Stream:
-    """Stands in for sys.stdout or sys.stderr; everything but writing is the real stream's."""
+    """What stands in for sys.stdout or sys.stderr: whatever would change the real stream for all does nothing."""
 
     def __init__(self, real: Any, name: str) -> None:
         self._real = real
@@ -60,7 +67,17 @@ class Stream:
         if running.current() is None:
             self._real.flush()
 
-    def __getattr__(self, name: str) -> Any:  # fileno, isatty, encoding, errors, closed, mode, reconfigure ...
+    def close(self) -> None:
+        """Nothing: others write to it."""
+
+    def detach(self) -> _Buffer:
+        """The bytes below, which stay usable from here too."""
+        return self.buffer
+
+    def reconfigure(self, **_: Any) -> None:
+        """Nothing: records have an encoding of their own."""
+
+    def __getattr__(self, name: str) -> Any:  # fileno, isatty, encoding, errors, closed, mode ...
         return getattr(self._real, name)
 
     def __iter__(self) -> Any:
@@ -94,8 +111,81 @@ class _Buffer:
         if running.current() is None:
             self._real.flush()
 
+    def close(self) -> None:
+        """Nothing: a TextIOWrapper around it does that when it is forgotten."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
+
+
+class _Door:
+    """What print and the interpreter find in the dictionary of sys: it leads to what sys.stdout is for who asks."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def write(self, text: str) -> int:
+        stream = self._stream()
+        return len(text) if stream is None else stream.write(text)
+
+    def flush(self) -> None:
+        stream = self._stream()
+        if stream is not None:
+            stream.flush()
+
+    def _stream(self) -> Any:
+        stream = _placed().get(self._name, self)
+        if stream is _GONE:
+            raise RuntimeError(f"lost sys.{self._name}")  # print's words
+        return _streams[self._name] if stream is self else stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream(), name)
+
+
+def _placed() -> dict[str, Any]:
+    """What was put in the place of a stream by whoever asks."""
+    who = running.current()
+    return _nobodys if who is None else who.streams or {}
+
+
+def _attribute(name: str) -> property:
+    """sys.stdout or sys.stderr, answering by the running function."""
+
+    def get(module: Any) -> Any:
+        found = _placed().get(name, module)
+        if found is _GONE:
+            raise AttributeError(f"module 'sys' has no attribute {name!r}")
+        return _streams.get(name, vars(module).get(name)) if found is module else found
+
+    def place(_: Any, stream: Any) -> None:
+        who = running.current()
+        if who is None:
+            placed = _nobodys
+        else:
+            if who.streams is None:
+                who.streams = {}
+            placed = who.streams
+        standing = _streams.get(name)
+        if isinstance(stream, (Stream, _Door)) or (standing is not None and stream is standing._real):
+            placed.pop(name, None)  # as before; also sys.stdout = sys.__stdout__
+        else:
+            placed[name] = stream
+
+    def delete(module: Any) -> None:
+        get(module)
+        place(module, _GONE)
+
+    return property(get, place, delete)
+
+
+class _Sys(type(sys)):  # type: ignore[misc]  # ModuleType: types would have to be imported for it
+    """The class of the module sys while installed."""
+
+    stdout = _attribute("stdout")
+    stderr = _attribute("stderr")
 
 
 def _take(who: Running, name: str, text: str) -> None:
@@ -173,30 +263,40 @@ def flush() -> None:
 
 
 def install(log: Log | None = None) -> None:
-    """Stand in for both streams, and for logging's root handler where logging is in use; may be called again.
+    """Stand in for both streams, and for what logging and threading do where they are in use; may be called again.
 
-    A stream that somebody exchanged meanwhile is stood in for anew. `log` is whose loop times unfinished lines.
+    `log` is whose loop times unfinished lines.
     """
     global _log  # noqa: PLW0603 - the streams are the process's as well
     if log is not None:
         _log = log
     for name in ("stdout", "stderr"):
-        real = getattr(sys, name)
-        if real is not None and not isinstance(real, Stream):
-            setattr(sys, name, Stream(real, name))
-    install_logging()
+        real = vars(sys).get(name)
+        if real is not None and not isinstance(real, _Door):
+            _streams[name] = Stream(real, name)
+            vars(sys)[name] = _Door(name)
+    sys.__class__ = _Sys
+    install_hooks()
 
 
 def uninstall() -> None:
-    """Give the streams and the root logger back."""
-    global _log, _timed  # noqa: PLW0603 - as above
+    """Give the streams, the root logger and the hook of threads back."""
+    global _log, _timed, _thread_hook  # noqa: PLW0603 - as above
     flush()
     _log = None
     _timed = False
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(stream, Stream):
-            setattr(sys, name, stream._real)
+    sys.__class__ = _Sys.__base__
+    for name, stream in _streams.items():
+        vars(sys)[name] = _nobodys.get(name, stream._real)
+        if vars(sys)[name] is _GONE:
+            del vars(sys)[name]
+    _streams.clear()
+    _nobodys.clear()
+    if _thread_hook is not None:
+        threading: Any = sys.modules.get("threading")
+        if threading is not None and threading.excepthook is _thread_failed:
+            threading.excepthook = _thread_hook
+        _thread_hook = None
     if "logging" in sys.modules:
         root = sys.modules["logging"].getLogger()
         for handler in list(root.handlers):
@@ -204,16 +304,47 @@ def uninstall() -> None:
                 root.removeHandler(handler)
 
 
-def install_logging() -> None:
-    """Take the records of Python's logging, once something has imported it."""
-    if "logging" not in sys.modules:
+def install_hooks() -> None:
+    """Take what Python's logging and threading have to say, once something has imported them."""
+    if "threading" in sys.modules:
+        _install_thread_hook(sys.modules["threading"])
+    if "logging" in sys.modules:
+        _install_root_handler(sys.modules["logging"])
+
+
+def _install_thread_hook(module: Any) -> None:
+    global _thread_hook  # noqa: PLW0603 - it is the process's
+    if module.excepthook is not _thread_failed:
+        _thread_hook = module.excepthook
+        module.excepthook = _thread_failed
+
+
+def _thread_failed(args: Any) -> None:
+    """Log what has ended a thread that a function, or a library of its, has started; a threading.excepthook."""
+    if args.exc_type is SystemExit:
         return
-    module = sys.modules["logging"]
+    threading: Any = sys.modules["threading"]
+    who = running.current() or running.of_traceback(args.exc_traceback)
+    if who is None and (_log is None or _thread_hook is not threading.__excepthook__):
+        _thread_hook(args)
+        return
+    from nuclio_edge.functions.loader import format_user_error
+
+    error = args.exc_value if args.exc_value is not None else args.exc_type()
+    thread = args.thread.name if args.thread is not None else ""
+    pairs = ("thread", thread, "exc", repr(error), "traceback", format_user_error(error))
+    if who is not None:
+        _emit(who, who.context.logger, ERROR, "thread", port.now_ms(), _UNCAUGHT, pairs, who.context._event)
+    elif _log is not None:
+        _log((port.now_ms(), ERROR, "thread", _UNCAUGHT, pairs, None, None))
+
+
+def _install_root_handler(module: Any) -> None:
     root = module.getLogger()
     if any(getattr(handler, "nuclio_edge", False) for handler in root.handlers):
         return
 
-    class Handler(module.Handler):  # type: ignore[name-defined, misc]  # made here: importing logging costs memory
+    class Handler(module.Handler):  # type: ignore[misc]  # made here: importing logging costs memory
         """Records of a function's thread go to its log; those of nobody's as Python does without a handler."""
 
         nuclio_edge = True

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, MutableMapping
 
 from nuclio_edge.functions import running
 
-_Base = os.environ.__class__
+_process = os.environ  # the object, whatever a function puts into the module `os` in its place
+_Base = _process.__class__
 
 
 class Environment(MutableMapping[str, str]):
@@ -31,7 +32,7 @@ class Environment(MutableMapping[str, str]):
             if value is None:
                 raise KeyError(key)
             return value
-        return _Base.__getitem__(os.environ, key)
+        return _Base.__getitem__(_process, key)
 
     def __setitem__(self, key: str, value: str) -> None:
         # The same refusals as os.environ's: str only, and nothing that a real environment could not hold.
@@ -47,7 +48,7 @@ class Environment(MutableMapping[str, str]):
 
     def __iter__(self) -> Iterator[str]:
         own = dict(self._own)
-        for key in _Base.__iter__(os.environ):
+        for key in _Base.__iter__(_process):
             if key not in own:
                 yield key
         for key, value in own.items():
@@ -123,9 +124,10 @@ class Layered(_Base):  # type: ignore[misc, valid-type]
 
 def install() -> None:
     """Make os.environ answer by the running function; a second call changes nothing."""
-    os.environ.__class__ = Layered
+    _process.__class__ = Layered
 
 
 def uninstall() -> None:
     """Give os.environ back to the process; what functions wrote stays theirs."""
-    os.environ.__class__ = _Base
+    _process.__class__ = _Base
+    os.environ = _process  # noqa: B003 - it is given back, not replaced

@@ -166,7 +166,7 @@ class Function:
         self.bind(context)
         if self.handler is None:
             self.load()
-            capture.install_logging()  # the import may have been the first of Python's logging
+            capture.install_hooks()  # the import may have been the first of logging or threading
             self.bind(context)  # now with the package by which threads of its own are known
         if self.init_context is not None:
             value = self.init_context(context)

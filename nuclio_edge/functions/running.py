@@ -23,9 +23,13 @@ _DEEP = 64  # frames looked at before a thread is taken for nobody's
 
 
 class Running:
-    """One worker of one function, as seen by what runs in it. `partial` holds printed text without its newline."""
+    """One worker of one function, as seen by what runs in it.
 
-    __slots__ = ("context", "env", "name", "partial", "space")
+    `partial` holds printed text without its newline, `streams` what it has put in the place of sys.stdout and
+    sys.stderr.
+    """
+
+    __slots__ = ("context", "env", "name", "partial", "space", "streams")
 
     def __init__(self, name: str, env: Environment, context: Context, space: str = "") -> None:
         self.name = name
@@ -33,6 +37,7 @@ class Running:
         self.context = context
         self.space = space  # the package of the function's code
         self.partial: dict[str, tuple[Any, str]] | None = None  # stream -> (event, text)
+        self.streams: dict[str, Any] | None = None
 
 
 _bound: ContextVar[Running | None] = ContextVar("nuclio_edge_running", default=None)
@@ -62,6 +67,16 @@ def current() -> Running | None:
         if space:
             running = _by_space.get(space)
     return running
+
+
+def of_traceback(trace: Any) -> Running | None:
+    """Whose code an exception came through, or None: what is left of a thread that has ended by it."""
+    while trace is not None:
+        space = space_of(trace.tb_frame.f_globals.get("__name__"))
+        if space:
+            return _by_space.get(space)
+        trace = trace.tb_next
+    return None
 
 
 def space_of(name: object) -> str:

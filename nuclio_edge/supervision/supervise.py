@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LOCK_FILE = "processor.pid"
 # timeout(1) signals its child and then the group that both are in: no person is this fast, so it is one signal.
 TOGETHER_S = 0.05
+_environ = os.environ  # whatever a handler puts in its place: it must not keep the stop from its turn
 
 
 class Signals:
@@ -29,6 +30,9 @@ class Signals:
 
     A descriptor written to by the C part of the interpreter wakes the loop. A handler alone would not: a signal that
     comes just before the loop begins to wait would be seen only when that wait ends.
+
+    A function on the loop's own thread could take them away, and the processor would hear no stop any more. It gets the
+    ValueError that Python raises for the same call on any other thread, where all other functions run.
     """
 
     def __init__(
@@ -38,22 +42,26 @@ class Signals:
         self._stop = stop
         self._reload = reload
         self._abort = abort
+        self.typed = False  # whether the last one to end us was Ctrl-C, which a terminal shows as ^C
         self._first = 0.0
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before_wake = _signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._set, self._wake = _signal.signal, _signal.set_wakeup_fd
         self._before = {
             _signal.SIGTERM: _signal.signal(_signal.SIGTERM, self._end),
             _signal.SIGINT: _signal.signal(_signal.SIGINT, self._end),
             _signal.SIGHUP: _signal.signal(_signal.SIGHUP, _pass),
         }
+        _signal.signal, _signal.set_wakeup_fd = self._refuse_signal, self._refuse_wake
         loop.add(self._read, self._take)
 
     def on_terminal_stop(self, call: Callable[[], Any]) -> None:
         """Call this for Ctrl-Z, on the main thread; it has to stop the process itself."""
-        self._before[_signal.SIGTSTP] = _signal.signal(_signal.SIGTSTP, lambda _number, _frame: call())
+        self._before[_signal.SIGTSTP] = self._set(_signal.SIGTSTP, lambda _number, _frame: call())
 
     def close(self) -> None:
         """Give the signals back to whom they belonged; idempotent."""
+        _signal.signal, _signal.set_wakeup_fd = self._set, self._wake
         for number, handler in self._before.items():
             _signal.signal(number, handler if handler is not None else _signal.SIG_DFL)
         self._before = {}
@@ -64,9 +72,19 @@ class Signals:
             os.close(self._write)
             self._read = self._write = -1
 
+    def _refuse_signal(self, number: int, handler: Any) -> Any:
+        if number in self._before or number == _signal.SIGPROF:  # that one is the watchdog's
+            _refuse_functions()
+        return self._set(number, handler)
+
+    def _refuse_wake(self, *arguments: Any, **named: Any) -> Any:
+        _refuse_functions()
+        return self._wake(*arguments, **named)
+
     def _end(self, number: int, frame: FrameType | None) -> None:
         # Runs between two bytecodes of the main thread, whatever that is doing.
         now = time.monotonic()
+        self.typed = number == _signal.SIGINT
         if self._first and now - self._first > TOGETHER_S:
             self._abort()
         self._first = self._first or now
@@ -82,6 +100,13 @@ class Signals:
             self._reload()
 
 
+def _refuse_functions() -> None:
+    from nuclio_edge.functions import running
+
+    if running.current() is not None:
+        raise ValueError("this signal is the processor's: functions cannot have it")
+
+
 def stop_process() -> None:
     """Stop this process as Ctrl-Z does; returns when it is continued."""
     os.kill(os.getpid(), _signal.SIGSTOP)
@@ -89,7 +114,7 @@ def stop_process() -> None:
 
 def notify(state: str) -> bool:
     """Tell systemd (sd_notify(3)), e.g. "READY=1"; whether anybody was there to be told. Never raises, never waits."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
+    address = _environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return False
     import socket
@@ -124,11 +149,11 @@ def reloading() -> bool:
 
 def watchdog_ms() -> int:
     """How often systemd wants to hear from this very process (sd_watchdog_enabled(3)); 0 when it does not."""
-    pid = os.environ.get("WATCHDOG_PID")
+    pid = _environ.get("WATCHDOG_PID")
     if pid is not None and pid != str(os.getpid()):
         return 0  # meant for a parent that hands its environment on
     try:
-        return max(int(os.environ.get("WATCHDOG_USEC", "0")) // 1000, 0)
+        return max(int(_environ.get("WATCHDOG_USEC", "0")) // 1000, 0)
     except ValueError:
         return 0
 

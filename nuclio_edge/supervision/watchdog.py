@@ -49,7 +49,7 @@ class Watchdog:
     def __init__(self, loop: Loop, state_dir: str, limit: Callable[[], int]) -> None:
         self.loop = loop
         self._limit = limit
-        self.report_path = os.path.join(state_dir, "crash.txt")
+        self.report_path = report_path(state_dir)
         self._busy: Any = _never
         self._timer: Any = None
         self._touched = False
@@ -234,6 +234,11 @@ class Watchdog:
             os.ftruncate(self._file, _REPORT_SIZE)
             os.pwrite(self._file, bytes(_REPORT_SIZE), 0)
             os.lseek(self._file, 0, os.SEEK_SET)
+
+
+def report_path(state_dir: str) -> str:
+    """Where a process leaves the stacks of its end."""
+    return os.path.join(state_dir, "crash.txt")
 
 
 def limit_ms(functions: Iterable[FunctionSpec]) -> int:

@@ -93,7 +93,7 @@ class Work:
         from nuclio_edge.functions.loader import load
 
         loaded = load(about["name"], **about["code"])
-        capture.install_logging()  # the import may have been the first of Python's logging
+        capture.install_hooks()  # the import may have been the first of logging or threading
         self.running.space = loaded.package
         running.register(self.running)
         self.handler = loaded.handler

@@ -233,3 +233,15 @@ def test_any_width_of_a_terminal_has_room_for_the_help(folder: Path, width: str)
         done = call(command, "--help", cwd=folder, env={"COLUMNS": width})
         assert done.returncode == 0
         assert f"nuclio-edge {command}" in done.stdout
+
+
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+@pytest.mark.parametrize("deed", ["sys.stdout = io.StringIO()", "sys.stdout = None", "sys.stdout.close()"])
+def test_whatever_a_function_does_to_the_streams_its_answer_is_printed(
+    tmp_path: Path, deed: str, isolation: str
+) -> None:
+    code = f"import io, sys\n{deed}\ndef handler(context, event):\n    {deed}\n    return 'answer'\n"
+    write(tmp_path, f'[function.f]\nhandler = "f.py"\nisolation = "{isolation}"\n', f=code)
+    done = call("invoke", "f", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["body"] == "answer"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.cli import PROGRAM, Running, call, environment, write
 from tests.mosquitto import program
-from tests.terminal import open_terminal
+from tests.terminal import Terminal
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -79,24 +79,37 @@ def test_the_longest_durations_that_a_manifest_may_have_break_no_timer(tmp_path:
 
 def test_ready_is_one_line_of_text_on_a_terminal(tmp_path: Path) -> None:
     write(tmp_path, TICK, tick=COUNT)
-    ours, theirs = open_terminal()
-    process = subprocess.Popen(
-        [*PROGRAM, "run"], cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(tmp_path)
-    )
-    os.close(theirs)
-    seen = b""
-    try:
-        while b"tick: tick" not in seen:
-            seen += os.read(ours, 4096)
-        process.send_signal(signal.SIGINT)
-        while b"received " not in seen:
-            seen += os.read(ours, 4096)
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    assert b"ready: 1 function, 1 source\r\n" in seen
+    with Terminal(tmp_path) as run:
+        run.read_until(b"tick: tick")
+        run.process.send_signal(signal.SIGINT)
+        run.read_until(b"received ")
+        assert run.process.wait(30) == 0
+        assert b"ready: 1 function, 1 source\r\n" in run.seen
+
+
+def test_ctrl_c_on_a_terminal_leaves_the_last_line_a_line_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, TICK, tick=COUNT)
+    with Terminal(tmp_path) as run:
+        run.read_until(b"tick: tick")
+        run.ctrl_c()
+        run.read_until(b"received ")
+        assert run.process.wait(30) == 0
+        assert b"^C\r\n" in run.seen and b"\nreceived " in run.seen
+        assert b"crashed" not in run.seen
+
+
+def test_a_stop_that_takes_long_says_once_on_a_terminal_what_it_waits_for(tmp_path: Path) -> None:
+    slow = "import time\ndef handler(context, event):\n    context.logger.info('begun')\n    time.sleep(3600)\n"
+    write(tmp_path, '[device]\nstop_timeout = "1h"\n' + TICK, tick=slow)
+    with Terminal(tmp_path) as run:
+        run.read_until(b"begun")
+        run.ctrl_c()
+        run.read_until(b"waiting for tick; Ctrl-C again ends at once\r\n")
+        run.ctrl_c()
+        run.read_until(b"\nnuclio-edge: stopped at once by a second signal")
+        assert run.process.wait(30) == 5
+        assert run.seen.count(b"waiting for") == 1
+        assert b"crashed" not in run.seen
 
 
 def test_the_last_line_sums_up_what_was_received_handled_failed_and_shed(tmp_path: Path) -> None:
@@ -142,6 +155,70 @@ def test_what_takes_longer_than_stop_timeout_is_left_undrained_and_the_exit_code
         run.wait_for(message="begun")
         assert run.stop() in (5, 75)  # a thread that hangs is more than an event undrained
         assert any(r["message"] == "stopped with events undrained" for r in run.records)
+
+
+def test_a_thread_that_does_not_end_is_told_with_its_function_and_the_exit_code_75(tmp_path: Path) -> None:
+    hangs = "import time\ndef handler(context, event):\n    time.sleep(3600)\n"
+    write(tmp_path, TICK.replace("[[", 'timeout = "100ms"\n[['), tick=hangs)
+    with Running(tmp_path) as run:
+        run.wait_for(message="failed")
+        assert run.stop() == 75
+        told = run.wait_for(message="a handler's thread does not end: start the process anew")
+        assert told["with"] == {"functions": "tick", "exit": 75}
+
+
+def test_whatever_a_handler_has_done_to_the_process_a_signal_ends_it(tmp_path: Path) -> None:
+    breaks = """
+import os, sys
+def handler(context, event):
+    sys.stdout = sys.stderr = None
+    del sys.stdout, sys.stderr
+    sys.__stdout__.close()
+    os.environ = None
+    context.logger.info_with("begun")
+"""
+    write(tmp_path, TICK, tick=breaks)
+    with Running(tmp_path) as run:
+        run.wait_for(message="begun")
+        assert run.stop() == 0
+        assert not [r for r in run.records if r["level"] != "info"]
+
+
+def test_an_inline_function_cannot_make_the_processor_deaf_to_signals(tmp_path: Path) -> None:
+    deaf = """
+import signal
+def handler(context, event):
+    for take in (
+        lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+        lambda: signal.set_wakeup_fd(-1),
+    ):
+        try:
+            take()
+        except ValueError as error:
+            context.logger.info_with("refused", "error", str(error))
+"""
+    write(tmp_path, TICK.replace("[[", 'isolation = "inline"\n[['), tick=deaf)
+    with Running(tmp_path) as run:
+        wait_until(lambda: len([r for r in run.records if r["message"] == "refused"]) >= 2, "both are refused")
+        assert run.stop() == 0
+
+
+def test_a_stop_that_meets_a_fault_of_ours_ends_all_the_same_and_with_1(tmp_path: Path) -> None:
+    breaks = """
+from nuclio_edge import clock, stop
+def fails(self):
+    raise ValueError("broken")
+def handler(context, event):
+    stop.Stop._waits = clock.Clock.close = fails
+    context.logger.info_with("begun")
+"""
+    write(tmp_path, TICK, tick=breaks)
+    with Running(tmp_path) as run:
+        run.wait_for(message="begun")
+        assert run.stop() == 1
+        defects = [r["with"]["where"] for r in run.records if r["message"] == "a defect of nuclio-edge"]
+        assert [where.rpartition(".")[2] for where in defects] == ["look", "fails"]
+        assert run.records[-1]["event"] == "stopped"
 
 
 def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from nuclio_edge.cli import OK, RESTART
 from tests.cli import PROGRAM, Running, environment, write
-from tests.terminal import open_terminal
+from tests.terminal import Terminal, open_terminal
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
@@ -65,6 +65,22 @@ def test_a_catastrophic_regular_expression_ends_the_process_and_its_function_beg
         assert "was ended" not in run.log
         run.process.kill()
         run.process.wait()
+
+
+def test_at_a_terminal_a_line_says_that_the_process_was_ended_as_a_handler_froze_it(tmp_path: Path) -> None:
+    write(tmp_path, MANIFEST.format(isolation="thread"), frozen=FROZEN, other=OTHER)
+    with Terminal(tmp_path) as run:
+        run.read_until(b"nuclio-edge: ended, as a handler has frozen the process: its stack is in ")
+        run.read_until(b"crash.txt; the next start names it\r\n")
+        assert run.process.wait(30) == 1
+
+
+def test_at_a_terminal_a_line_says_that_the_process_has_ended_without_a_word(tmp_path: Path) -> None:
+    ends = "import os\ndef handler(context, event):\n    os._exit(3)\n"
+    write(tmp_path, MANIFEST.format(isolation="thread"), frozen=ends, other=OTHER)
+    with Terminal(tmp_path) as run:
+        run.read_until(b"nuclio-edge: the process was killed or has crashed; the next start says what is known\r\n")
+        assert run.process.wait(30) == 3
 
 
 def test_of_several_busy_threads_the_one_that_uses_the_processor_is_blamed(tmp_path: Path) -> None:

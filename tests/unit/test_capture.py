@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -24,6 +25,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FUNCTIONS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "functions")
+
+
+class Kept:
+    """A sink that keeps the records of a log."""
+
+    level = 0
+
+    def __init__(self, records: list[Any]) -> None:
+        self.records = records
+
+    def put(self, record: Any, _mask: Any) -> None:
+        self.records.append(record)
+
+    def write(self, _loop: Any) -> None:
+        pass
 
 
 class Rig:
@@ -220,7 +236,7 @@ def test_pythons_logging_arrives_with_level_logger_and_traceback(rig: Rig) -> No
 
     def work() -> None:
         loaded = load("f", module="main", folder=folder)
-        capture.install_logging()
+        capture.install_hooks()
         loaded.handler(who.context, who.context._event)
 
     rig.run(work, who)
@@ -247,12 +263,164 @@ def test_a_thread_that_the_handler_starts_prints_for_its_function(rig: Rig) -> N
 
 
 @captured
+def test_what_a_function_puts_in_the_place_of_a_stream_is_found_by_itself_alone(rig: Rig) -> None:
+    red, blue = rig.function("red"), rig.function("blue")
+    own = io.StringIO()
+
+    def replace() -> None:
+        sys.stdout = own
+        print("printed")
+        sys.stdout.write("written\n")
+
+    rig.run(replace, red)
+    rig.run(lambda: print("heard"), blue)
+    print("mine")
+    rig.run(lambda: print("again"), red)
+    assert own.getvalue() == "printed\nwritten\nagain\n"
+    assert rig.said == [(20, "blue.stdout", "heard")]
+    assert rig.real[0] == b"mine\n"
+
+
+@captured
+def test_redirections_that_overlap_leave_every_stream_as_it_was(rig: Rig) -> None:
+    workers = [rig.function(f"f{number}") for number in range(3)]
+    inside = threading.Barrier(3)
+    caught: dict[str, str] = {}
+
+    def work(who: running.Running) -> None:
+        running.bind(who)
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.redirect_stderr(text):
+            inside.wait()
+            print("out of", who.name)
+            print("err of", who.name, file=sys.stderr)
+            inside.wait()
+        caught[who.name] = text.getvalue()
+        print("after", who.name)
+
+    threads = [threading.Thread(target=work, args=(who,)) for who in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert caught == {f"f{n}": f"out of f{n}\nerr of f{n}\n" for n in range(3)}
+    assert sorted(rig.said) == [(20, f"f{n}.stdout", f"after f{n}") for n in range(3)]
+    assert rig.real == (b"", b"")
+
+
+@captured
+def test_a_stream_that_writes_to_the_one_before_it_reaches_the_log(rig: Rig) -> None:
+    class Shouting(io.StringIO):
+        def __init__(self, before: Any) -> None:
+            super().__init__()
+            self.before = before
+
+        def write(self, text: str) -> int:
+            self.before.write(text.upper())
+            return len(text)
+
+    def work() -> None:
+        before = sys.stdout
+        sys.stdout = Shouting(before)
+        print("oh")
+        sys.stdout = before
+        print("well")
+
+    rig.run(work, rig.function())
+    assert [text for _, _, text in rig.said] == ["OH", "well"]
+
+
+@captured
+def test_giving_the_streams_back_is_giving_them_to_the_log(rig: Rig) -> None:
+    def work() -> None:
+        sys.stdout = sys.stderr = io.StringIO()
+        sys.stdout, sys.stderr = rig.out, rig.err  # what sys.__stdout__ and sys.__stderr__ are in a process of ours
+        print("out")
+        print("err", file=sys.stderr)
+
+    rig.run(work, rig.function())
+    assert rig.said == [(20, "f.stdout", "out"), (30, "f.stderr", "err")]
+    assert rig.real == (b"", b"")
+
+
+@captured
+def test_a_function_without_a_stream_has_what_python_has_then(rig: Rig) -> None:
+    def work() -> None:
+        sys.stdout = None
+        print("nowhere", flush=True)
+        del sys.stdout
+        assert not hasattr(sys, "stdout")
+        with pytest.raises(RuntimeError, match=r"lost sys\.stdout"):
+            print("nowhere")
+        with pytest.raises(AttributeError):
+            del sys.stdout
+
+    rig.run(work, rig.function("red"))
+    rig.run(lambda: print("heard"), rig.function("blue"))
+    assert rig.said == [(20, "blue.stdout", "heard")]
+
+
+@captured
+def test_no_function_closes_a_stream_for_the_others(rig: Rig) -> None:
+    def work() -> None:
+        sys.stdout.close()
+        sys.stdout.buffer.close()
+        sys.stdout.reconfigure(encoding="ascii")  # type: ignore[union-attr]  # of a TextIOWrapper
+        io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8").write("wrapped\n")  # closes it when it is forgotten
+        io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8").write("detached\n")  # type: ignore[union-attr]
+        print("still", "\xe9")
+
+    rig.run(work, rig.function())
+    print("mine", "\xe9")
+    assert [text for _, _, text in rig.said] == ["wrapped", "detached", "still \xe9"]
+    assert rig.real[0] == "mine \xe9\n".encode()
+
+
+@captured
+def test_an_exception_that_ends_a_thread_of_a_handler_is_a_record_of_its_function(rig: Rig) -> None:
+    who = rig.function("f")
+
+    def work() -> None:
+        loaded = load("f", module="main", callable="in_a_thread_that_fails", folder=os.path.join(FUNCTIONS, "prints"))
+        who.space = loaded.package
+        running.register(who)
+        loaded.handler(who.context, who.context._event)
+
+    rig.run(work, who)
+    assert rig.said[1:] == [(20, "f.stdout", "from mine"), (40, "f.thread", "an exception has ended a thread")]
+    pairs = rig.records[2][4]
+    assert pairs[:4] == ("thread", "mine", "exc", "ValueError('in mine')")
+    assert "main.py" in pairs[5] and "threading.py" not in pairs[5]
+    assert rig.records[2][5:] == ("f", "e-1")
+    assert rig.real == (b"", b"")
+
+
+@captured
+def test_an_exception_that_ends_nobodys_thread_is_a_record_of_the_processors_log(rig: Rig) -> None:
+    records: list[Any] = []
+    log = Log()
+    log.add(Kept(records))
+    kept, threading.excepthook = threading.excepthook, threading.__excepthook__  # not pytest's
+    try:
+        capture.uninstall()
+        capture.install(log)
+        thread = threading.Thread(target=divmod, args=(1, 0), name="library")
+        thread.start()
+        thread.join()
+    finally:
+        capture.uninstall()
+        assert threading.excepthook is threading.__excepthook__
+        threading.excepthook = kept
+    assert [(record[1], record[2], record[4][:2]) for record in records] == [(40, "thread", ("thread", "library"))]
+    assert rig.real == (b"", b"")
+
+
+@captured
 def test_records_of_nobodys_thread_go_the_way_python_sends_them(rig: Rig) -> None:
     import logging
 
     kept, logging.root.handlers = logging.root.handlers, []
     try:
-        capture.install_logging()
+        capture.install_hooks()
         logging.getLogger("lib").warning("careful")
         logging.getLogger("lib").info("chatter")
     finally:
@@ -267,7 +435,7 @@ def test_a_record_that_cannot_be_formatted_does_not_raise_into_the_handler(rig: 
 
     kept, logging.root.handlers = logging.root.handlers, []  # pytest's own raises
     try:
-        capture.install_logging()
+        capture.install_hooks()
         rig.run(lambda: logging.getLogger("x").warning("%d", "no number"), rig.function())
     finally:
         logging.root.handlers = kept

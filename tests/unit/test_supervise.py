@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from nuclio_edge.core.context import Context
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.errors import StateError
+from nuclio_edge.functions import environment, running
 from nuclio_edge.supervision import supervise
 from tests.waiting import wait_until
 
@@ -90,6 +92,21 @@ def test_closing_gives_the_signals_back(loop: Loop) -> None:
     calls.signals.close()
     calls.signals.close()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+
+
+def test_a_function_on_the_main_thread_cannot_take_the_signals_away(loop: Loop, calls: Calls) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+    running.bind(running.Running("f", environment.function_environment("f", {}), Context()))
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPROF):
+            with pytest.raises(ValueError, match="the processor's"):
+                signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    finally:
+        running.bind(None)
+        signal.signal(signal.SIGUSR1, before)
+    os.kill(os.getpid(), signal.SIGTERM)
+    turn_until(loop, calls, ["stop"])
 
 
 def test_nobody_is_told_where_there_is_no_notify_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,3 +31,13 @@ def shout():
 
 def unfinished(context, event):
     print(event.body, end="")
+
+
+def in_a_thread_that_fails(context, event):
+    def fail():
+        print("from mine")
+        raise ValueError("in mine")
+
+    thread = threading.Thread(target=fail, name="mine")
+    thread.start()
+    thread.join()
