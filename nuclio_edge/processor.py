@@ -190,6 +190,8 @@ class Processor:
 
     def close(self) -> None:
         """Close sources and functions; idempotent. What is still pending stays unsettled: a broker sends it again."""
+        if self.delivery is not None:
+            self.delivery.finish()  # first: sources tell what of theirs is lost
         for source in self.sources.values():
             try:
                 source.close()
