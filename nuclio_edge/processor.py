@@ -69,7 +69,7 @@ class Processor:
     the exit code. `on_ready` is called once, when functions are loaded and sources open or retrying.
     """
 
-    keeps = True  # in its state directory, what is durable
+    keeps = True  # in its state directory, what is durable; to be set before `open`
 
     def __init__(self, manifest: Manifest, log: Log, *, offline: bool = False, guarded: bool = False) -> None:
         self.manifest = manifest

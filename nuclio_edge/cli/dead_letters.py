@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from nuclio_edge.cli import FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
 from nuclio_edge.core.port import json_dumps, utc
-from nuclio_edge.errors import EdgeError, ManifestError
+from nuclio_edge.errors import EdgeError, ManifestError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def main(arguments: list[str]) -> int:
 
         lock = StateLock(folder)
         try:
+            if not lock.writable:
+                raise StateError(f"the state directory {folder} cannot be written: {lock.trouble}")
             return _change(folder, options)
         finally:
             lock.release()
