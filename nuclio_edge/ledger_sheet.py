@@ -100,15 +100,16 @@ class Sheet:
             "difference": missing_at_source(row),
         }
         sent = self.sent.get(row.name)
-        return said if sent is None else {**said, "sent": sent.sent, "unsent": sent.shed}
+        return said if sent is None else {**said, "sent": sent.sent, "unsent": sent.shed, "waiting": sent.waiting}
 
 
 class Sent:
-    """What a source has sent of what functions gave it, and what it has not, by reason."""
+    """What a source has sent of what functions gave it, what it gave up, by reason, and what waits in memory."""
 
     def __init__(self, publisher: Any) -> None:
         self.sent: int = publisher.sent
         self.shed: dict[str, int] = dict(publisher.shed)
+        self.waiting: int = publisher.waiting
 
 
 class Lane:

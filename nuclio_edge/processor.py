@@ -69,7 +69,7 @@ class Processor:
     the exit code. `on_ready` is called once, when functions are loaded and sources open or retrying.
     """
 
-    keeps = True  # in its state directory, what is durable
+    keeps = True  # in its state directory, what is durable; to be set before `open`
 
     def __init__(self, manifest: Manifest, log: Log, *, offline: bool = False, guarded: bool = False) -> None:
         self.manifest = manifest
@@ -198,6 +198,8 @@ class Processor:
         A step that fails keeps no other from its turn: whatever handlers have done to the process, it ends.
         """
         attempt = self.attempt
+        if self.delivery is not None:
+            attempt(self.delivery.finish)  # first: sources tell what of theirs is lost
         for source in [*self.sources.values(), *self.leaving]:
             attempt(source.close)
         if self.admin is not None:

@@ -13,7 +13,7 @@ from nuclio_edge.cli import FAULT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import DEFAULT_MANIFEST, Parser
 from nuclio_edge.cli.refusal import refusal
 from nuclio_edge.core.port import json_dumps, utc
-from nuclio_edge.errors import EdgeError, ManifestError
+from nuclio_edge.errors import EdgeError, ManifestError, StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> int:
 
         lock = StateLock(folder)
         try:
+            if not lock.writable:
+                raise StateError(f"the state directory {folder} cannot be written: {lock.trouble}")
             return _change(folder, options)
         finally:
             lock.release()

@@ -81,6 +81,7 @@ class Pages:
                 ("unrouted", source["unrouted"], {}),
                 ("rejected", sum(source["rejected"].values()), source["rejected"]),
             ], source["state"] if source["state"] != "open" else "")  # fmt: skip
+            self._messages(source)
         for name, trigger in found["triggers"].items():
             beside = ", ".join(
                 f"{key} {trigger[key]}" for key in ("recovered", "retried", "duplicates", "late") if trigger[key]
@@ -103,12 +104,23 @@ class Pages:
         if not found["differences"]:
             self._line("green", "everything adds up")
 
+    def _messages(self, source: dict[str, Any]) -> None:
+        """What became of what functions sent by a source, if they did."""
+        unsent = source.get("unsent", {})
+        counts = {"sent": source.get("sent", 0), "given up": sum(unsent.values()), "waiting": source.get("waiting", 0)}
+        if any(counts.values()):
+            shown = [f"{key} {count}{_reasons(unsent) if key == 'given up' else ''}" for key, count in counts.items()]
+            print(printable(f"  messages: {', '.join(shown)}"), file=self._out)
+
     def _disk(self, spool: dict[str, Any] | None) -> None:
         """The records on disk, of those that there were ever any."""
         if spool is None:
             return
         if spool["trouble"]:
             self._line("yellow", printable(f"the spool cannot be used: {spool['trouble']}"))
+        if spool["refused"]:
+            refused = f"{sum(spool['refused'].values())}{_reasons(spool['refused'])}"
+            self._line("yellow", printable(f"the spool could not store {refused}"))
         for row in spool["records"]:
             if row["appended"] or row["difference"]:
                 self._entry(f"spool, {row['kind']} of {row['of']}", "appended", row["appended"], row["difference"], [

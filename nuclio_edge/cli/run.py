@@ -85,8 +85,12 @@ def run(path: str, watching: bool = False) -> int:
         hide_secrets(log, manifest)
         processor = Processor(manifest, log, guarded=True)
         if lock.trouble:
+            text = "the state directory cannot be written"
+            if not lock.held:
+                processor.keeps = False
+                text += ", nor locked against another processor: nothing is kept until the next start"
             folder = manifest.device.state_dir
-            processor.logger.warn_with("the state directory cannot be written", "folder", folder, "error", lock.trouble)
+            processor.logger.error_with(text, "folder", folder, "error", lock.trouble)
         running = Run(processor, path)
         return running.run(watching)
     finally:

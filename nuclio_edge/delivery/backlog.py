@@ -18,7 +18,7 @@ class Backlog:
     """Loop thread only. `alone` counts the records that are on disk and nowhere else, `held` has the ids of the others.
 
     `flying` has the events of those records of both that are not durable yet, and may never be; `strand` has those
-    that were to be on disk alone, oldest first, when the disk could not be used for them.
+    that were to be on disk alone and could not be stored, oldest first, with the ids that their records had.
     Law: what the spool counts as pending for this kind and key is `alone` and `held` together.
     """
 
@@ -31,7 +31,7 @@ class Backlog:
         self.alone = pending(spool, kind, key)
         self.held: set[int] = set()
         self.flying: dict[int, Any] = {}
-        self.strand: deque[Any] = deque()
+        self.strand: deque[tuple[int, Any]] = deque()
         self._after = 0  # every record up to here is held
 
     @property

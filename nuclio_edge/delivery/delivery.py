@@ -184,6 +184,11 @@ class Delivery:
             return not self.spool.trouble
         return False
 
+    def finish(self) -> None:
+        """Write what there is: what is not on disk when this returns is in memory only, and lost with the process."""
+        self.flush()
+        self.spool.finish()
+
     def close(self) -> None:
         """Write what is still to be written; the process may end then."""
         for stage in self._stages.values():

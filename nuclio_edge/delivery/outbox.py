@@ -2,8 +2,9 @@
 
 A message is given to the client at once, while there is a client with room for it. Is it not acknowledged within the
 stage's moment, it is stored; what finds no room is on disk alone, and what comes behind it joins it there, until the
-client has room again: order is kept over outages and restarts. Law: a message is with the broker, waits here, or is
-counted in the publisher's `shed` with a reason. Twice it is sent after a crash at most.
+client has room again: order is kept over outages and restarts. What cannot be stored, for want of a disk or by its
+size, waits in the client alone, ahead of what is on disk. Law: a message is with the broker, waits here, or is counted
+in the publisher's `shed` with a reason. Twice it is sent after a crash at most.
 """
 
 from __future__ import annotations
@@ -63,6 +64,13 @@ class Entry:
         """The disk has the message, or the client."""
         self._message = None
 
+    def leave(self) -> None:
+        """Be no affair of its event any more, which goes on."""
+        outcome, self.outcome = self.outcome, None
+        if outcome is not None:
+            outcome.entries.remove(self)
+            outcome.over()
+
     def end(self) -> None:
         """The broker has it, or it was given up and counted."""
         if self.over:
@@ -105,9 +113,10 @@ class Keeper:
             outcome.add(entry)
         else:
             self.stage.add(entry, self)
-        if not self.backlog.alone and not self._unsent and self.publisher.outbox.takes(len(body)):
+        trouble = self.delivery.spool.trouble
+        if self.publisher.outbox.takes(len(body)) and (trouble or not (self.backlog.alone or self._unsent)):
             self._give(entry, message)
-        elif self.delivery.spool.trouble:
+        elif trouble:
             self.publisher.drop("outbox-full")
             entry.end()
         else:
@@ -192,7 +201,7 @@ class Keeper:
         return sum(entry.record is not None for entry in self.publisher.outbox.entries.values())
 
     def unsafe(self) -> int:
-        """How many messages would be lost if the process ended now."""
+        """How many messages are on their way to the disk, or wait for it."""
         return self._storing + len(self.stage)
 
     def _give(self, entry: Entry, message: Message) -> None:
@@ -205,23 +214,24 @@ class Keeper:
             self._unsent -= 1
         if error is None:
             entry.forget()
-            outcome = entry.outcome
-            if early and outcome is not None:
-                entry.outcome = None
-                outcome.entries.remove(entry)
-                outcome.over()
+            if early:
+                entry.leave()
             if not entry.sent:
                 self.backlog.put_back(number)
                 self.look()
-        else:
-            self.backlog.held.discard(number)
-            entry.record = None
-            if not entry.sent:
-                self.publisher.drop("outbox-full")
-                entry.end()
-            elif not entry.over:
-                entry.outcome = None  # that of its event is over, as without a disk
-                self.stage.refuse(entry, self)
+            return
+        self.backlog.held.discard(number)
+        entry.record = None
+        if not entry.sent and self.publisher.outbox.takes(len(entry.message[1])):
+            self._give(entry, entry.message)
+        if not entry.sent:
+            self.publisher.drop("outbox-full")
+            entry.end()
+        elif not entry.over:
+            if early:
+                entry.leave()
+            entry.outcome = None  # that of its event is over, as without a disk
+            self.stage.refuse(entry, self, error)
 
     def _outcome(self, event: Event | None) -> Outcome | None:
         """Where the messages of a durable event that is in work are gathered."""

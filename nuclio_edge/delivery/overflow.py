@@ -32,9 +32,9 @@ class Overflow:
     """The overflow of one durable trigger, whose `overflow` it is. Loop thread only.
 
     Law: every event here is counted as admitted and not as pending, and is either one of `backlog.alone` (its record is
-    on disk or on its way) or, when the disk could not be used for it, in `backlog.strand`, in memory. Order: while
-    there is anything here, "backlog" is one of the trigger's reasons, so that what comes behind joins it; the strand,
-    which is older, enters the inbox before what is read from the disk. The backlog is the `heir`'s: when the function
+    on disk or on its way) or, when it could not be stored, in `backlog.strand`, in memory, within the memory budget.
+    Order: while there is anything here, "backlog" is one of the trigger's reasons, so that what comes behind joins it;
+    both enter the inbox in the order in which they came. The backlog is the `heir`'s: when the function
     was replaced, its new version's, which counts it from then on; when it is gone, it counts nowhere until it is back.
     """
 
@@ -80,6 +80,8 @@ class Overflow:
             return False
         if self._in_flight > IN_FLIGHT:
             self._holds_back = True
+            return False
+        if self.backlog.strand and not self._has_memory():
             return False
         self._store_what_waits()
         self.send(event)
@@ -130,11 +132,14 @@ class Overflow:
                 trigger.leave(1, len(event.raw_body), event)
             else:
                 box.append(event)
+        if self.backlog.strand:
+            self._wait()
 
-    def strand(self, event: Event) -> None:
-        """The disk could not be used for an event that is here."""
+    def strand(self, event: Event, number: int) -> None:
+        """An event that is here could not be stored; its record was to have this number."""
         self.backlog.alone -= 1
-        self.backlog.strand.append(event)
+        self.backlog.strand.append((number, event))
+        self._charge(len(event.raw_body))
         heir = self._heir()
         if heir is not None:
             heir._wait()
@@ -153,7 +158,17 @@ class Overflow:
         if error is None:
             self.side.tell_stored(event, alone=where == "alone")
         else:
-            self.side.not_stored(event, number, where)
+            self.side.not_stored(event, number, where, error)
+
+    def _charge(self, size: int) -> None:
+        """The strand holds so many bytes more, or less."""
+        if self.trigger.budget is not None:
+            self.trigger.budget.used += size
+
+    def _has_memory(self) -> bool:
+        """Whether what comes may join a strand."""
+        budget = self.trigger.budget
+        return budget is None or budget.used < budget.limit
 
     def _store_what_waits(self) -> None:
         """Before the first event goes to the disk alone: those in memory are older, and come first there too."""
@@ -179,7 +194,10 @@ class Overflow:
             self.trigger.loop.call_soon(self.refill)
 
     def refill(self) -> None:
-        """Take from the disk what there is room for, oldest first; without a function send there what it refused."""
+        """Take from disk and strand what there is room for, oldest first; without a function send the strand there.
+
+        At a stop the strand alone: what is on disk waits for the next start.
+        """
         self._waits = False
         side = self.side
         trigger = self.trigger
@@ -187,21 +205,30 @@ class Overflow:
         heir = self._heir()
         if heir is None:
             for _ in range(len(strand)):  # nobody handles them, and their source waits for them
-                self.send(strand.popleft())
-        if self.delivery.stopping or heir is not self:
+                _, event = strand.popleft()
+                self._charge(-len(event.raw_body))
+                self.send(event)
+        if heir is not self:
             return
-        while strand:
-            event = strand[0]
+        stopping = self.delivery.stopping
+        if trigger.function.suspended:
+            side.because("backlog")
+            if not stopping:
+                trigger.loop.call_later(LOOK_MS, self.refill)
+            return
+        while strand and (stopping or not self._has_older(strand[0][0])):
+            event = strand[0][1]
+            size = len(event.raw_body)
             event._trigger = trigger
             trigger.admitted -= 1
+            self._charge(-size)
             if not side.submit(event, again=True):
                 trigger.admitted += 1
+                self._charge(size)
                 self._wait()
                 return
             strand.popleft()
-        if trigger.function.suspended:
-            side.because("backlog")
-            trigger.loop.call_later(LOOK_MS, self.refill)
+        if stopping:
             return
         if side.suspects is not None and side.suspects.alone(side):
             return  # one at a time: they ask for it
@@ -210,6 +237,8 @@ class Overflow:
         refused = False
         if before and trigger.pending <= trigger.size >> 1:  # not for each that fits: reading is done in bulk
             for record in backlog.next(READ):
+                if strand and strand[0][0] < record.id:
+                    break
                 if not self.bring(record):
                     refused = True
                     break
@@ -220,7 +249,9 @@ class Overflow:
                 trigger.loop.call_soon(self.refill)  # the rest of a long backlog; others have their turn between
             else:
                 trigger.loop.call_later(LOOK_MS, self.refill)  # the disk does not give it, or the memory is short
-        elif not strand:
+        elif strand:
+            trigger.loop.call_soon(self.refill)
+        else:
             side.because("backlog", holds=False)
 
     def bring(self, record: Record) -> bool:
@@ -255,6 +286,11 @@ class Overflow:
         side.ids.pop(event, None)
         backlog.put_back(number)
         return False
+
+    def _has_older(self, number: int) -> bool:
+        """Whether the disk gives an event that came before one of the strand."""
+        found = self.backlog.next(1)
+        return bool(found) and found[0].id < number
 
     def _wait(self) -> None:
         """Read on when the inbox has half emptied."""

@@ -6,6 +6,8 @@ is still here after `wait` to twice `wait` milliseconds is stored, and acknowled
 
 from __future__ import annotations
 
+from errno import EFBIG
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -26,12 +28,13 @@ class Stage:
     """The waiting room of one source. Loop thread only.
 
     `fresh` and `aging` have what waits, in order of arrival, with who stores it by `store(item)`; the owners add to
-    `fresh` and take out of both. `limit`: so many waiting events, and the source's window is nearly used up, which is
-    `pressed` then.
+    `fresh` and take out of both. `large` has what no record can hold: it is here until it is concluded, and waits for
+    nothing. `limit`: so many waiting events, and the source's window is nearly used up, which is `pressed` then.
     """
 
     __slots__ = (
-        "_calm", "_hasty_until", "aging", "fresh", "limit", "loop", "pressed", "refused", "spool", "timer", "wait",
+        "_calm", "_hasty_until", "aging", "fresh", "large", "limit", "loop", "pressed", "refused", "spool", "timer",
+        "wait",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, spool: Any, wait: int, limit: int) -> None:
@@ -42,6 +45,7 @@ class Stage:
         self.fresh: dict[Any, Any] = {}
         self.aging: dict[Any, Any] = {}
         self.refused: dict[Any, Any] = {}  # the disk could not be used for them; they are the oldest
+        self.large: dict[Any, Any] = {}
         self.timer: Timer | None = None
         self.pressed = False
         self._hasty_until = 0
@@ -51,7 +55,7 @@ class Stage:
         return len(self.fresh) + len(self.aging) + len(self.refused)
 
     def __contains__(self, item: Any) -> bool:
-        return item in self.fresh or item in self.aging or item in self.refused
+        return item in self.fresh or item in self.aging or item in self.refused or item in self.large
 
     def add(self, item: Any, owner: Any) -> None:
         """Another one waits."""
@@ -75,7 +79,7 @@ class Stage:
 
     def remove(self, item: Any) -> bool:
         """It is concluded, or goes another way; whether it waited here."""
-        for waiting in (self.fresh, self.aging, self.refused):
+        for waiting in (self.fresh, self.aging, self.refused, self.large):
             if item in waiting:
                 del waiting[item]
                 return True
@@ -90,10 +94,13 @@ class Stage:
             setattr(self, name, {item: whose for item, whose in waiting.items() if whose is not owner})
         return found
 
-    def refuse(self, item: Any, owner: Any) -> None:
-        """It could not be stored: tried again when the disk is."""
-        self.refused[item] = owner
-        self.arm()
+    def refuse(self, item: Any, owner: Any, error: OSError) -> None:
+        """It could not be stored: tried again when the disk is, unless it is too large for any record."""
+        if error.errno == EFBIG:
+            self.large[item] = owner
+        else:
+            self.refused[item] = owner
+            self.arm()
 
     def flush(self) -> None:
         """Store all that waits, as soon as the disk can take it."""

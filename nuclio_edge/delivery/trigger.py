@@ -206,18 +206,18 @@ class Durable:
         if error is None:
             self.tell_stored(event)
         else:
-            self.not_stored(event, number, where)
+            self.not_stored(event, number, where, error)
 
-    def not_stored(self, event: Event, number: int, where: str) -> None:
+    def not_stored(self, event: Event, number: int, where: str, error: OSError) -> None:
         """The record of an event never will be durable; `where` it is by now says `Backlog.landed`."""
         if where == "alone":
-            self.overflow.strand(event)
+            self.overflow.strand(event, number)
         elif where == "held":
             del self.ids[event]
             self.backlog.held.discard(number)
             trigger: Any = event._trigger  # a new version's perhaps, of a source that was opened anew
             owner = trigger.source.durable_side
-            owner.stage.refuse(event, owner)
+            owner.stage.refuse(event, owner, error)
 
     # -- the end of an event ------------------------------------------------------------------------------------------
 
@@ -321,7 +321,7 @@ class Durable:
     def unsafe(self) -> int:
         """How many events would be lost if the process ended now."""
         mine = sum(
-            owner is self for waiting in (self.stage.fresh, self.stage.aging, self.stage.refused)
+            owner is self for waiting in (self.stage.fresh, self.stage.aging, self.stage.refused, self.stage.large)
             for owner in waiting.values()
         )  # fmt: skip
         return mine + len(self.storing) + self.overflow.unsafe

@@ -34,7 +34,10 @@ class Refusal:
         """Records that are too large for any segment; the others of the group go on."""
         most = self._spool.log.largest()
         for position, size in group.oversize:
-            self.of(group, position, OSError(EFBIG, f"{size} bytes, and a record of this spool has {most} at most"))
+            text = f"{size} bytes, and a record of this spool has {most} at most"
+            if "EFBIG" not in self.counts:
+                self._spool.on_notice(f"spool: what is too large to be stored is in memory only: {text}; said once")
+            self.of(group, position, OSError(EFBIG, text))
         group.oversize = []
 
     def of(self, group: Group, position: int, error: OSError) -> None:

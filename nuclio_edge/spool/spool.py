@@ -257,18 +257,26 @@ class Spool:
         """The lanes for which the equation does not hold, one sentence each: a defect."""
         return self.log.lanes.differences()
 
-    def close(self) -> None:
-        """Write what there is, wait for it, end the thread. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        self.on_write()
+    def finish(self) -> None:
+        """Write what there is and wait for it: every `done` has been called, but for what came from one of them."""
+        if not self._closed:
+            self._write_all()
+
+    def _write_all(self) -> None:
         while self._flying is not None or self._has_work():
             if self._flying is None:
                 self._hand_over()
                 if self._flying is None:  # it failed
                     break
             self._writer.wait()
+
+    def close(self) -> None:
+        """Write what there is, wait for it, end the thread. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.on_write()
+        self._write_all()
         self._disarm()
         self._writer.close()
         self._release()
@@ -360,7 +368,10 @@ class Spool:
         self._refusal.of_oversize(group)
         doomed = list(self.log.doomed)
         if not plan.writes and not doomed:
-            self._failed(group, self._short if self._short is not None and self.log.is_short() else self._full)
+            if plan.full:
+                self._failed(group, self._short if self._short is not None and self.log.is_short() else self._full)
+            else:
+                self._nothing_to_write(plan, group)
             return
         if taken < len(group.lanes):
             rest = group.split(taken)
@@ -406,6 +417,15 @@ class Spool:
             self._failed(group, job.error)
         if self._wanted or not self._group.live:
             self._end_of_turn()
+
+    def _nothing_to_write(self, plan: Plan, group: Group) -> None:
+        """All of a group was too large, or is needed no more: that says nothing about the disk."""
+        self._flying = None
+        self.room.landed(plan)
+        group.tell(self.loop.on_error)
+        self._at_turn_end()
+        if self.trouble:
+            self._try_later()
 
     def _failed(self, group: Group, error: OSError) -> None:
         self._flying = None

@@ -51,6 +51,7 @@ class Unwritten:
         self._retry_at = 0
         self._timer: Any = None
         self._number = 0  # of what was refused; a spool's own numbers are above 0
+        self._untold: list[Callable[[], Any]] = []  # who is to be told of it
 
     def append(self, kind: int, key: int | str, payload: Any, done: Any = None, **more: Any) -> int:
         """The first record."""
@@ -62,7 +63,8 @@ class Unwritten:
         reason = errorcode.get(error.errno or 0, "other")
         self.refused[reason] = self.refused.get(reason, 0) + 1
         if done is not None:
-            self._loop.call_soon(lambda: done(error))
+            self._untold.append(lambda: done(error))
+            self._loop.call_soon(self.finish)
         self._number -= 1
         return self._number
 
@@ -98,6 +100,12 @@ class Unwritten:
 
     def commit_soon(self) -> None:
         """There is nothing to be written."""
+
+    def finish(self) -> None:
+        """Tell who has not been told yet."""
+        untold, self._untold = self._untold, []
+        for tell in untold:
+            tell()
 
     def numbers(self, _after: int, _upto: int, _kind: int) -> list[int]:
         """The ids of what is pending: none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` is this one with enums, which cost memory
+import errno
 import os
 import time
 
@@ -162,59 +163,91 @@ _PLAINLY: dict[type[OSError], str] = {
     FileExistsError: "there is a file",
     NotADirectoryError: "a file stands where a folder has to",
 }
+# The disk cannot be written: no reason not to start. That we may not write there, or that it is no folder, is one.
+_NOT_WRITABLE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 
 class StateLock:
     """The hold of one processor on a state directory: another one would mix up what both keep there.
 
     The lock is the kernel's and ends with the process, however that ends; what a handler forks gives its copy up. The
-    pid in the file is for people; on a full disk it is not there, and `trouble` says why.
-    Raises StateError, naming the pid, when another process has it, and when the directory cannot be written.
+    pid in the file is for people; where the disk cannot be written it is not there, and `trouble` says why. `writable`:
+    the file could be opened for writing. On a directory that is read-only, or full, and in which no processor ever was,
+    there is no file to be locked: it is not `held` then, and nothing may be kept there, as another processor would not
+    be noticed.
+    Raises StateError, naming the pid, when another process has it, and when the directory is none, or not ours.
     """
 
     def __init__(self, folder: str) -> None:
-        import fcntl
-
-        path = os.path.join(folder, LOCK_FILE)
         self._fd = -1
+        self.writable = False
         self.trouble: str | None = None  # why the file does not name the pid
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._open(folder)
+            self._lock()
         except OSError as error:
+            if isinstance(error, BlockingIOError):
+                raise self._is_held(folder) from None
+            self._give_up()
             why = _PLAINLY.get(type(error), error.strerror)
             raise StateError(
                 f"the state directory {folder} cannot be used: {why}", "write state_dir in [device]"
             ) from None
+        if self.held:
+            os.register_at_fork(after_in_child=self._give_up)
+
+    @property
+    def held(self) -> bool:
+        """Whether no other processor can begin to use the directory."""
+        return self._fd >= 0
+
+    def _open(self, folder: str) -> None:
+        path = os.path.join(folder, LOCK_FILE)
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o644)
+        except OSError as error:
+            if error.errno not in _NOT_WRITABLE:
+                raise
+            self.trouble = error.strerror
             try:
-                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+                self._fd = os.open(path, os.O_RDONLY | flags)
+            except FileNotFoundError:
+                pass  # not held
+
+    def _is_held(self, folder: str) -> StateError:
+        # On a disk that cannot be written the file names an earlier one.
+        pid = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() if self.trouble is None else ""
+        self._give_up()
+        return StateError(
+            f"the state directory {folder} is held by the processor with pid {pid or '(unknown)'}",
+            "end that one, or write another state_dir in [device]",
+        )
+
+    def _lock(self) -> None:
+        import fcntl
+
+        if not self.held:
+            return
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if self.trouble is None:
+            self.writable = True
+            try:
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, b"%d\n" % os.getpid(), 0)
             except OSError as error:
                 self.trouble = error.strerror  # the disk is full: no reason not to start, and the lock holds
-        except BlockingIOError:
-            pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            os.close(fd)
-            raise StateError(
-                f"the state directory {folder} is held by the processor with pid {pid or '(unknown)'}",
-                "end that one, or write another state_dir in [device]",
-            ) from None
-        except OSError as error:
-            os.close(fd)
-            raise StateError(
-                f"the state directory {folder} cannot be used: {error.strerror}", "write state_dir in [device]"
-            ) from None
-        self._fd = fd
-        os.register_at_fork(after_in_child=self._give_up)
 
     def release(self) -> None:
         """Let others have it; idempotent. The file stays: removing it would let two hold two files of one name."""
-        if self._fd >= 0:
-            try:
+        try:
+            if self.writable and self.held:
                 os.ftruncate(self._fd, 0)
-            finally:
-                self._give_up()
+        except OSError:
+            pass  # the disk has become read-only
+        finally:
+            self._give_up()
 
     def _give_up(self) -> None:
         """Close the descriptor: in a forked child that ends nothing, as the parent still has its own."""

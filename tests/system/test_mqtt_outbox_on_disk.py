@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +180,119 @@ def test_what_the_spool_has_no_room_for_is_counted_as_shed(tmp_path: Path, broke
         assert numbers == sorted(numbers)
         assert numbers[:50] == list(range(50))  # those in memory are sent, whatever became of their records
         assert numbers[-1] == 599
+
+
+LARGE = """
+def handler(context, event):
+    first, last, size = map(int, event.raw_body.split())
+    for number in range(first, last):
+        context.bindings["broker"].publish("out", f"{number:05d}" + "x" * size, qos=1)
+"""
+SMALL_SPOOL = '[spool]\nmax_size = "1MiB"\n'  # half of one of its segments has 64 KiB
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_message_too_large_for_the_spool_waits_in_memory_and_the_others_on_disk(
+    tmp_path: Path, broker: Mosquitto, durable: bool
+) -> None:
+    broker.stop()
+    with start(tmp_path, broker, durable=durable, code=LARGE, top=SMALL_SPOOL) as rig:
+        rig.deliver("/in", b"0 1 100000")
+        rig.deliver("/in", b"1 3 1000")
+        rig.until(lambda: rig.trigger("f").handled == 2)
+        delivery: Any = rig.processor.delivery
+        keeper = publisher(rig).keeper
+        rig.until(lambda: keeper.kept() == 2 and not keeper.unsafe())
+        rig.turn_for(400)
+        assert delivery.spool.refused == {"EFBIG": 1}, "it is not tried again and again"
+        assert rig.records.text().count("too large to be stored") == 1
+        assert "the spool cannot be used" not in rig.records.text()
+        assert rig.processor.differences() == []
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: len(heard.lines) == 3)
+            assert [int(line[:5]) for line in heard.lines] == [0, 1, 2]
+            assert len(heard.lines[0]) == 100_005
+        rig.until(lambda: not publisher(rig).waiting)
+        assert rig.processor.differences() == []
+    assert "messages were not sent" not in rig.records.text()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_is_in_memory_only_at_a_stop_is_told_and_what_is_on_disk_is_sent_by_the_next_start(
+    tmp_path: Path, broker: Mosquitto, durable: bool
+) -> None:
+    broker.stop()
+    with start(tmp_path, broker, durable=durable, code=LARGE, top=SMALL_SPOOL) as rig:
+        rig.deliver("/in", b"0 2 100000")
+        rig.deliver("/in", b"2 5 1000")
+        rig.until(lambda: rig.trigger("f").handled == 2)
+    assert rig.records.text().count("messages were not sent ('unacknowledged', 2)") == 1
+    assert rig.processor.exit_code == 0
+    with start(tmp_path, broker, durable=durable, code=LARGE, top=SMALL_SPOOL) as rig:
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: len(heard.lines) == 3)
+            assert [int(line[:5]) for line in heard.lines] == [2, 3, 4]
+
+
+@pytest.mark.usefixtures("little_room")
+def test_a_message_too_large_for_the_spool_goes_ahead_of_what_waits_on_disk(
+    tmp_path: Path, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.stop()
+    with start(tmp_path, broker, code=LARGE, top=SMALL_SPOOL) as rig:
+        rig.deliver("/in", b"0 120 1")
+        rig.until(lambda: publisher(rig).keeper.backlog.alone == 20)
+        monkeypatch.setattr(mqtt_room, "LIMIT_COUNT", 101)
+        rig.deliver("/in", b"120 122 100000")
+        rig.until(lambda: publisher(rig).shed == {"outbox-full": 1})
+        assert len(publisher(rig).outbox.room.sizes) == 101
+        assert rig.processor.differences() == []
+    assert "messages were not sent ('outbox-full', 1, 'unacknowledged', 1)" in rig.records.text()
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_what_a_disk_did_not_take_is_told_at_the_stop(tmp_path: Path, broker: Mosquitto, durable: bool) -> None:
+    broker.stop()
+    with start(tmp_path, broker, durable=durable) as rig:
+        delivery: Any = rig.processor.delivery
+        spool = delivery._begin_to_write()
+        spool.disk.write = _no_space
+        rig.deliver("/in", b"0 3")
+        rig.until(lambda: spool.trouble)
+        rig.deliver("/in", b"3 5")
+        rig.until(lambda: rig.trigger("f").handled == 2)
+    assert rig.records.text().count("messages were not sent ('unacknowledged', 5)") == 1
+
+
+@pytest.mark.usefixtures("little_room")
+def test_without_a_disk_memory_takes_what_it_has_room_for_whatever_is_on_disk(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    broker.stop()
+    with start(tmp_path, broker) as rig:
+        rig.deliver("/in", b"150")
+        rig.until(lambda: publisher(rig).keeper.backlog.alone == 50)
+        delivery: Any = rig.processor.delivery
+        delivery.spool.disk.write = _no_space
+    with start(tmp_path, broker) as rig:
+        delivery = rig.processor.delivery
+        delivery._begin_to_write().disk.write = _no_space
+        rig.deliver("/in", b"150 220")
+        rig.until(lambda: delivery.spool.trouble)
+        rig.deliver("/in", b"220 260")
+        rig.until(lambda: rig.trigger("f").handled == 2)
+        assert len(publisher(rig).outbox.room.sizes) == 100
+        assert publisher(rig).shed == {"outbox-full": 10}
+        broker.start()
+        with Heard(tmp_path, broker) as heard:
+            rig.until(lambda: len(set(heard.lines)) == 250)
+            assert set(heard.lines) == {f"{number:05d}" for number in range(250)}
+
+
+def _no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.usefixtures("little_room")

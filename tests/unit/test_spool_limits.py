@@ -147,6 +147,39 @@ def test_a_record_that_is_too_large_is_refused_and_the_others_are_not(bench: Ben
     assert spool.totals()["appended"] == 2
 
 
+def test_a_record_that_is_too_large_says_nothing_of_the_disk_and_is_told_once(bench: Bench) -> None:
+    troubles: list[str] = []
+    notices: list[str] = []
+    spool = bench.open(size=2 * MIB, on_trouble=troubles.append, on_notice=notices.append)
+    large = bytes(spool.log.largest() + 1)
+    for _ in range(3):
+        bench.append(1, body=large)
+    assert [error.errno for error in bench.errors] == [errno.EFBIG] * 3
+    kept = bench.append(1)
+    bench.append(2, body=large)
+    spool.settle(kept[0])
+    bench.append(1, body=large)
+    assert troubles == []
+    assert spool.trouble == ""
+    assert spool.refused == {"EFBIG": 6}
+    assert len(notices) == 1
+    assert f"{len(large)} bytes, and a record of this spool has {spool.log.largest()} at most" in notices[0]
+    kept = bench.append(3)
+    assert bench.pending() == kept
+
+
+def test_what_there_is_is_on_disk_when_finish_returns_and_the_spool_goes_on(bench: Bench) -> None:
+    spool = bench.open(size=2 * MIB)
+    told: list[Any] = []
+    for _ in range(300):
+        spool.append(1, "a", BODY, told.append)
+    spool.finish()
+    assert told == [None] * 300
+    spool.finish()
+    kept = bench.append(1)
+    assert bench.pending()[-1:] == kept
+
+
 def test_a_smaller_limit_holds_after_a_restart(bench: Bench) -> None:
     bench.open(size=32 * MIB)
     for _ in range(10):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -140,7 +141,17 @@ def test_events_are_stored_in_the_order_in_which_they_came(world: World) -> None
 
 def test_what_could_not_be_stored_comes_first_the_next_time(world: World) -> None:
     refused: Any = "refused"
-    world.stage.refuse(refused, world.owner)
+    world.stage.refuse(refused, world.owner, OSError(errno.ENOSPC, "full"))
     world.stage.fresh["new"] = world.owner
     world.stage.flush()
     assert [item for _, item in world.owner.stored] == ["refused", "new"]
+
+
+def test_what_is_too_large_for_the_disk_is_not_tried_again_and_is_here_until_it_is_concluded(world: World) -> None:
+    world.stage.refuse("large", world.owner, OSError(errno.EFBIG, "too large"))
+    world.stage.flush()
+    assert world.owner.stored == []
+    assert len(world.stage) == 0, "it waits for nothing"
+    assert "large" in world.stage
+    assert world.stage.remove("large")
+    assert "large" not in world.stage

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,7 @@ from nuclio_edge.supervision import supervise
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -152,3 +152,46 @@ def test_a_state_directory_that_cannot_be_is_named_with_the_reason(tmp_path: Pat
         with pytest.raises(StateError, match="cannot be used: " + why) as caught:
             supervise.StateLock(str(path))
         assert caught.value.hint == "write state_dir in [device]"
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Iterator[Callable[[], Path]]:
+    """Makes the state directory of a test read-only, with what is in it; `tmp_path/state`."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    mounted: list[Path] = []
+
+    def mount() -> Path:
+        done = subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no right to mount: {done.stderr.decode().strip()}")
+        mounted.append(folder)
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        return folder
+
+    yield mount
+    for one in mounted:
+        subprocess.run(["umount", "-l", one], check=True)
+
+
+def test_a_read_only_state_directory_is_held_by_its_lock_file(read_only: Any, tmp_path: Path) -> None:
+    supervise.StateLock(str(tmp_path / "state")).release()
+    folder = read_only()
+    lock = supervise.StateLock(str(folder))
+    assert lock.held
+    assert lock.trouble == "Read-only file system"
+    taking = f"from nuclio_edge.supervision.supervise import StateLock; StateLock({str(folder)!r})"
+    other = subprocess.run([sys.executable, "-c", taking], capture_output=True, check=False)
+    assert other.returncode == 1
+    assert "held by the processor with pid (unknown)" in other.stderr.decode()
+    lock.release()
+    lock.release()
+    assert not lock.held
+
+
+@pytest.mark.parametrize("name", ["", "missing/folder"])
+def test_a_read_only_state_directory_without_a_lock_file_is_not_held(read_only: Any, name: str) -> None:
+    lock = supervise.StateLock(str(read_only() / name))
+    assert not lock.held
+    assert lock.trouble == "Read-only file system"
+    lock.release()
