@@ -265,6 +265,7 @@ def main() -> None:
 
             batch = Events()
             batch += [work.event(*one) for one in what]
+            batch.fill()
             work.handle(batch, wanted, number)
         else:
             work.handle(work.event(*what), wanted, number)

@@ -179,3 +179,19 @@ def test_records_of_a_batch_go_by_its_first_event(tmp_path: Path) -> None:
             it.deliver("/f", b"", None, id="second")
             it.until(lambda it=it: "batch of 2" in it.records.text())  # type: ignore[misc]  # bound at once
             assert next(record[6] for record in it.records.records if record[3] == "batch of 2") == "first"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("change", ["while events: events.pop()", "events.reverse()", "events.append(events[0])"])
+def test_what_a_handler_makes_of_its_list_changes_nothing_for_the_events(tmp_path: Path, way: str, change: str) -> None:
+    code = f"""
+    def handler(context, events):
+        answers = [context.Response(body=event.body) for event in events]
+        {change}
+        context.logger.info("changed")
+        return answers
+    """
+    with rig(tmp_path, way, code, size=3) as it:
+        assert several(it, [b"a", b"b", b"c"]).bodies() == [b"a", b"b", b"c"]
+        assert it.trigger("f").handled == 3 and it.trigger("f").pending == 0 and it.balanced()
+        assert next(record[6] for record in it.records.records if record[3] == "changed")
