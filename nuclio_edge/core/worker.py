@@ -49,11 +49,9 @@ def conclude(
         status = response.status_code
     elif result is not None:
         if token is not None or function.outputs:
-            if not _ENCODER:
-                from .encode import to_response
-
-                _ENCODER.append(to_response)
-            response = _ENCODER[0](result)
+            if not ENCODER:
+                from . import encode  # noqa: F401 - it fills the list
+            response = ENCODER[0](result)
             status = response.status_code
         else:
             status = status_of(result)
@@ -73,14 +71,14 @@ def conclude(
         trigger.leave(1, size, event)
     if status >= 400:
         function.on_failure(event, error, status)
-    elif response is not None:
-        for send in function.outputs:
-            send(response, event)
+    elif response is not None and function.outputs:
+        ENCODER[1](trigger, event, response)
     if token is not None:
         trigger.source.settle(event, response, error)
 
 
-_ENCODER: "list[Any]" = []  # to_response, once a value has somewhere to go: a board without outputs never loads it
+# to_response and tell, by encode.py itself, once a value has somewhere to go: a board without outputs never loads it.
+ENCODER: "list[Any]" = []
 
 
 def status_of(result: "Any") -> int:
@@ -151,17 +149,16 @@ class InlineCall:
             result is None
             or (
                 (token is not None or function.outputs)
-                and _ENCODER
+                and ENCODER
                 and trigger.kind != "batch"
-                and (result := _ENCODER[0](result)).status_code < 400
+                and (result := ENCODER[0](result)).status_code < 400
             )
         ):
             trigger.handled += 1
             trigger.busy += ticks
             trigger.buckets[bucket(ticks)] += 1
-            if result is not None:
-                for send in function.outputs:
-                    send(result, event)
+            if result is not None and function.outputs:
+                ENCODER[1](trigger, event, result)
             if token is not None:
                 trigger.source.settle(event, result, None)
             return True

@@ -307,7 +307,9 @@ class Function:
             self._unsaid += 1
             return
         self._said += 1
-        pairs: list[Any] = ["event_id", event.id, "trigger", event.trigger.name, "path", event.path, key, value]
+        trigger: Any = event._trigger
+        who = ("event_id", _text(event.id), "trigger", trigger.info.name, "path", _text(event.path))
+        pairs: list[Any] = [*who, key, value]
         if error is not None:
             pairs += ["error", self.explain(error)]
         self.logger.error_with(what, *pairs)
@@ -319,3 +321,13 @@ class Function:
         from .loader import format_user_error
 
         return format_user_error(error, self.spec.path)
+
+
+def _text(value: Any) -> Any:
+    """An attribute of an event as a log takes it: its handler may have put anything there."""
+    if value is None or type(value) is str:
+        return value
+    try:
+        return str(value)
+    except BaseException:  # noqa: BLE001 - a __str__ of the user's
+        return "it raises"

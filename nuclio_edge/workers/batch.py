@@ -82,7 +82,10 @@ class Events(list["Event"]):
         events = self.claimed
         share = ticks // (len(events) or 1)
         for event, (answer, failure) in zip(events, match(events, result, error), strict=True):
-            conclude(batcher.trigger, event, answer, failure, share)
+            try:
+                conclude(batcher.trigger, event, answer, failure, share)
+            except Exception as fault:  # noqa: BLE001 - the others end all the same
+                batcher.trigger.loop.on_error(fault, conclude)
 
 
 class Waiting(deque["Event"]):

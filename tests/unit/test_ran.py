@@ -295,6 +295,8 @@ def outcome(calls: list[tuple[Any, ...]], *, together: bool, shut: bool) -> tupl
     triggers[2].function.outputs = (source.send,)
     triggers[3].function.outputs = (Outlet(source, shut=shut).send,)
     ran, errors = Ran(), []
+    for trigger in triggers:
+        trigger.loop.on_error = lambda error, _call: errors.append(type(error))
     for number, (which, result, error, token, bad, ticks) in enumerate(calls):
         [event] = events(triggers[which], 1, token)
         event.id = str(number)
