@@ -81,7 +81,11 @@ class Events(list["Event"]):
         batcher.carrier.late = 0
         events = self.claimed
         share = ticks // (len(events) or 1)
-        for event, (answer, failure) in zip(events, match(events, result, error), strict=True):
+        try:
+            matched = match(events, result, error)
+        except BaseException as fault:  # noqa: BLE001 - of what a handler has put in the place of an id
+            matched = [(None, fault)] * len(events)
+        for event, (answer, failure) in zip(events, matched, strict=True):
             try:
                 conclude(batcher.trigger, event, answer, failure, share)
             except Exception as fault:  # noqa: BLE001 - the others end all the same

@@ -77,6 +77,38 @@ def test_every_kind_of_answer_crosses(tmp_path: Path) -> None:
         assert status == 500 and b"cannot be encoded" in body
 
 
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("raise Silent()", 500),
+        ("raise Reply(409, (part for part in [Silent()]))", 500),
+        ("return context.Response(event_id=10**5000)", 200),
+        ("return context.Response(headers={'a': Silent()})", 500),
+        ("return context.Response(body=Silent())", 500),
+        ("return (1 / 0 for _ in range(1))", 500),
+    ],
+)
+def test_an_answer_that_cannot_cross_fails_its_event_and_the_process_stays(
+    tmp_path: Path, end: str, status: int
+) -> None:
+    code = f"""
+    import os
+    from nuclio_sdk import ExceptionWithResponse as Reply
+    class Silent(Exception):
+        def __str__(self):
+            raise SystemExit
+        __repr__ = __str__
+    def handler(context, event):
+        if event.body:
+            return str(os.getpid())
+        {end}
+    """
+    with rig(tmp_path, code) as it:
+        before = it.ask("/f", b"pid")
+        assert it.ask("/f")[0] == status
+        assert it.ask("/f", b"pid") == before
+
+
 def test_ten_megabytes_go_in_and_come_out(tmp_path: Path) -> None:
     code = "def handler(context, event):\n    return event.body[::-1]"
     with rig(tmp_path, code) as it:
