@@ -128,14 +128,7 @@ class InlineCall:
             result = handler(context, event)
             if result is not None:
                 kind = type(result)  # spelled out: a set of them would be 100 bytes of a board's heap
-                if (
-                    kind is not dict
-                    and kind is not bytes
-                    and kind is not str
-                    and kind is not tuple
-                    and kind is not int
-                    and self.finish
-                ):
+                if kind is not dict and kind is not bytes and kind is not str and kind is not int and self.finish:
                     result = self.finish(event, result)
         except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
             conclude(trigger, event, None, error, clock() - start, False)
