@@ -34,12 +34,12 @@ class Sealed:
 def seal(value: "Any", wanted: bool) -> "Any":
     """What is noted in the place of a returned value, which its handler may change before the loop looks.
 
-    `wanted`: whether it goes anywhere. If not only its status counts: None for a good one.
+    `wanted`: whether it goes anywhere. If not only its status counts: None for a good one. What a bad one says is for
+    the log.
     """
     if wanted:
         return Sealed(to_response(value))
-    status = status_of(value)
-    return (status, "") if status >= 400 else None
+    return to_response(value) if status_of(value) >= 400 else None
 
 
 def seal_answers(value: "Any") -> "Any":

@@ -62,7 +62,7 @@ def conclude(
         if trigger.attempts > 1 and (status >= 500 or error is not None):
             from .failure import again
 
-            if again(trigger, event, error):
+            if again(trigger, event, error, status, result):
                 return
         trigger.failed += 1
     else:
@@ -70,7 +70,7 @@ def conclude(
     if pending:
         trigger.leave(1, size, event)
     if status >= 400:
-        function.on_failure(event, error, status)
+        function.on_failure(event, error, status, result)
     elif response is not None and function.outputs:
         ENCODER[1](trigger, event, response)
     if token is not None:

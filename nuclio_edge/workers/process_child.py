@@ -40,6 +40,8 @@ from .frames import (
 )
 from .process_remote import Channel, RemoteBindings, exception
 
+BAD = 400  # a status from here on says that the event has failed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -293,8 +295,8 @@ def _outcome(about: list[int], event: Any, result: Any, wanted: bool) -> tuple[b
         return two(_json([*about, True, *heads]), b"".join(bodies))
     if result is None:
         return two(_json(about), b"")
-    if not wanted:
-        return two(_json([*about, False, [status_of(result), None, {}, None, 0]]), b"")
+    if not wanted and status_of(result) < BAD:  # what a bad one says is for the log
+        return two(_json([*about, False, [200, None, {}, None, 0]]), b"")
     answer = to_response(result)
     body = _whole(answer.body)
     head = [answer.status_code, answer.content_type, answer.headers, None, len(body)]  # the id is for batches

@@ -47,10 +47,10 @@ class Function:
     def may_retry(self):
         return self.suspended is None
 
-    def on_failure(self, event, error, status):
+    def on_failure(self, event, error, status, result):
         self.failures.append(status)
 
-    def on_retry(self, event, error, delay):
+    def on_retry(self, event, error, delay, status, result):
         self.retries.append(delay)
 
     def on_late(self, event, ticks):

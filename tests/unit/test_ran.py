@@ -26,7 +26,7 @@ class Function:
     def __init__(self) -> None:
         self.failures: list[Any] = []
 
-    def on_failure(self, event: Any, error: Any, status: int) -> None:
+    def on_failure(self, event: Any, error: Any, status: int, result: Any) -> None:
         self.failures.append((event, status))
 
 
