@@ -8,11 +8,14 @@ an empty body, a list is one JSON array and ExceptionWithResponse is honoured.
 from . import port
 from .port import const
 from .response import JSON, TEXT, ExceptionWithResponse, Response
-from .worker import status_of
+from .worker import ENCODER, status_of
 
 TYPE_CHECKING = const(0)  # folded away by mpy-cross, with what stands below it
 if TYPE_CHECKING:
     from typing import Any
+
+    from .event import Event
+    from .inbox import Trigger
 
 
 class Unencodable(Response):
@@ -31,12 +34,12 @@ class Sealed:
 def seal(value: "Any", wanted: bool) -> "Any":
     """What is noted in the place of a returned value, which its handler may change before the loop looks.
 
-    `wanted`: whether it goes anywhere. If not only its status counts: None for a good one.
+    `wanted`: whether it goes anywhere. If not only its status counts: None for a good one. What a bad one says is for
+    the log.
     """
     if wanted:
         return Sealed(to_response(value))
-    status = status_of(value)
-    return (status, "") if status >= 400 else None
+    return to_response(value) if status_of(value) >= 400 else None
 
 
 def seal_answers(value: "Any") -> "Any":
@@ -84,6 +87,15 @@ def to_response(value: "Any") -> Response:
         except BaseException:  # noqa: BLE001 - as above
             text = b"it raises"
         return Unencodable(None, b"the handler's answer cannot be encoded: " + text, None, 500)
+
+
+def tell(trigger: "Trigger", event: "Event", response: Response) -> None:
+    """Give an answer to each output of the function; one that raises keeps it from no other, nor from the source."""
+    for send in trigger.function.outputs:
+        try:
+            send(response, event)
+        except Exception as error:  # noqa: BLE001 - whatever an output raises
+            trigger.loop.on_error(error, send)
 
 
 def _of_another(value: "Any") -> Response:
@@ -163,3 +175,5 @@ def _to_json(value: "Any") -> bytes:
 
 # Value as JSON in UTF-8; what JSON cannot say as `plain` tells, which raises the ValueErrors too. Shorter on CPython.
 to_json = getattr(port, "json_bytes", _to_json)
+
+ENCODER.extend((to_response, tell))

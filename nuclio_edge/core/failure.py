@@ -43,7 +43,7 @@ def error_response(error: BaseException, function: "Any" = None) -> Response:
     return to_response(Response(status_code=500, body="Exception caught in handler - " + text))
 
 
-def again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> bool:
+def again(trigger: "Trigger", event: "Event", error: "BaseException | None", status: int, result: "Any" = None) -> bool:
     """Have a failed event tried again after a pause, if attempts are left and its function may; whether it will be."""
     attempt = event._attempt + 1
     if attempt >= trigger.attempts or not trigger.function.may_retry():
@@ -52,7 +52,7 @@ def again(trigger: "Trigger", event: "Event", error: "BaseException | None") -> 
     trigger.retried += 1
     delay = trigger.backoff_ms << (attempt - 1) if attempt < 32 else trigger.max_backoff_ms
     delay = min(delay, trigger.max_backoff_ms)
-    trigger.function.on_retry(event, error, delay)
+    trigger.function.on_retry(event, error, delay, status, result)
     who = trigger.box if hasattr(trigger.box, "again") else trigger.function.runner  # batches are collected anew
     trigger.loop.call_later(delay, lambda: who.again(event))
     return True

@@ -39,7 +39,8 @@ class Trigger:
 
     `submit(event)` is set by the function's runner: True means taken (the event will be settled exactly once, or was
     already), False that there is no room now: the source keeps the event, stops reading, and submits it again when the
-    callback given to `on_room` comes. `function` needs name, outputs, may_retry() and on_failure(event, error).
+    callback given to `on_room` comes. `function` needs name, outputs, may_retry() and on_failure(event, error,
+    status, result), which raises nothing.
     """
 
     __slots__ = port.slots(

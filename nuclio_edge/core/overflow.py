@@ -102,7 +102,8 @@ def thin(box: "Any") -> "list[Event]":
         pass
     counts: "dict[Any, int]" = {}
     for event in events:
-        counts[event.path] = counts.get(event.path, 0) + 1
+        path = _address(event)
+        counts[path] = counts.get(path, 0) + 1
     busiest = None
     most = 0
     for path in counts:
@@ -111,7 +112,7 @@ def thin(box: "Any") -> "list[Event]":
     gone: "list[Event]" = []
     drop = True
     for event in events:
-        if event.path == busiest:
+        if _address(event) == busiest:
             if drop:
                 gone.append(event)
             else:
@@ -120,3 +121,9 @@ def thin(box: "Any") -> "list[Event]":
         else:
             box.append(event)
     return gone
+
+
+def _address(event: "Event") -> "str | None":
+    """Where an event came in; None for what a handler has put there, perhaps nothing that can be counted by."""
+    path = event.path
+    return path if isinstance(path, str) else None

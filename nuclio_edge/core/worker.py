@@ -49,11 +49,9 @@ def conclude(
         status = response.status_code
     elif result is not None:
         if token is not None or function.outputs:
-            if not _ENCODER:
-                from .encode import to_response
-
-                _ENCODER.append(to_response)
-            response = _ENCODER[0](result)
+            if not ENCODER:
+                from . import encode  # noqa: F401 - it fills the list
+            response = ENCODER[0](result)
             status = response.status_code
         else:
             status = status_of(result)
@@ -64,7 +62,7 @@ def conclude(
         if trigger.attempts > 1 and (status >= 500 or error is not None):
             from .failure import again
 
-            if again(trigger, event, error):
+            if again(trigger, event, error, status, result):
                 return
         trigger.failed += 1
     else:
@@ -72,15 +70,15 @@ def conclude(
     if pending:
         trigger.leave(1, size, event)
     if status >= 400:
-        function.on_failure(event, error, status)
-    elif response is not None:
-        for send in function.outputs:
-            send(response, event)
+        function.on_failure(event, error, status, result)
+    elif response is not None and function.outputs:
+        ENCODER[1](trigger, event, response)
     if token is not None:
         trigger.source.settle(event, response, error)
 
 
-_ENCODER: "list[Any]" = []  # to_response, once a value has somewhere to go: a board without outputs never loads it
+# to_response and tell, by encode.py itself, once a value has somewhere to go: a board without outputs never loads it.
+ENCODER: "list[Any]" = []
 
 
 def status_of(result: "Any") -> int:
@@ -130,14 +128,7 @@ class InlineCall:
             result = handler(context, event)
             if result is not None:
                 kind = type(result)  # spelled out: a set of them would be 100 bytes of a board's heap
-                if (
-                    kind is not dict
-                    and kind is not bytes
-                    and kind is not str
-                    and kind is not tuple
-                    and kind is not int
-                    and self.finish
-                ):
+                if kind is not dict and kind is not bytes and kind is not str and kind is not int and self.finish:
                     result = self.finish(event, result)
         except BaseException as error:  # noqa: BLE001 - sys.exit of a handler is a failure of that handler
             conclude(trigger, event, None, error, clock() - start, False)
@@ -151,17 +142,16 @@ class InlineCall:
             result is None
             or (
                 (token is not None or function.outputs)
-                and _ENCODER
+                and ENCODER
                 and trigger.kind != "batch"
-                and (result := _ENCODER[0](result)).status_code < 400
+                and (result := ENCODER[0](result)).status_code < 400
             )
         ):
             trigger.handled += 1
             trigger.busy += ticks
             trigger.buckets[bucket(ticks)] += 1
-            if result is not None:
-                for send in function.outputs:
-                    send(result, event)
+            if result is not None and function.outputs:
+                ENCODER[1](trigger, event, result)
             if token is not None:
                 trigger.source.settle(event, result, None)
             return True

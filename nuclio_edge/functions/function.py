@@ -5,6 +5,7 @@ from __future__ import annotations
 from _thread import allocate_lock
 
 from nuclio_edge.core import port
+from nuclio_edge.core.encode import to_response
 from nuclio_edge.core.failure import HandlerTimeout
 from nuclio_edge.errors import LoadError
 
@@ -34,6 +35,9 @@ LONGEST_WAIT_MS = 300_000
 # Failures said in full a second; the rest are counted and said in one line. A handler that fails 10,000 times a second
 # must not make the log the load.
 FAILURES_SAID = 5
+
+# Of the body of an answer that says why an event has failed: characters in the log, and bytes that are looked at.
+SHOWN, LOOKED_AT = 200, 16 * 1024
 
 SHED_SAID_MS = 60_000  # between two words on events that are shed
 
@@ -185,15 +189,17 @@ class Function:
         """Whether a failed event may be tried again now."""
         return self.suspended is None and not getattr(self.runner, "lost", 0)
 
-    def on_failure(self, event: Event, error: BaseException | None, status: int) -> None:
-        """An event has failed for good."""
-        self._say("failed", event, error, "status", status)
+    def on_failure(self, event: Event, error: BaseException | None, status: int, result: Any = None) -> None:
+        """An event has failed for good: by an exception, or by the status of what its handler returned."""
+        self._say("failed", event, error, result, "status", status)
         if error is not None or status >= 500:
             self._count_failure()
 
-    def on_retry(self, event: Event, error: BaseException | None, delay_ms: int) -> None:
+    def on_retry(
+        self, event: Event, error: BaseException | None, delay_ms: int, status: int, result: Any = None
+    ) -> None:
         """An event has failed and will be tried again."""
-        self._say("failed, will be tried again", event, error, "in_ms", delay_ms)
+        self._say("failed, will be tried again", event, error, result, "in_ms", delay_ms, "status", status)
         self._count_failure()
 
     def on_shed(self, trigger: Trigger, reason: str) -> None:
@@ -206,7 +212,7 @@ class Function:
 
     def on_late(self, event: Event, ticks: int) -> None:
         """An inline handler took longer than the timeout."""
-        self._say("took longer than its timeout on the loop", event, None, "ms", ticks // port.TICKS_PER_MS)
+        self._say("took longer than its timeout on the loop", event, None, None, "ms", ticks // port.TICKS_PER_MS)
 
     def on_start_failed(self, error: BaseException) -> None:
         """Import or init_context raised: suspend, with back-off; the rest of the processor goes on."""
@@ -301,7 +307,7 @@ class Function:
         if self.unload is not None and not getattr(self.runner, "lost", 0):
             self.unload()
 
-    def _say(self, what: str, event: Event, error: BaseException | None, key: str, value: Any) -> None:
+    def _say(self, what: str, event: Event, error: BaseException | None, result: Any, *more: Any) -> None:
         second = self.loop.now // 1000
         if second != self._said_in:
             if self._unsaid:
@@ -312,9 +318,15 @@ class Function:
             self._unsaid += 1
             return
         self._said += 1
-        pairs: list[Any] = ["event_id", event.id, "trigger", event.trigger.name, "path", event.path, key, value]
+        trigger: Any = event._trigger
+        who = ("event_id", _text(event.id), "trigger", trigger.info.name, "path", _text(event.path))
+        pairs: list[Any] = [*who, *more]
         if error is not None:
             pairs += ["error", self.explain(error)]
+        elif result is not None:
+            body = to_response(result).body
+            if type(body) is bytes and body:
+                pairs += ["body", self._excerpt(body)]
         self.logger.error_with(what, *pairs)
 
     def explain(self, error: BaseException) -> str:
@@ -328,3 +340,18 @@ class Function:
     def masked(self, text: str) -> str:
         """A text that the function has a part in, with *** in the place of secrets, as in the log."""
         return self._assembly.processor.log.masked(text)
+
+    def _excerpt(self, body: bytes) -> str:
+        """The beginning of an answer for the log: cut when its secrets are out, none of which shows by half then."""
+        text = self.masked(body[:LOOKED_AT].decode("utf-8", "replace"))
+        return text if len(text) <= SHOWN else text[:SHOWN] + "…"
+
+
+def _text(value: Any) -> Any:
+    """An attribute of an event as a log takes it: its handler may have put anything there."""
+    if value is None or type(value) is str:
+        return value
+    try:
+        return str(value)
+    except BaseException:  # noqa: BLE001 - a __str__ of the user's
+        return "it raises"

@@ -1,8 +1,9 @@
 """Answers in parts: what a generator of a handler yields, on its way to who asked.
 
-A handler returns a generator, or a Response whose body is one. The first item makes the response as any returned value
-does (a Response around it wins); the bytes of those that follow are sent as they come. A generator is run where its
-handler ran, never on the loop unless that is an inline function; it waits when the client does not read as fast.
+A handler returns a generator, a status and one, or a Response whose body is one. The first item makes the response as
+any returned value does (a status beside it, or a Response around it, wins); the bytes of those that follow are sent as
+they come. A generator is run where its handler ran, never on the loop unless that is an inline function; it waits when
+the client does not read as fast.
 
 The event ends when the generator does: it counts as handled then, its timeout covers the whole, an exception before the
 first item is a failure like any other, and one behind it breaks the answer off. Sources that cannot send parts
@@ -43,7 +44,7 @@ _STREAMS = (_Generator, _AsyncGenerator)
 
 
 # What a handler returns nearly always: none of these comes in parts, and `type(x) in WHOLE` is all that an event pays.
-WHOLE = frozenset((type(None), dict, bytes, str, tuple, int, float, bool))
+WHOLE = frozenset((type(None), dict, bytes, str, int, float, bool))
 
 # Those of them that a handler cannot change after it has returned them.
 FIRM = frozenset((bytes, str, int, float, bool))
@@ -54,6 +55,8 @@ def is_stream(result: Any) -> bool:
     kind = type(result)
     if kind is list:
         return bool(result) and isinstance(result[0], Response) and any(map(is_stream, result))
+    if kind is tuple:
+        return len(result) == 2 and type(result[1]) in _STREAMS
     return kind in _STREAMS or (isinstance(result, Response) and type(result.body) in _STREAMS)
 
 
@@ -245,7 +248,7 @@ def pull_on_loop(event: Event, response: Response, headers: dict[str, str], look
             event._reply = None
 
     bare: Any = response  # a generator that was returned as it is has become a Response on its way here
-    if response.status_code == 200 and response.content_type == TEXT and not headers:
+    if response.status_code == 200 and response.content_type == TEXT and not response.headers:
         bare = None
     try:
         made, first = _opened(bare, run(lambda: next(source, None)))
@@ -278,6 +281,8 @@ def _opened(result: Any, first: Any) -> tuple[Response, bytes]:
     body: bytes = made.body
     if isinstance(result, Response):
         made = _sendable(Response(result.headers, b"", result.content_type, result.status_code, result.event_id))
+    elif type(result) is tuple:
+        made = _sendable(Response(made.headers, b"", made.content_type, result[0]))
     made.body = b""
     return made, body
 
@@ -301,6 +306,8 @@ def _sendable(value: Any) -> Response:
 
 def _source(result: Any) -> Any:
     """The generator itself."""
+    if type(result) is tuple:
+        return result[1]
     return result if type(result) in _STREAMS else result.body
 
 
@@ -351,7 +358,19 @@ def whole(event: Event, result: Any) -> Any:
         if hasattr(type(result), "close"):
             result.close()  # else Python warns that it was never awaited
         raise TypeError('the handler returned something to await, and isolation = "inline" cannot: leave it out')
-    return join(result) if is_stream(result) and not _in_parts(event) else result
+    if not is_stream(result):
+        return result
+    if not _in_parts(event):
+        return join(result)
+    return _beginning(result) if type(result) is tuple else result
+
+
+def _beginning(result: tuple[Any, Any]) -> Any:
+    """A generator with a status beside it as one whose first item has that status."""
+    _, source = result
+    made, body = _opened(result, next(source, None))
+    yield Response(made.headers, body, made.content_type, made.status_code)
+    yield from source
 
 
 def is_async_stream(result: Any) -> bool:

@@ -175,7 +175,7 @@ class Recorder:
     def ran(self, context: Context, event: Any, began: int) -> None:
         """A handler was called with an event, or a list of them."""
         ended = port.clock()
-        for one in event if isinstance(event, list) else (event,):
+        for one in getattr(event, "claimed", (event,)):
             seen = self.open.get(one.id)  # an event that has been given up by now, after its timeout, is not
             if seen is not None:
                 seen.ran(context.worker_id, began, ended)

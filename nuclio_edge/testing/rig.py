@@ -187,7 +187,7 @@ class Function:
         """No second attempts here."""
         return False
 
-    def on_failure(self, event: Event, error: BaseException | None, status: int) -> None:
+    def on_failure(self, event: Event, error: BaseException | None, status: int, result: Any = None) -> None:
         """Counted by the trigger; nobody is told."""
 
 

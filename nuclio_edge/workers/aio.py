@@ -224,13 +224,16 @@ class AsyncRunner:
                 else:
                     self._expire(worker, slot, current, now)
                     waits.append(grace)
+        if self.queue and self.worker is not None and self.worker.ready:
+            waits.append(limit)  # for what the thread has not begun
         if waits and not self._closing and self._timer is None:
             self._watch(min(waits) // port.TICKS_PER_MS + 1)
 
     def _expire(self, worker: Worker, slot: Slot, current: tuple[Event, int], now: int) -> None:
         event = current[0]
         slot.expired = current  # from here on it claims nothing more
-        if slot.current is not current or any(one[1] is current for one in self.pool.done.copy()):
+        over = slot.current is not current or slot.settled is current
+        if over or any(one[1] is current for one in self.pool.done.copy()):
             slot.expired = None  # it was done in this very moment: its outcome counts
             return
         slot.expired_at = now

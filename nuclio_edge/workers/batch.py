@@ -16,7 +16,7 @@ from nuclio_edge.core.worker import InlineRunner, conclude
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from nuclio_edge.core.event import Event, TriggerInfo
@@ -27,7 +27,10 @@ class UnansweredError(Exception):
 
 
 class Events(list["Event"]):
-    """The events of one call, oldest first; in log records it goes by its first event."""
+    """The events of one call, oldest first; in log records it goes by its first event.
+
+    The list is the handler's, which may empty or sort it. What is concluded are the `claimed` ones.
+    """
 
     raw_body = b""
 
@@ -35,23 +38,24 @@ class Events(list["Event"]):
         super().__init__()
         self._batcher = batcher
         self._count = count
+        self.claimed: tuple[Event, ...] = ()
         self._trigger: Trigger | None = None if batcher is None else batcher.carrier
         self._token: Any = self  # a batch always has somebody to tell
 
     @property
     def id(self) -> str | None:
         """The id of the first event."""
-        return self[0].id if self else None
+        return self.claimed[0].id if self.claimed else None
 
     @property
     def path(self) -> str | None:
         """The path of the first event."""
-        return self[0].path if self else None
+        return self.claimed[0].path if self.claimed else None
 
     @property
     def trigger(self) -> TriggerInfo | None:
         """The trigger of all of them."""
-        return self[0].trigger if self else None
+        return self.claimed[0].trigger if self.claimed else None
 
     def fill(self) -> bool:
         """Take the events off their inbox, on whichever thread handles them; False when they were shed meanwhile."""
@@ -62,7 +66,8 @@ class Events(list["Event"]):
                     self.append(claim())
             except IndexError:
                 pass
-        return bool(self)
+        self.claimed = tuple(self)
+        return bool(self.claimed)
 
     def conclude(self, result: Any, error: BaseException | None, ticks: int) -> None:
         """Conclude each event; called by `core.worker.conclude` for the carrier's events."""
@@ -74,9 +79,17 @@ class Events(list["Event"]):
         batcher.carrier.busy = 0
         batcher.trigger.late += batcher.carrier.late
         batcher.carrier.late = 0
-        share = ticks // (len(self) or 1)
-        for event, (answer, failure) in zip(self, match(self, result, error), strict=True):
-            conclude(batcher.trigger, event, answer, failure, share)
+        events = self.claimed
+        share = ticks // (len(events) or 1)
+        try:
+            matched = match(events, result, error)
+        except BaseException as fault:  # noqa: BLE001 - of what a handler has put in the place of an id
+            matched = [(None, fault)] * len(events)
+        for event, (answer, failure) in zip(events, matched, strict=True):
+            try:
+                conclude(batcher.trigger, event, answer, failure, share)
+            except Exception as fault:  # noqa: BLE001 - the others end all the same
+                batcher.trigger.loop.on_error(fault, conclude)
 
 
 class Waiting(deque["Event"]):
@@ -160,7 +173,7 @@ class Batcher:
             batch.conclude(None, None, ticks)
             return
         batch.fill()
-        for event in batch:
+        for event in batch.claimed:
             self.trigger.drop(event, response.body.decode().removeprefix("shed: "))
 
     def _wait(self, event: Event) -> None:
@@ -218,7 +231,7 @@ def attach(runner: Any, trigger: Trigger, size: int, timeout_ms: int, order_by: 
     return batcher
 
 
-def match(events: list[Event], result: Any, error: BaseException | None) -> list[tuple[Any, BaseException | None]]:
+def match(events: Sequence[Event], result: Any, error: BaseException | None) -> list[tuple[Any, BaseException | None]]:
     """What one call of a handler means for each event: (result, error) in the order of the events.
 
     A list of Responses is matched by event_id, or by position if none has one and there are as many; an event that it

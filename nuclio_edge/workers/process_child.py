@@ -40,6 +40,8 @@ from .frames import (
 )
 from .process_remote import Channel, RemoteBindings, exception
 
+BAD = 400  # a status from here on says that the event has failed
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -125,28 +127,12 @@ class Work:
         end = port.clock()
         self.channel.check()
         self._end_lines()
-        about = [number, end - start, end]
-        if isinstance(event, list) and isinstance(result, list) and any(isinstance(r, Response) for r in result):
-            answers = [to_response(one) for one in result if isinstance(one, Response)]
-            bodies = [_whole(one.body) for one in answers]
-            heads = [
-                [one.status_code, one.content_type, one.headers, one.event_id, len(body)]
-                for one, body in zip(answers, bodies, strict=True)
-            ]
-            self.channel.send(DONE, *two(_json([*about, True, *heads]), b"".join(bodies)))
-        elif result is None:
-            self.channel.send(DONE, *two(_json(about), b""))
-        elif not wanted:
-            self.channel.send(DONE, *two(_json([*about, False, [status_of(result), None, {}, None, 0]]), b""))
-        else:
-            try:
-                answer = to_response(result)
-                body = _whole(answer.body)
-            except BaseException as error:  # noqa: BLE001 - a generator of the user's
-                self._send_error(number, end - start, end, error)
-                return
-            head = [answer.status_code, answer.content_type, answer.headers, answer.event_id, len(body)]
-            self.channel.send(DONE, *two(_json([*about, False, head]), body))
+        try:
+            content = _outcome([number, end - start, end], event, result, wanted)
+        except BaseException as error:  # noqa: BLE001 - a generator of the user's, or what no answer can hold
+            self._send_error(number, end - start, end, error)
+            return
+        self.channel.send(DONE, *content)
 
     def event(self, class_name: str, trigger: int, state: dict[str, Any]) -> Event:
         """The event as its source made it, as lazy as there."""
@@ -186,17 +172,18 @@ class Work:
         return self.awaiter.run(value)
 
     def _send_error(self, number: int, ticks: int, end: int, error: BaseException) -> None:
+        from nuclio_edge.core.failure import error_response
         from nuclio_edge.functions.loader import format_user_error
 
         status: int | None = None
         content_type: str | None = None
         body = b""
         if isinstance(error, ExceptionWithResponse):
-            answer = to_response(error)
-            status, content_type, body = answer.status_code, answer.content_type, _whole(answer.body)
+            answer = error_response(error)
+            status, content_type, body = answer.status_code, answer.content_type, answer.body
         try:
             text = str(error)
-        except Exception:  # noqa: BLE001 - a __str__ of the user's
+        except BaseException:  # noqa: BLE001 - a __str__ of the user's
             text = ""
         shown = format_user_error(error, self.path)
         head = _json([number, ticks, end, type(error).__name__, text, shown, status, content_type])
@@ -265,6 +252,7 @@ def main() -> None:
 
             batch = Events()
             batch += [work.event(*one) for one in what]
+            batch.fill()
             work.handle(batch, wanted, number)
         else:
             work.handle(work.event(*what), wanted, number)
@@ -293,6 +281,26 @@ def _is_work(kind: int, _: bytes) -> bool:
 
 def _json(value: Any) -> bytes:
     return port.json_dumps(value).encode("utf-8", "backslashreplace")
+
+
+def _outcome(about: list[int], event: Any, result: Any, wanted: bool) -> tuple[bytes, ...]:
+    """What a returned value comes to, as the processor reads it; raises what the user's code raises."""
+    if isinstance(event, list) and isinstance(result, list) and any(isinstance(r, Response) for r in result):
+        answers = [to_response(one) for one in result if isinstance(one, Response)]
+        bodies = [_whole(one.body) for one in answers]
+        heads = [
+            [one.status_code, one.content_type, one.headers, one.event_id, len(body)]
+            for one, body in zip(answers, bodies, strict=True)
+        ]
+        return two(_json([*about, True, *heads]), b"".join(bodies))
+    if result is None:
+        return two(_json(about), b"")
+    if not wanted and status_of(result) < BAD:  # what a bad one says is for the log
+        return two(_json([*about, False, [200, None, {}, None, 0]]), b"")
+    answer = to_response(result)
+    body = _whole(answer.body)
+    head = [answer.status_code, answer.content_type, answer.headers, None, len(body)]  # the id is for batches
+    return two(_json([*about, False, head]), body)
 
 
 def _whole(body: Any) -> bytes:

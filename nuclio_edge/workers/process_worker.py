@@ -74,6 +74,7 @@ class Child:
         self._parted: Callable[[Child], Any] | None = None  # who waits for its last words
         self._triggers = 0  # how many of them it has been told of
         self.dying = False
+        self.kill_at: int | None = None  # by the loop's time, unless it has ended by itself
         self.error: BaseException | None = None  # why it could not start
         self.expired = False
         self.reader = Reader()
@@ -140,9 +141,16 @@ class Child:
             self._writing = True
             self._loop.modify(self.spawned.channel, True, True)
 
+    def hang_up(self, kill_at: int) -> None:
+        """Have the idle process end by itself; it is to be killed at that moment if it has not."""
+        self.dying = True
+        self.kill_at = kill_at
+        self.spawned.hang_up()
+
     def kill(self) -> None:
         """End the process and what it has started, now."""
         self.dying = True
+        self.kill_at = None
         self.context.revoke()
         self.spawned.kill()
 

@@ -5,6 +5,7 @@ Laws:
   when it ended goes to the next process, in the same order; the event that it was handling fails, and no other.
 - The deadline of an event runs from the end of the one before it in the same process (perf_counter is one clock for
   all processes). Past it the whole process group gets SIGKILL: nothing is ever abandoned.
+- An idle process that is to end may do so by itself; one that is kept by a thread of its own is killed.
 - A process ends with the processor: the kernel kills it when the processor goes away without a word.
 - After two deaths with no event handled between them the next process waits: 100 ms, doubled up to 10 s.
 - At a reload a process of the new version imports its code beside those of the old one, and goes on to init_context
@@ -198,6 +199,9 @@ class ProcessRunner:
                 touched.add(child)
             for child in touched:
                 child.flush()
+            # The moment for an idle process may be later than what the events just given wait for.
+            if touched and self._timer is not None and self._timer.at - self.loop.now > self.function.timeout_ms + 1:
+                self._watch()
         if self._timer is None:
             self._watch()
 
@@ -352,9 +356,11 @@ class ProcessRunner:
         now = port.clock()
         for child in self.children:
             left = None
-            if child.dying or (self.beside and child.loaded):
+            if child.kill_at is not None:
+                left = child.kill_at - self.loop.now
+            elif child.dying or (self.beside and child.loaded):
                 continue
-            if not child.ready or child.inflight:
+            elif not child.ready or child.inflight:
                 left = (child.since + self._limit(child) - now) // port.TICKS_PER_MS + 1
             elif len(self.children) > self.low:
                 left = child.idle_since + IDLE_MS - self.loop.now
@@ -371,6 +377,8 @@ class ProcessRunner:
         self._timer = None
         for child in list(self.children):
             child.read()  # an outcome may be waiting
+            if child.kill_at is not None and self.loop.now >= child.kill_at:
+                child.kill()
             if child.dying or (self.beside and child.loaded):
                 continue
             ran = port.clock() - child.since
@@ -378,8 +386,7 @@ class ProcessRunner:
                 if ran >= self._limit(child):
                     self._expire(child, ran)
             elif len(self.children) > self.low and self.loop.now - child.idle_since >= IDLE_MS:
-                child.dying = True
-                child.spawned.hang_up()
+                child.hang_up(self.loop.now + int(CLOSE_S * 1000))
         self._watch()
 
     def _expire(self, child: Child, ran: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nuclio_edge.core.encode import Sealed, to_response
+from nuclio_edge.core.encode import Sealed, tell, to_response
 from nuclio_edge.core.response import JSON, Response
 from nuclio_edge.core.worker import conclude, status_of
 
@@ -209,16 +209,15 @@ def _end_run(
 
 
 def _tell(trigger: Trigger, event: Event, response: Response | None, on_error: OnError) -> None:
-    """Tell the outputs what the handler answered, then the source; the others are told whatever comes of it."""
-    settle = trigger.source.settle
-    try:
-        if response is not None:
-            for send in trigger.function.outputs:
-                send(response, event)
-        if event._token is not None:
+    """Tell the outputs what the handler answered, then the source."""
+    if response is not None:
+        tell(trigger, event, response)
+    if event._token is not None:
+        settle = trigger.source.settle
+        try:
             settle(event, response, None)
-    except Exception as error:  # noqa: BLE001 - as above
-        on_error(error, settle)
+        except Exception as error:  # noqa: BLE001 - as above
+            on_error(error, settle)
 
 
 def _is_apart(trigger: Trigger) -> bool:

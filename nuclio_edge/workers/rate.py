@@ -83,9 +83,10 @@ class Rate:
                     pass  # all that is pending is being worked on
         for old in gone:
             trigger.drop(old, self.reason)
-        tell(trigger, self.reason)
         if not gone:
             trigger.turn_away(event, self.reason)
+        tell(trigger, self.reason)
+        if not gone:
             return True
         self._tokens = min(self._tokens + len(gone), self._burst)
         return self.submit(event)

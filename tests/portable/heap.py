@@ -72,7 +72,7 @@ def prepare() -> None:
             """Never."""
             return False
 
-        def on_failure(self, event: Event, error: object, status: int) -> None:
+        def on_failure(self, event: Event, error: object, status: int, result: object) -> None:
             """Not here."""
 
         def on_late(self, event: Event, ticks: int) -> None:

@@ -47,10 +47,10 @@ class Function:
     def may_retry(self):
         return self.suspended is None
 
-    def on_failure(self, event, error, status):
+    def on_failure(self, event, error, status, result):
         self.failures.append(status)
 
-    def on_retry(self, event, error, delay):
+    def on_retry(self, event, error, delay, status, result):
         self.retries.append(delay)
 
     def on_late(self, event, ticks):
@@ -157,6 +157,40 @@ def test_a_returned_value_goes_to_every_output_and_none_to_none():
     trigger.submit(Made(trigger, b"2", None))
     assert sent == [b'{"a":1}', "second"], sent
     assert trigger.handled == 2
+    loop.close()
+
+
+def test_an_output_that_raises_keeps_the_answer_from_no_other_and_the_event_from_no_end():
+    def broken(response, event):
+        raise ValueError(event.raw_body)
+
+    sent = []
+    raised = []
+    for attempts in (1, 2):  # 2: the second event of the trigger goes the quick way
+        loop, source, _, trigger = _rig(
+            lambda context, event: {"a": 1}, outputs=[broken, lambda response, event: sent.append(response.body)]
+        )
+        loop.on_error = lambda error, call: raised.append(str(error))
+        for _ in range(attempts):
+            trigger.submit(Made(trigger, b"1", 7))
+        assert source.settled == [(b"1", 200)] * attempts
+        assert trigger.handled == attempts
+        assert _balanced(trigger)
+        loop.close()
+    assert sent == [b'{"a":1}'] * 3
+    assert len(raised) == 3, raised
+
+
+def test_an_exception_that_answers_is_sent_to_the_outputs_before_anything_else_was():
+    sent = []
+
+    def handler(context, event):
+        raise ExceptionWithResponse(201, "made")
+
+    loop, source, _, trigger = _rig(handler, outputs=[lambda response, event: sent.append(response.body)])
+    trigger.submit(Made(trigger, b"1", 7))
+    assert sent == [b"made"]
+    assert source.settled == [(b"1", 201)]
     loop.close()
 
 
@@ -307,6 +341,25 @@ def test_thin_takes_every_second_event_of_the_busiest_address_and_keeps_the_orde
     while len(left) < 4:
         left.append(trigger.box.popleft().raw_body)
     assert left == [b"1", b"2", b"4", b"5"], left
+    assert trigger.shed == {"thin": 2}
+    assert _balanced(trigger)
+    loop.close()
+
+
+def test_thin_keeps_events_whose_handler_has_put_something_else_in_the_place_of_their_address():
+    loop, _, trigger = _queued("thin", 4)
+    for number, path in enumerate((["a"], ["b"], "c", {})):
+        event = Made(trigger, str(number).encode(), 1)
+        event.path = path
+        trigger.submit(event)
+    event = Made(trigger, b"4", 1)
+    event.path = "c"
+    while trigger.submit(event) is False:
+        loop.turn(5)
+    left = []
+    while len(left) < trigger.pending:
+        left.append(trigger.box.popleft().raw_body)
+    assert left == [b"1", b"2", b"4"], left
     assert trigger.shed == {"thin": 2}
     assert _balanced(trigger)
     loop.close()

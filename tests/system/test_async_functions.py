@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
+from nuclio_edge.core import port
 from tests.rig import MEMORY, Rig, Settled
 
 if TYPE_CHECKING:
@@ -399,6 +401,65 @@ async def handler(context, event):
         it.turn_for(50)
         assert len(settled.outcomes) == 300 and len({id(event) for event, _, _ in settled.outcomes}) == 300
         assert set(settled.statuses()) <= {200, 408} and it.balanced()
+
+
+def test_an_event_that_the_thread_has_not_begun_when_the_loop_looks_times_out_too(tmp_path: Path) -> None:
+    code = """
+import asyncio, threading
+held = threading.Event()
+go = threading.Event()
+async def handler(context, event):
+    if event.body:
+        asyncio.get_running_loop().call_soon(lambda: (held.set(), go.wait()))
+    else:
+        await asyncio.Event().wait()
+"""
+    with rig(tmp_path, code, 'timeout = "300ms"') as it:
+        function = it.processor.functions["f"]
+        assert it.ask("/f", b"hold")[0] == 200
+        here = function.handler.__globals__
+        it.until(here["held"].is_set)
+        settled = Settled()
+        it.deliver("/f", b"", settled)
+        it.until(lambda: function.runner.queue)
+        function.runner._timer.cancel()
+        function.runner._check()  # as it comes about when the timer of an earlier event ends now
+        here["go"].set()
+        it.until(lambda: settled.outcomes)
+        assert settled.statuses() == [408]
+
+
+def test_an_outcome_that_was_concluded_at_its_deadline_is_the_only_one(tmp_path: Path) -> None:
+    class Slow(deque[Any]):
+        """The thread loses its turn between an outcome and whatever comes behind it."""
+
+        def append(self, item: Any) -> None:
+            super().append(item)
+            if item[1] is not None:
+                gone.wait()
+
+    gone = threading.Event()
+    code = "async def handler(context, event):\n    return 'in time'"
+    with rig(tmp_path, code, 'timeout = "300ms"') as it:
+        assert it.ask("/f")[0] == 200
+        runner = it.processor.functions["f"].runner
+        pool = runner.pool
+        it.until(lambda: not runner.worker.running)
+        usual, pool.done = pool.done, Slow()
+        settled = Settled()
+        it.deliver("/f", b"", settled)
+        try:
+            it.until(lambda: pool.done)
+            late = port.clock() + 300 * port.TICKS_PER_MS
+            it.until(lambda: port.clock() > late)
+            runner._check()
+        finally:
+            pool.done = usual
+            gone.set()
+        it.until(lambda: not runner.worker.running)
+        it.until(lambda: settled.outcomes)
+        assert settled.statuses() == [200]
+        assert it.trigger("f").handled == 2 and it.trigger("f").pending == 0 and it.balanced()
 
 
 def test_an_async_generator_is_put_together_on_the_functions_own_loop(tmp_path: Path) -> None:

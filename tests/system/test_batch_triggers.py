@@ -110,6 +110,18 @@ def test_an_event_that_a_list_of_responses_leaves_out_has_failed(tmp_path: Path)
         assert settled.statuses() == [200, 500] and b"not this one" in settled.bodies()[1]
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("odd", ["[]", "10**5000", "object()"])
+def test_an_id_that_is_none_fails_what_it_does_not_answer(tmp_path: Path, way: str, odd: str) -> None:
+    code = f"""
+    def handler(context, events):
+        return [context.Response(event_id={odd}), context.Response(event_id=events[1].id)]
+    """
+    with rig(tmp_path, way, code, size=2) as it:
+        assert several(it, [b"a", b"b"]).statuses()[0] == 500
+        assert it.trigger("f").pending == 0 and it.balanced()
+
+
 def test_responses_without_ids_are_matched_by_position(tmp_path: Path) -> None:
     code = "def handler(context, events):\n    return [context.Response(body=event.body * 2) for event in events]"
     with rig(tmp_path, "thread", code, size=2) as it:
@@ -179,3 +191,19 @@ def test_records_of_a_batch_go_by_its_first_event(tmp_path: Path) -> None:
             it.deliver("/f", b"", None, id="second")
             it.until(lambda it=it: "batch of 2" in it.records.text())  # type: ignore[misc]  # bound at once
             assert next(record[6] for record in it.records.records if record[3] == "batch of 2") == "first"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("change", ["while events: events.pop()", "events.reverse()", "events.append(events[0])"])
+def test_what_a_handler_makes_of_its_list_changes_nothing_for_the_events(tmp_path: Path, way: str, change: str) -> None:
+    code = f"""
+    def handler(context, events):
+        answers = [context.Response(body=event.body) for event in events]
+        {change}
+        context.logger.info("changed")
+        return answers
+    """
+    with rig(tmp_path, way, code, size=3) as it:
+        assert several(it, [b"a", b"b", b"c"]).bodies() == [b"a", b"b", b"c"]
+        assert it.trigger("f").handled == 3 and it.trigger("f").pending == 0 and it.balanced()
+        assert next(record[6] for record in it.records.records if record[3] == "changed")

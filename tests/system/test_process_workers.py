@@ -77,6 +77,38 @@ def test_every_kind_of_answer_crosses(tmp_path: Path) -> None:
         assert status == 500 and b"cannot be encoded" in body
 
 
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("raise Silent()", 500),
+        ("raise Reply(409, (part for part in [Silent()]))", 500),
+        ("return context.Response(event_id=10**5000)", 200),
+        ("return context.Response(headers={'a': Silent()})", 500),
+        ("return context.Response(body=Silent())", 500),
+        ("return (1 / 0 for _ in range(1))", 500),
+    ],
+)
+def test_an_answer_that_cannot_cross_fails_its_event_and_the_process_stays(
+    tmp_path: Path, end: str, status: int
+) -> None:
+    code = f"""
+    import os
+    from nuclio_sdk import ExceptionWithResponse as Reply
+    class Silent(Exception):
+        def __str__(self):
+            raise SystemExit
+        __repr__ = __str__
+    def handler(context, event):
+        if event.body:
+            return str(os.getpid())
+        {end}
+    """
+    with rig(tmp_path, code) as it:
+        before = it.ask("/f", b"pid")
+        assert it.ask("/f")[0] == status
+        assert it.ask("/f", b"pid") == before
+
+
 def test_ten_megabytes_go_in_and_come_out(tmp_path: Path) -> None:
     code = "def handler(context, event):\n    return event.body[::-1]"
     with rig(tmp_path, code) as it:
@@ -411,6 +443,37 @@ def test_without_workers_in_stock_a_process_starts_with_the_first_event(tmp_path
     with rig(tmp_path, PLAIN, 'workers = { min = 0, max = 1 }\nload = "first-event"') as it:
         assert it.processor.functions["f"].runner.children == []
         assert it.ask("/f", b"1")[0] == 200
+
+
+def test_an_idle_process_ends_by_itself_or_is_killed_when_a_thread_of_its_own_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nuclio_edge.workers.processes.IDLE_MS", 1)
+    code = """
+    import atexit, os, threading
+    def handler(context, event):
+        if event.body == b"thread":
+            threading.Thread(target=threading.Event().wait).start()
+        else:
+            atexit.register(lambda: open(event.body, "w").close())
+        return str(os.getpid())
+    """
+    with rig(tmp_path, code, 'workers = { min = 0, max = 1 }\ntimeout = "2s"') as it:  # looked at no later than then
+        runner = it.processor.functions["f"].runner
+        _, kept = it.ask("/f", b"thread")
+        it.until(lambda: runner.children[0].dying)
+        status, second = it.ask("/f", str(tmp_path / "mark").encode())
+        assert status == 200 and second != kept
+        it.until(lambda: not runner.children)
+        assert (tmp_path / "mark").exists()
+
+
+def test_a_timeout_is_kept_however_late_the_next_idle_process_ends(tmp_path: Path) -> None:
+    with rig(tmp_path, PLAIN, 'workers = { min = 0, max = 1 }\ntimeout = "300ms"') as it:
+        assert it.ask("/f", b"1")[0] == 200
+        runner = it.processor.functions["f"].runner
+        it.until(lambda: runner._timer.at - it.processor.loop.now > 10_000)  # nothing else is to be decided
+        assert it.ask("/f", b"time.sleep(3600)")[0] == 408
 
 
 PARENT = """

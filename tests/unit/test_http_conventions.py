@@ -233,3 +233,21 @@ def test_times_are_read_as_rfc_3339_writes_them() -> None:
     assert instant("1970-01-01T00:00:00.123456789Z") == 123
     assert instant("yesterday") is None
     assert instant("") is None
+
+
+@pytest.mark.parametrize("isolation", ["inline", "thread", "process"])
+def test_parts_with_a_status_beside_them_have_that_status_and_the_type_of_the_first(
+    tmp_path: Path, isolation: str
+) -> None:
+    code = """
+def parts():
+    yield {"a": 1}
+    yield "\\n"
+def handler(context, event):
+    return 202, parts()
+"""
+    with Rig(tmp_path, MANIFEST.format(isolation=isolation), f=code) as rig:
+        status, fields, body = ask(rig, "GET /f", {})
+        assert (status, fields["content-type"]) == (202, "application/json")
+        assert b'{"a":1}' in body
+        assert rig.trigger("f").handled == 1

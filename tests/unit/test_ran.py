@@ -26,7 +26,7 @@ class Function:
     def __init__(self) -> None:
         self.failures: list[Any] = []
 
-    def on_failure(self, event: Any, error: Any, status: int) -> None:
+    def on_failure(self, event: Any, error: Any, status: int, result: Any) -> None:
         self.failures.append((event, status))
 
 
@@ -295,6 +295,8 @@ def outcome(calls: list[tuple[Any, ...]], *, together: bool, shut: bool) -> tupl
     triggers[2].function.outputs = (source.send,)
     triggers[3].function.outputs = (Outlet(source, shut=shut).send,)
     ran, errors = Ran(), []
+    for trigger in triggers:
+        trigger.loop.on_error = lambda error, _call: errors.append(type(error))
     for number, (which, result, error, token, bad, ticks) in enumerate(calls):
         [event] = events(triggers[which], 1, token)
         event.id = str(number)

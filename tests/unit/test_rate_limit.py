@@ -217,6 +217,8 @@ def test_excess_is_shed_and_counted_however_the_function_runs(tmp_path: Path, wa
         assert trigger.admitted == 200 and it.balanced()
         assert 20 <= trigger.handled <= passed
         assert trigger.shed == {"rate-limit": 200 - trigger.handled}
+        [said] = [record[4] for record in it.records.records if record[3] == "events are shed"]
+        assert said[said.index("so_far") + 1] > 0
         assert settled.statuses().count(503) == 200 - trigger.handled
 
 

@@ -159,6 +159,26 @@ def test_a_response_around_a_generator_wins(tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_status_beside_a_generator_wins_and_the_first_part_says_the_rest(tmp_path: Path, way: str) -> None:
+    with in_the_way(tmp_path, way, FIRST.replace("RETURNED", "208, parts(context)")) as rig:
+        settled = Settled()
+        rig.deliver("/f", b"", settled)
+        rig.until(lambda: settled.outcomes)
+        [(_, response, _)] = settled.outcomes
+        assert response is not None
+        assert (response.status_code, response.content_type, response.headers) == (208, "x/y", {"A": "1"})
+        assert response.body == b'firsttwo{"three":3}'
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("status", ["'x'", "999"])
+def test_a_status_beside_a_generator_that_is_none_fails_its_event(tmp_path: Path, way: str, status: str) -> None:
+    with in_the_way(tmp_path, way, FIRST.replace("RETURNED", f"{status}, parts(context)")) as rig:
+        assert rig.ask("/f")[0] == 500
+        assert rig.trigger("f").failed == 1 and rig.balanced()
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_generator_that_fails_fails_its_event_with_the_users_error(tmp_path: Path, way: str) -> None:
     code = (
         "def parts():\n    yield 'a'\n    raise KeyError('broken')\ndef handler(context, event):\n    return parts()\n"
@@ -191,7 +211,7 @@ async def parts():
     yield "a"
     yield "b"
 async def handler(context, event):
-    return parts()
+    return (200, parts()) if event.body else parts()
 """.replace("async def handler", "def handler" if way == "async" else "async def handler")
     with in_the_way(tmp_path, way, code) as rig:
-        assert rig.ask("/f") == (200, b"ab")
+        assert rig.ask("/f") == rig.ask("/f", b"x") == (200, b"ab")
