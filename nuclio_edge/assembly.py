@@ -169,7 +169,7 @@ class Assembly:
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)
-            _attach(function.runner, trigger, trigger_spec)
+            _attach(function, trigger, trigger_spec)
             if trigger_spec.durable or trigger_spec.dead_letter:
                 self.processor.make_durable(trigger)
         if self.recorder is not None:
@@ -374,15 +374,17 @@ class Assembly:
             self.processor.watchdog.end(self.row)
 
 
-def _attach(runner: Any, trigger: Any, spec: TriggerSpec) -> None:
-    """Have a runner handle a trigger's events, as many at a time, in such an order and as fast as its table says."""
+def _attach(function: Function, trigger: Any, spec: TriggerSpec) -> None:
+    """Have a function handle a trigger's events, as many at a time, in such an order and as fast as its table says."""
+    runner: Any = function.runner
     # One worker keeps the order by itself, and so does the loop.
     several = getattr(runner, "concurrency", getattr(runner, "high", 1)) > 1
     order_by = spec.order_by if several else None
     if spec.batch is not None:
         from .workers import batch
 
-        batch.attach(runner, trigger, spec.batch.size, spec.batch.timeout_ms, order_by)
+        batcher = batch.attach(runner, trigger, spec.batch.size, spec.batch.timeout_ms, order_by)
+        function.batchers += (batcher,)
     else:
         runner.attach(trigger)
         if order_by is not None:

@@ -154,6 +154,7 @@ def _import_beside(processor: Processor, functions: list[Function], then: Callab
 
 def _retire(processor: Processor, function: Function) -> None:
     processor.retired.append(function)
+    function.hasten()
     if processor.delivery is not None:
         processor.delivery.retire(function)
     processor.loop.call_later(0, lambda: let_go(processor, function))  # after the turn that still holds its events

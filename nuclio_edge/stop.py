@@ -37,6 +37,8 @@ class Stop:
             processor.attempt(source.stop_receiving)
         if processor.delivery is not None:
             processor.attempt(processor.delivery.stop)
+        for function in processor.all_functions():
+            processor.attempt(function.hasten)
         timeout = processor.manifest.device.stop_timeout_ms
         self._deadline = processor.loop.now + timeout
         self._last_words_ms = min(timeout // 4, LAST_WORDS_MS)
