@@ -352,10 +352,11 @@ def whole(event: Event, result: Any) -> Any:
 
     Raises whatever the user's code raises; TypeError for what is to be awaited, as the loop cannot wait.
     """
-    if type(result) in WHOLE:
+    kind = type(result)
+    if kind in WHOLE or (kind is tuple and (len(result) != 2 or type(result[1]) not in _STREAMS)):
         return result
-    if hasattr(type(result), "__await__"):
-        if hasattr(type(result), "close"):
+    if hasattr(kind, "__await__"):
+        if hasattr(kind, "close"):
             result.close()  # else Python warns that it was never awaited
         raise TypeError('the handler returned something to await, and isolation = "inline" cannot: leave it out')
     if not is_stream(result):
