@@ -226,7 +226,14 @@ class Connection:
 
     def _await_answers(self) -> None:
         if self._grants is not None and self._grants.waiting and self._timer is None:
-            self._timer = self.loop.call_later(ANSWER_MS, lambda: self._fail("no answer to a SUBSCRIBE"))
+            self._timer = self.loop.call_later(ANSWER_MS, self._unanswered)
+
+    def _unanswered(self) -> None:
+        self._timer = None
+        if self._link is not None and self._link.paused:
+            self._await_answers()  # what the broker said lies unread
+        else:
+            self._fail("no answer to a SUBSCRIBE")
 
     def _answered(self, mid: int, codes: list[int]) -> None:
         if self._grants is not None:

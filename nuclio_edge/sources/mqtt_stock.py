@@ -42,6 +42,7 @@ class StockLink:
         self.v5 = v5
         self.closed = False
         self.paused = False
+        self.read_at = loop.now
         self.reader = _Count()
         self._client = client
         self._max_packet = max_packet
@@ -79,6 +80,7 @@ class StockLink:
     def _read(self) -> None:
         if self.closed or self.paused or self._over:
             return
+        self.read_at = self.loop.now
         self._client.loop_read()
         self._tell_all()
         pending = getattr(self.sock, "pending", None)
@@ -90,8 +92,12 @@ class StockLink:
         self._waiting.append(message)
 
     def _tell_all(self) -> None:
-        while self._waiting and not self.paused and not self.closed:
-            self._tell(self._waiting.popleft())
+        try:
+            while self._waiting and not self.paused and not self.closed:
+                self._tell(self._waiting.popleft())
+        except Exception:
+            self.loop.call_soon(self._read)  # one that goes wrong does not keep those behind it
+            raise
 
     def _tell(self, message: Any) -> None:
         try:
@@ -130,14 +136,13 @@ class StockLink:
         if not self.paused or self.closed:
             return
         self.paused = False
+        if not self._over:
+            if self._deaf:
+                self._deaf = False
+                self.loop.add(self._fd, self._ready, write=self._writing)
+            self._watch(writing=self._writing)
+            self.loop.call_soon(self._read)
         self._tell_all()
-        if self.paused or self.closed or self._over:
-            return
-        if self._deaf:
-            self._deaf = False
-            self.loop.add(self._fd, self._ready, write=self._writing)
-        self._watch(writing=self._writing)
-        self.loop.call_soon(self._read)
 
     def _watch(self, *, writing: bool) -> None:
         self._writing = writing

@@ -3,7 +3,8 @@
 A broker may send a message once for all of a client's matching subscriptions, or once for each (MQTT 5, 3.3.4;
 mosquitto does the latter). Therefore a filter that another one covers is not subscribed to; and where filters still
 overlap, each of them has a subscription identifier, and a copy goes to those functions whose filter it was sent for.
-Version 3.1.1 has no identifiers: there the copies of one message are told by standing next to each other.
+Version 3.1.1 has no identifiers: there the copies of one message are told by standing next to each other, and by
+coming together. In doubt it is another message: one that runs twice is better than one that is lost.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
 
 _CACHE = 4096  # topics
+COPY_MS = 20  # between the reads of a message and of its copy, before version 5
 
 
 class Wire:
@@ -76,6 +78,7 @@ class Subscriptions:
         self._wire_router = TopicRouter(1)
         self._wire_of: dict[str, Wire] = {}  # any filter -> the subscription that brings its messages
         self._last: Any = None  # 3.1.1: the last message of a Split, and how many copies of it may follow
+        self._last_at = 0
         self._follow = 0
         self._merging = False
         wanted: dict[str, int] = {}
@@ -138,6 +141,10 @@ class Subscriptions:
             for wire in overlapping:
                 wire.options = wire.options & 4 | highest
 
+    def begin(self) -> None:
+        """Another connection: what was still to follow on the last one does not."""
+        self._follow = 0
+
     def refuse(self, topic_filter: str, *, refused: bool) -> None:
         """The broker granted a filter or not: messages for one that it refused come by others that match, if any."""
         for wire in self.wires:
@@ -174,8 +181,10 @@ class Subscriptions:
             by_identifier[wire.identifier].append(trigger)
         return Split(triggers, by_identifier, len(wires))
 
-    def pick(self, split: Split, topic: bytes, props: bytes, body: bytes, flags: int) -> tuple[Trigger, ...] | None:
-        """The triggers that this copy of a message is for; None when it is a copy that nobody needs."""
+    def pick(
+        self, split: Split, topic: bytes, props: bytes, body: bytes, flags: int, at: int
+    ) -> tuple[Trigger, ...] | None:
+        """The triggers that this copy of a message, read `at`, is for; None when it is a copy that nobody needs."""
         if self.numbered:
             sent_for = []
             if props:
@@ -190,9 +199,11 @@ class Subscriptions:
         if self._merging or flags & 9:  # retained ones come subscription by subscription, not side by side
             return split.triggers
         message = (topic, body)
+        together = at - self._last_at <= COPY_MS
+        self._last_at = at
         if self._follow and self._last == message:
             self._follow -= 1
-            return None
+            return None if together else split.triggers
         if self._follow and self._last[0] == topic:
             self._merging = True  # the copy that should have come did not
         self._last = message
