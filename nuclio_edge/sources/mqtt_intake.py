@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from nuclio_edge.core.mqtt_codec import ProtocolError
-from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
+from nuclio_edge.sources.mqtt_event import MqttEvent, content_type_of, mqtt_event
 from nuclio_edge.sources.mqtt_session import ARRIVAL, PUBACK, REPLY_ONLY, SHARED_REPLY, Session, Shared
 from nuclio_edge.sources.mqtt_subscribe import Split
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
     from nuclio_edge.core.loop import Loop
     from nuclio_edge.sources.mqtt_subscribe import Subscriptions
+
+_KNOWN = 64  # properties that were looked through, those that are well formed and those that are not
+_SHORT = 256  # bytes of such
 
 
 class Intake:
@@ -50,6 +53,8 @@ class Intake:
         self._break_off = break_off
         self._say = say
         self._held: deque[MqttEvent] = deque()  # refused for now by their triggers
+        self._types: dict[bytes, str] = {}  # the content type of well-formed properties: they are much the same
+        self._blamed: set[int] = set()  # hashes of malformed ones that have ended a connection
 
     @property
     def received(self) -> int:
@@ -134,14 +139,44 @@ class Intake:
         try:
             return self.plan.resolve(topic) if self.plan is not None else ()
         except ProtocolError as error:
-            # The specification wants the connection closed (4.7.3, 1.5.4, 4.13). Acknowledged first: else a kept
-            # session would send it again after every reconnect, and close every connection.
-            self.reject("bad-topic")
-            if packet_id:
-                self.session.acknowledge(self.session.token(first, packet_id))
-                self.session.flush()
+            self._refuse("bad-topic", first, packet_id)
             self._break_off(error)
             return None
+
+    def _refuse(self, reason: str, first: int, packet_id: int) -> None:
+        # The specification wants the connection closed (4.7.3, 1.5.4, 4.13). Acknowledged first: else a kept session
+        # would send it again after every reconnect, and close every connection.
+        self.reject(reason)
+        if packet_id:
+            self.session.acknowledge(self.session.token(first, packet_id))
+            self.session.flush()
+
+    def _look_through(self, first: int, topic: bytes, packet_id: int, props: bytes) -> str | None:
+        """The content type that well-formed properties say, "" without one; None where they are dealt with.
+
+        Malformed ones end the connection, but only once: a message that comes again, retained or for an acknowledgement
+        that was lost, does not keep the others away for ever.
+        """
+        try:
+            said = content_type_of(props)
+        except ProtocolError as error:
+            self._refuse("malformed", first, packet_id)
+            blamed = hash(props)
+            if blamed in self._blamed:
+                name = topic.decode()
+                text = "a message with malformed properties was discarded"
+                self._say(f"malformed {name}", text, "topic", name, "reason", str(error))
+                return None
+            if len(self._blamed) >= _KNOWN:
+                self._blamed.clear()
+            self._blamed.add(blamed)
+            self._break_off(error)
+            return None
+        if len(props) <= _SHORT:
+            if len(self._types) >= _KNOWN:
+                self._types.clear()
+            self._types[props] = said
+        return said
 
     def _deliver(
         self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, single: Trigger | None
@@ -153,6 +188,14 @@ class Intake:
         if not self.receiving:
             self.reject("stopping")
             return False
+        said = ""
+        if props:
+            known = self._types.get(props)
+            if known is None:
+                known = self._look_through(first, topic, packet_id, props)
+                if known is None:
+                    return self.link is None  # the connection is over
+            said = known
         session = self.session
         token = None
         if packet_id:
@@ -181,9 +224,10 @@ class Intake:
             return False
         self.routed += 1
         if several or len(targets) > 1:
-            return self._fan_out(first, topic, packet_id, props, body, targets, token)
+            return self._fan_out(first, topic, packet_id, props, body, targets, token, said)
         trigger = targets[0]
-        event = mqtt_event(trigger, token, first, topic, props, body, self.loop.wall)
+        wall = self.loop.wall
+        event = mqtt_event(trigger, token, first, topic, props, body, wall, said or trigger.content_type)
         if packet_id:
             session.unsettled[packet_id] = event
         return False if not self._held and trigger.submit(event) else self._hold(event)
@@ -207,6 +251,7 @@ class Intake:
         body: bytes,
         targets: tuple[Trigger, ...],
         token: int | None,
+        said: str,
     ) -> bool:
         shared: Any = token
         if packet_id and token is not None:
@@ -218,7 +263,7 @@ class Intake:
         behind = bool(self._held)
         wall = self.loop.wall
         for trigger in targets:
-            event = mqtt_event(trigger, shared, first, topic, props, body, wall)
+            event = mqtt_event(trigger, shared, first, topic, props, body, wall, said or trigger.content_type)
             if behind or not trigger.submit(event):
                 refused = self._hold(event)
         return refused

@@ -9,7 +9,6 @@ coming together. In doubt it is another message: one that runs twice is better t
 
 from __future__ import annotations
 
-from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.core.mqtt_properties import SUBSCRIPTION_ID, check_topic, unpack_properties
 from nuclio_edge.core.router import TopicRouter, inner_filter
 
@@ -186,12 +185,7 @@ class Subscriptions:
     ) -> tuple[Trigger, ...] | None:
         """The triggers that this copy of a message, read `at`, is for; None when it is a copy that nobody needs."""
         if self.numbered:
-            sent_for = []
-            if props:
-                try:
-                    sent_for = [value for name, value in unpack_properties(props) if name == SUBSCRIPTION_ID]
-                except ProtocolError:
-                    pass
+            sent_for = [value for name, value in unpack_properties(props) if name == SUBSCRIPTION_ID]
             if not sent_for:  # a broker without identifiers: it has merged them, as far as one can tell
                 return split.triggers
             picked = [trigger for number in sent_for for trigger in split.by_identifier.get(number, ())]

@@ -113,6 +113,20 @@ def test_the_content_type_of_the_source_counts_where_a_message_says_none(rig: An
     assert take(inbox).body == [1]
 
 
+def test_properties_that_come_again_say_the_same_again(rig: Any, broker: FakeBroker) -> None:
+    one = rig(content_type="text/csv")
+    boxes = [one.subscribe(topic) for topic in ("a", "b", "b")]
+    peer = opened(one, broker)
+    for _ in range(2):
+        for topic in ("a", "b"):
+            peer.publish(topic, b"[1]", content_type="application/json")
+            peer.publish(topic, b"[1]", user_property=[("k", "v")])
+    for box in boxes:
+        events = [take(box) for _ in range(4)]
+        assert [event.content_type for event in events] == ["application/json", "text/csv"] * 2
+        assert [event.headers for event in events] == [{}, {"k": "v"}] * 2
+
+
 @pytest.mark.parametrize(
     "payload",
     [b"", b"\xff\xfe\x00", "\U0001f525".encode(), b"x" * 10_000_000],
