@@ -92,6 +92,8 @@ class Subscriptions:
                 wanted[address.topic] = max(before & 3, options & 3) | (before & options & 4)
         self.wires: list[Wire] = self._reduce(wanted)
         self._mark_overlaps()
+        # Shared subscriptions whose functions also get what an overlapping filter brings: nothing tells the two apart.
+        self.mixed = [] if numbered else _mixed(self.wires)
 
     def _reduce(self, wanted: dict[str, int]) -> list[Wire]:
         """The filters that no other one covers; before version 5 a covering one takes the higher QoS over."""
@@ -122,7 +124,7 @@ class Subscriptions:
         return kept
 
     def _mark_overlaps(self) -> None:
-        _mark([(wire.inner.split("/"), wire) for wire in self.wires], 0)
+        _mark_all(self.wires)
         overlapping = [wire for wire in self.wires if wire.overlaps]
         for wire in overlapping:
             self._wire_router.add(wire.filter, wire)  # type: ignore[arg-type]  # as above
@@ -205,6 +207,17 @@ class Subscriptions:
         return split.triggers
 
 
+def mixed(filters: Iterable[str]) -> list[str]:
+    """Those filters of shared subscriptions that another one of the filters overlaps."""
+    wires = [Wire(text, 0) for text in dict.fromkeys(filters)]
+    _mark_all(wires)
+    return _mixed(wires)
+
+
+def _mixed(wires: list[Wire]) -> list[str]:
+    return [wire.filter for wire in wires if wire.shared and wire.overlaps]
+
+
 def _covers(wide: str, narrow: str) -> bool:
     """Whether every topic that `narrow` matches is matched by `wide` (MQTT 5, 4.7)."""
     if narrow[:1] == "$" and wide[:1] in ("+", "#"):
@@ -217,6 +230,10 @@ def _covers(wide: str, narrow: str) -> bool:
         if at >= len(theirs) or theirs[at] == "#" or level not in ("+", theirs[at]):
             return False
     return len(ours) == len(theirs)
+
+
+def _mark_all(wires: list[Wire]) -> None:
+    _mark([(wire.inner.split("/"), wire) for wire in wires], 0)
 
 
 def _mark(group: list[tuple[list[str], Wire]], depth: int) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.core.mqtt_properties import pack_properties
 from nuclio_edge.sources import mqtt_subscribe
-from nuclio_edge.sources.mqtt_subscribe import COPY_MS, Split, Subscriptions
+from nuclio_edge.sources.mqtt_subscribe import COPY_MS, Split, Subscriptions, mixed
 
 
 class Named:
@@ -61,6 +61,14 @@ def test_a_filter_does_not_cover_what_it_does_not_match() -> None:
     assert set(wires(plan(trigger("a/+"), trigger("a/#")))) == {"a/#"}
     assert set(wires(plan(trigger("+/b"), trigger("a/+")))) == {"+/b", "a/+"}
     assert set(wires(plan(trigger("$share/g/a"), trigger("a"), trigger("#")))) == {"$share/g/a", "#"}
+
+
+def test_a_shared_subscription_is_mixed_with_what_overlaps_it_unless_subscriptions_have_numbers() -> None:
+    filters = ["$share/g/t/x", "t/#", "$share/g/z", "$share/h/+", "$share/g/alone/x", "a"]
+    assert mixed(filters) == ["$share/g/t/x", "$share/g/z", "$share/h/+"]
+    triggers = [trigger(topic) for topic in filters]
+    assert plan(*triggers, numbered=False).mixed == mixed(filters)
+    assert plan(*triggers).mixed == []
 
 
 def test_no_local_neither_covers_nor_is_covered() -> None:
