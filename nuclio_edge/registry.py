@@ -10,6 +10,7 @@ that was reported ends there; `known` and `separately` of manifest/schema.py let
     check_params(params) -> faults       (key, message, hint or None) each, within a table dotted: "will.topic"
     warn_params(params) -> the same      told as warnings
     check_trigger(address) -> faults
+    warn_triggers(params, addresses) -> (which, code, key, message, hint)   told as warnings, of all on a source
     check_output(output) -> faults
     trigger_claims(address) -> (key, claim)   what only one trigger on a source may have: 'GET /door'
     claims(params) -> (key, claim)       what only one source may have, in words: 'client id "gw" at broker:1883'

@@ -32,7 +32,7 @@ def matches(topic_filter: str, topic: str) -> bool:
 
 
 def mqtt_trigger(source: str, topic: str, index: int = 0, like: TriggerSpec | None = None) -> TriggerSpec:
-    """A trigger on a topic, with the content type that another one of the source has."""
+    """A trigger on a topic, with the content type that a trigger of a function has."""
     address = values(("topic", "qos", "no_local"), {"topic": topic, "qos": 1, "no_local": False})
     return _trigger(WATCHER, "mqtt", source, index, address, like.content_type if like is not None else None)
 

@@ -197,11 +197,9 @@ def _wanted(manifest: Manifest, options: argparse.Namespace) -> list[TriggerSpec
             continue
         own = [t for f in manifest.functions.values() for t in f.triggers if t.source == name]
         if source.kind == "mqtt":
-            filters = options.topic or [t.address.topic for t in own] or ["#"]
-            found += [
-                mqtt_trigger(name, topic, at, own[0] if own else None)
-                for at, topic in enumerate(dict.fromkeys(map(without_share, filters)))
-            ]
+            like = {without_share(t.address.topic): t for t in reversed(own)}  # of several with one filter the first
+            filters = map(without_share, options.topic or [t.address.topic for t in own] or ["#"])
+            found += [mqtt_trigger(name, topic, at, like.get(topic)) for at, topic in enumerate(dict.fromkeys(filters))]
         elif not options.topic:
             found += own
     return found

@@ -53,7 +53,7 @@ def unpack_properties(raw: bytes) -> "list[tuple[int, Any]]":
         elif kind == "v":
             value, stop = read_variable(raw, at, size)
         elif kind == "-":
-            raise ProtocolError(0x81, "property %d" % identifier)
+            raise ProtocolError(0x81, "an unknown property %d" % identifier)
         else:
             value, stop = _field(raw, at, kind)
             if kind == "p":
@@ -100,7 +100,13 @@ def pack_properties(pairs: "Iterable[tuple[int, Any]]") -> bytes:
 
 def resolve_alias(topic: bytes, props: bytes, aliases: "dict[int, bytes]", most: int) -> bytes:
     """The topic that a PUBLISH means (3.3.2.3.4); sets `aliases` of its connection, up to the number `most`."""
-    for identifier, value in unpack_properties(props):
+    try:
+        pairs = unpack_properties(props)
+    except ProtocolError:
+        if not topic:
+            raise
+        return topic  # what is wrong is told to who reads them, with the packet at hand
+    for identifier, value in pairs:
         if identifier == TOPIC_ALIAS:
             if not 0 < value <= most:
                 raise ProtocolError(0x94, "topic alias %d" % value)

@@ -112,6 +112,7 @@ class _Reading:
         check_pins(sources, functions, device.board, self.report)
         if not self.report.errors:
             whole.check_shared(functions, sources, self.report)
+            whole.check_triggers(functions, sources, self.report)
             whole.check_idle(functions, self.report)
         return Manifest(
             device=device,

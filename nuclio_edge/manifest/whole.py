@@ -107,6 +107,19 @@ def check_shared(functions: Mapping[str, FunctionSpec], sources: Sources, report
             report.warning(("source", source), "W503", message, hint)
 
 
+def check_triggers(functions: Mapping[str, FunctionSpec], sources: Sources, report: Report) -> None:
+    """Warn of what the kinds of the sources say of all triggers on one of them."""
+    for name, source in sources.specs.items():
+        check = getattr(sources.tables(name), "warn_triggers", None)
+        if check is None:
+            continue
+        active = [function for function in functions.values() if not function.disabled]
+        triggers = [one for function in active for one in function.triggers if one.source == name]
+        for at, code, key, message, hint in check(source.params, [trigger.address for trigger in triggers]):
+            trigger = triggers[at]
+            report.warning(("function", trigger.function, "trigger", trigger.index, key), code, message, hint)
+
+
 def _holds(trigger: TriggerSpec) -> bool:
     """Whether unacknowledged events of this trigger may stay for long."""
     if trigger.durable or not getattr(trigger.address, "qos", 1):

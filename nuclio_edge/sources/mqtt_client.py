@@ -78,11 +78,23 @@ class StockClient(paho.Client):
     """paho as it is, but for the socket: `reconnect()` takes the one that was put in `handed`.
 
     What is published before the broker has accepted the connection (`accepted`) waits for that: only then it is known
-    what the broker takes. paho by itself would send it at once.
+    what the broker takes. paho by itself would send it at once. A packet of which paho makes no sense is told to
+    `unreadable`, where there is one, so that it can still be acknowledged.
     """
 
     handed: Any = None
     accepted = False
+    unreadable: Callable[[int, bytes, Exception], Any] | None = None
+
+    def _packet_handle(self) -> Any:
+        try:
+            return super()._packet_handle()
+        except Exception as error:
+            if self.unreadable is None:
+                raise
+            packet: Any = self._in_packet
+            self.unreadable(packet["command"], bytes(packet["packet"]), error)
+            return paho.MQTT_ERR_SUCCESS
 
     def _send_publish(self, *args: Any, **named: Any) -> Any:
         return super()._send_publish(*args, **named) if self.accepted else paho.MQTT_ERR_NO_CONN

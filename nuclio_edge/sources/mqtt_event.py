@@ -9,6 +9,8 @@ from nuclio_edge.core.mqtt_properties import (
     CORRELATION_DATA,
     MESSAGE_EXPIRY,
     RESPONSE_TOPIC,
+    SUBSCRIPTION_ID,
+    TOPIC_ALIAS,
     USER_PROPERTY,
     unpack_properties,
 )
@@ -26,6 +28,12 @@ _make_fields = Event._lazy["fields"]  # at hand for the property
 _SAID = bytes((CONTENT_TYPE,))  # only where it is among the properties they need be looked through
 _SMALL = 4096  # bytes: of a longer one the two calls that are saved are nothing
 _BROKEN = "the properties are broken: "
+_PAYLOAD_FORMAT = 1
+_ONCE = sum(
+    1 << identifier
+    for identifier in (_PAYLOAD_FORMAT, MESSAGE_EXPIRY, CONTENT_TYPE, RESPONSE_TOPIC, CORRELATION_DATA, TOPIC_ALIAS)
+)
+_OFTEN = 1 << USER_PROPERTY | 1 << SUBSCRIPTION_ID
 
 
 class MqttEvent(Event):
@@ -34,8 +42,8 @@ class MqttEvent(Event):
     Beside what every event has: `qos` (0..2, as delivered), `retain` (the broker kept it: it may be old), `duplicate`
     (the broker says that it may have sent it before), and of version 5 `message_expiry` (seconds, None without one),
     `response_topic` ("" without one), `correlation_data` (bytes or None), `properties` ((identifier, value) in order).
-    User properties are `headers`; of one that comes twice the last counts. Properties that the sender broke read as
-    absent, which `decode_error` tells.
+    User properties are `headers`; of one that comes twice the last counts. Malformed properties, which the way in lets
+    not pass, read as absent, which `decode_error` tells.
     """
 
     __slots__ = ("_fields", "_first", "_props", "_topic", "content_type", "timestamp_ms")  # always set: it is lean
@@ -83,9 +91,19 @@ class MqttEvent(Event):
 
 
 def mqtt_event(
-    trigger: Trigger | None, token: int | None, first: int, topic: bytes, props: bytes, body: bytes, wall: int
+    trigger: Trigger | None,
+    token: int | None,
+    first: int,
+    topic: bytes,
+    props: bytes,
+    body: bytes,
+    wall: int,
+    content_type: str | None = None,
 ) -> MqttEvent:
-    """The event of a PUBLISH that came at `wall`, for one function; the intake's inner loop spells it out."""
+    """The event of a PUBLISH that came at `wall`, for one function; the intake's inner loop spells it out.
+
+    `content_type` spares looking for it.
+    """
     event: MqttEvent = MqttEvent()
     event._trigger = trigger
     event._token = token
@@ -95,8 +113,24 @@ def mqtt_event(
     event._props = props
     event.raw_body = body
     event.timestamp_ms = wall
-    event.content_type = _content_type(event)
+    event.content_type = _content_type(event) if content_type is None else content_type
     return event
+
+
+def content_type_of(raw: bytes) -> str:
+    """The content type that properties say, "" without one; ProtocolError where a PUBLISH must not have them."""
+    said = ""
+    seen = 0
+    for identifier, value in unpack_properties(raw):
+        bit = 1 << identifier
+        if not bit & (_ONCE | _OFTEN):
+            raise ProtocolError(0x82, f"property {identifier} in a PUBLISH")
+        if bit & seen:
+            raise ProtocolError(0x82, f"property {identifier} twice in a PUBLISH")
+        seen |= bit & _ONCE
+        if identifier == CONTENT_TYPE:
+            said = value
+    return said
 
 
 def _properties(event: MqttEvent) -> list[tuple[int, Any]]:
@@ -115,12 +149,9 @@ def _property(event: MqttEvent, wanted: int) -> Any:
 
 
 def _content_type(event: MqttEvent) -> str:
-    said = _property(event, CONTENT_TYPE) if _SAID in event._props else None
-    if said is None:
-        trigger = event._trigger
-        if trigger is not None:
-            said = trigger.content_type
-    return said or ""
+    said = _property(event, CONTENT_TYPE) if _SAID in event._props else ""
+    trigger = event._trigger
+    return said or (trigger.content_type if trigger is not None else "") or ""
 
 
 def _decode_error(event: MqttEvent) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 
 from nuclio_edge.core.mqtt_codec import ProtocolError
-from nuclio_edge.sources.mqtt_event import MqttEvent, mqtt_event
-from nuclio_edge.sources.mqtt_session import ARRIVAL, PUBACK, REPLY_ONLY, Session, Shared
+from nuclio_edge.sources.mqtt_event import MqttEvent, content_type_of, mqtt_event
+from nuclio_edge.sources.mqtt_session import ARRIVAL, PUBACK, REPLY_ONLY, SHARED_REPLY, Session, Shared
 from nuclio_edge.sources.mqtt_subscribe import Split
 
 TYPE_CHECKING = False
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
     from nuclio_edge.core.loop import Loop
     from nuclio_edge.sources.mqtt_subscribe import Subscriptions
+
+_KNOWN = 64  # properties that were looked through, those that are well formed and those that are not
+_SHORT = 256  # bytes of such
 
 
 class Intake:
@@ -46,28 +49,36 @@ class Intake:
         self.copies = 0  # further copies of a message for overlapping subscriptions
         self.told = 0
         self.uncounted = 0
-        self._reader: Any = None  # of the present link, or the last one: a drain that closes it counts until it returns
+        self._latest: Any = None  # the present link, or the last one: a drain that closes it counts until it returns
         self._break_off = break_off
         self._say = say
         self._held: deque[MqttEvent] = deque()  # refused for now by their triggers
+        self._types: dict[bytes, str] = {}  # the content type of well-formed properties: they are much the same
+        self._blamed: set[int] = set()  # hashes of malformed ones that have ended a connection
 
     @property
     def received(self) -> int:
         """PUBLISH packets that were new: neither repeated deliveries nor further copies."""
-        return self.told + (self._reader.told if self._reader is not None else 0) - self.uncounted
+        return self.told + (self._latest.reader.told if self._latest is not None else 0) - self.uncounted
 
     def attach(self, link: Any) -> None:
         """Another connection: the packets of the last one are all told."""
         self.link = link
-        if self._reader is not None:
-            self.told += self._reader.told
-        self._reader = link.reader
+        if self._latest is not None:
+            self.told += self._latest.reader.told
+        self._latest = link
+        if self.plan is not None:
+            self.plan.begin()
 
     def follow(self, plan: Subscriptions) -> None:
         """Send what comes from now on where this plan says."""
         self.plan = plan
-        if self.receiving:
-            self._single = plan.single
+        self._choose()
+
+    def _choose(self) -> None:
+        """Let the inner loop have the topics seen before, unless every message is one for `_deliver` to look at."""
+        plan = self.plan
+        self._single = plan.single if plan is not None and self.receiving and not self._held else {}
 
     def reject(self, reason: str) -> None:
         """Count a PUBLISH that becomes no event."""
@@ -128,14 +139,44 @@ class Intake:
         try:
             return self.plan.resolve(topic) if self.plan is not None else ()
         except ProtocolError as error:
-            # The specification wants the connection closed (4.7.3, 1.5.4, 4.13). Acknowledged first: else a kept
-            # session would send it again after every reconnect, and close every connection.
-            self.reject("bad-topic")
-            if packet_id:
-                self.session.acknowledge(self.session.token(first, packet_id))
-                self.session.flush()
+            self._refuse("bad-topic", first, packet_id)
             self._break_off(error)
             return None
+
+    def _refuse(self, reason: str, first: int, packet_id: int) -> None:
+        # The specification wants the connection closed (4.7.3, 1.5.4, 4.13). Acknowledged first: else a kept session
+        # would send it again after every reconnect, and close every connection.
+        self.reject(reason)
+        if packet_id:
+            self.session.acknowledge(self.session.token(first, packet_id))
+            self.session.flush()
+
+    def _look_through(self, first: int, topic: bytes, packet_id: int, props: bytes) -> str | None:
+        """The content type that well-formed properties say, "" without one; None where they are dealt with.
+
+        Malformed ones end the connection, but only once: a message that comes again, retained or for an acknowledgement
+        that was lost, does not keep the others away for ever.
+        """
+        try:
+            said = content_type_of(props)
+        except ProtocolError as error:
+            self._refuse("malformed", first, packet_id)
+            blamed = hash(props)
+            if blamed in self._blamed:
+                name = topic.decode()
+                text = "a message with malformed properties was discarded"
+                self._say(f"malformed {name}", text, "topic", name, "reason", str(error))
+                return None
+            if len(self._blamed) >= _KNOWN:
+                self._blamed.clear()
+            self._blamed.add(blamed)
+            self._break_off(error)
+            return None
+        if len(props) <= _SHORT:
+            if len(self._types) >= _KNOWN:
+                self._types.clear()
+            self._types[props] = said
+        return said
 
     def _deliver(
         self, first: int, topic: bytes, packet_id: int, props: bytes, body: bytes, single: Trigger | None
@@ -147,6 +188,14 @@ class Intake:
         if not self.receiving:
             self.reject("stopping")
             return False
+        said = ""
+        if props:
+            known = self._types.get(props)
+            if known is None:
+                known = self._look_through(first, topic, packet_id, props)
+                if known is None:
+                    return self.link is None  # the connection is over
+            said = known
         session = self.session
         token = None
         if packet_id:
@@ -157,9 +206,11 @@ class Intake:
             token = session.token(first, packet_id)
         elif props and b"\x08" in props:
             token = REPLY_ONLY
+        several = False
         if type(targets) is Split:
+            several = len(targets.triggers) > 1 and b"\x08" in props  # a request, though each copy is for one of them
             assert self.plan is not None  # noqa: S101 - it made the Split
-            targets = self.plan.pick(targets, topic, props, body, first)
+            targets = self.plan.pick(targets, topic, props, body, first, self._latest.read_at)
             if targets is None:
                 self.uncounted += 1
                 self.copies += 1
@@ -172,13 +223,14 @@ class Intake:
                 session.acknowledge(token)
             return False
         self.routed += 1
-        if len(targets) > 1:
-            return self._fan_out(first, topic, packet_id, props, body, targets, token)
+        if several or len(targets) > 1:
+            return self._fan_out(first, topic, packet_id, props, body, targets, token, said)
         trigger = targets[0]
-        event = mqtt_event(trigger, token, first, topic, props, body, self.loop.wall)
+        wall = self.loop.wall
+        event = mqtt_event(trigger, token, first, topic, props, body, wall, said or trigger.content_type)
         if packet_id:
             session.unsettled[packet_id] = event
-        return False if trigger.submit(event) else self._hold(event)
+        return False if not self._held and trigger.submit(event) else self._hold(event)
 
     def _is_known(self, first: int, topic: bytes, packet_id: int, body: bytes) -> bool:
         known = self.session.again(first, packet_id, topic, body)
@@ -199,16 +251,20 @@ class Intake:
         body: bytes,
         targets: tuple[Trigger, ...],
         token: int | None,
+        said: str,
     ) -> bool:
         shared: Any = token
         if packet_id and token is not None:
             shared = Shared(token, first, topic, body, targets[0], len(targets))
             self.session.unsettled[packet_id] = shared
+        elif token == REPLY_ONLY:
+            shared = SHARED_REPLY
         refused = False
+        behind = bool(self._held)
         wall = self.loop.wall
         for trigger in targets:
-            event = mqtt_event(trigger, shared, first, topic, props, body, wall)
-            if not trigger.submit(event):
+            event = mqtt_event(trigger, shared, first, topic, props, body, wall, said or trigger.content_type)
+            if behind or not trigger.submit(event):
                 refused = self._hold(event)
         return refused
 
@@ -225,10 +281,14 @@ class Intake:
     # -- pushing back -------------------------------------------------------------------------------------------------
 
     def _hold(self, event: MqttEvent) -> bool:
-        """Keep an event that its trigger refused, and read nothing more until there is room."""
+        """Keep an event that its trigger refused, or that came after one, and read nothing more until there is room.
+
+        One comes after it on the next connection, if the one on which reading was paused is lost.
+        """
         self._held.append(event)
         if len(self._held) == 1:
             self._wait_for(event)
+            self._choose()
         if self.link is not None:
             self.link.pause()
         return True
@@ -246,13 +306,14 @@ class Intake:
                 self._wait_for(event)
                 return
             held.popleft()
+        self._choose()
         if self.link is not None:
             self.link.resume()
 
     def stop(self) -> None:
         """Take no more: what is held is not acknowledged, so that the broker can send it again, and counted."""
         self.receiving = False
-        self._single = {}  # what comes now is for `_deliver` to reject
+        self._choose()  # what comes now is for `_deliver` to reject
         held, self._held = self._held, deque()
         for event in held:
             shared: Any = event._token

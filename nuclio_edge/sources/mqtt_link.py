@@ -56,6 +56,7 @@ class Link:
         self.closed = False
         self.paused = False
         self.queued = 0
+        self.read_at = loop.now  # when what is told now was read
         self.reader = Reader(v5, max_packet, alias_max)
         self._fd: int = sock.fileno()
         self._pending = getattr(sock, "pending", None)
@@ -106,7 +107,7 @@ class Link:
             self._size = LARGEST_READ
         elif size * 16 < self._size:
             self._size = _SMALLEST_READ
-        self._last_in = self.loop.now
+        self._last_in = self.read_at = self.loop.now
         self.reader.feed(data)
         self._drain()
 
@@ -127,6 +128,10 @@ class Link:
         except ProtocolError as error:
             sink.on_broken(error)
             return
+        except Exception:
+            if not self.closed and not self.paused:
+                self._go_on()  # one that goes wrong does not keep those behind it
+            raise
         if self.closed or self.paused:
             return
         told = reader.told - before
@@ -134,8 +139,7 @@ class Link:
             several = self.loop.poller.several
             several[self._fd] = several.get(self._fd, 0) + told
         if more:
-            self._scheduled = True
-            self.loop.call_soon(self._drain)
+            self._go_on()
         elif self._pending is not None and self._pending():
             self.loop.call_soon(self._read)  # decrypted already: no poll would show it
 
@@ -156,8 +160,11 @@ class Link:
                 self.loop.add(self._fd, self._ready, write=bool(self._left))
             else:
                 self._watch()
-            self._scheduled = True
-            self.loop.call_soon(self._drain)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._scheduled = True
+        self.loop.call_soon(self._drain)
 
     def _watch(self) -> None:
         if not self._deaf:

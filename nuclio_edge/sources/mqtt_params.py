@@ -163,6 +163,26 @@ def warn_params(params: Values) -> Iterator[Fault]:
             yield key, "is not told to the broker: MQTT 3.1.1 has no place for it", "the broker's own setting holds"
 
 
+def warn_triggers(params: Values, addresses: list[Values]) -> Iterator[tuple[int, str, str, str, str]]:
+    """What triggers of one source want and MQTT 3.1.1 has no place for: (which, code, key, message, hint)."""
+    if params.version != 3:
+        return
+    for at, address in enumerate(addresses):
+        if address.no_local:
+            hint = "what this client publishes comes back to it"
+            yield at, "W508", "no_local", "cannot be asked for in MQTT 3.1.1", hint
+    filters = [address.topic for address in addresses]
+    if not any(map(_is_shared, filters)):
+        return
+    from nuclio_edge.sources.mqtt_subscribe import mixed
+
+    for name in mixed(filters):
+        other = next(one for one in filters if one != name and mixed((name, one)))
+        message = f"{quote(name)} overlaps {quote(other)}, and MQTT 3.1.1 does not say which of them a message came for"
+        hint = "the function runs for both, in each client of the group: version = 5, or a source of its own for one"
+        yield filters.index(name), "W509", "topic", message, hint
+
+
 def claims(params: Values) -> Iterator[tuple[str, str]]:
     """A client id is one client's: the second one to connect throws the first one out, for ever in turn."""
     _, host, port, _ = parse_url(params.url)
@@ -174,7 +194,7 @@ def check_trigger(address: Values) -> Iterator[Fault]:
     wrong = filter_fault(address.topic)
     if wrong:
         yield "topic", wrong, None
-    elif address.no_local and address.topic.startswith("$share/"):
+    elif address.no_local and _is_shared(address.topic):
         yield "no_local", "cannot be asked for in a shared subscription (MQTT 5, 3.8.3.1)", None
 
 
@@ -205,7 +225,7 @@ def topic_fault(topic: str) -> str | None:
 def filter_fault(topic: str) -> str | None:
     """Return why this is no topic filter or shared subscription (MQTT 5, 4.7 and 4.8.2), or None."""
     rest = topic
-    if topic == "$share" or topic.startswith("$share/"):
+    if topic == "$share" or _is_shared(topic):
         _, _, rest = topic.partition("/")
         group, _, rest = rest.partition("/")
         if not group or not rest or "+" in group or "#" in group:
@@ -217,6 +237,10 @@ def filter_fault(topic: str) -> str | None:
         if "+" in level and level != "+":
             return f"{quote(topic)} is not a topic filter: + stands alone in its level"
     return _text_fault(topic)
+
+
+def _is_shared(topic: str) -> bool:
+    return topic.startswith("$share/")
 
 
 def _text_fault(topic: str) -> str | None:

@@ -91,7 +91,8 @@ class Session:
         """Whether a PUBLISH is one that we have: the delivery, now bound to this connection; True if it is settled.
 
         None means that it is new. The body is compared too, as a broker that lost its session may use an identifier
-        again for another message.
+        again for another message. What was settled while the broker was away is known again by the DUP flag alone: the
+        broker may have dropped it, and use its identifier for an equal message.
         """
         if first & 4 and packet_id in self.received:
             self.acknowledge(self.token(first, packet_id))
@@ -103,7 +104,7 @@ class Session:
             old._topic != topic
             or old.raw_body != body
             or (old._first ^ first) & 6
-            or not (first & 8 or old._token < self._first_token)
+            or not (first & 8 or (old._token < self._first_token and old._token != _SETTLED))
         ):
             return None
         if old._token == _SETTLED:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 
 from nuclio_edge.core.mqtt_codec import ProtocolError, Reader
+from nuclio_edge.core.mqtt_compose import packet as compose
 from nuclio_edge.core.mqtt_properties import check_topic
 from nuclio_edge.core.port import IN, OUT
 from nuclio_edge.sources.mqtt_outage import CLOSED, SILENT
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nuclio_edge.core.loop import Loop, Timer
     from nuclio_edge.sources.mqtt_link import Sink
 
+_PUBLISH = 0x30
 _PUBACK, _PUBREC, _DISCONNECT = 4, 5, 14
 _LONGEST_TICK_MS = 5_000
 
@@ -42,6 +44,7 @@ class StockLink:
         self.v5 = v5
         self.closed = False
         self.paused = False
+        self.read_at = loop.now
         self.reader = _Count()
         self._client = client
         self._max_packet = max_packet
@@ -54,6 +57,7 @@ class StockLink:
         self._timer: Timer | None = None
         self._period = 0
         client.on_message = self._on_message
+        client.unreadable = self._on_unreadable
         client.on_disconnect = self._on_disconnect
         client.on_socket_register_write = lambda _c, _d, _s: self._watch(writing=True)
         client.on_socket_unregister_write = lambda _c, _d, _s: self._watch(writing=False)
@@ -79,6 +83,7 @@ class StockLink:
     def _read(self) -> None:
         if self.closed or self.paused or self._over:
             return
+        self.read_at = self.loop.now
         self._client.loop_read()
         self._tell_all()
         pending = getattr(self.sock, "pending", None)
@@ -89,11 +94,21 @@ class StockLink:
         # Told when paho has returned: it holds a lock in its callbacks, and ending the connection in one waits for it.
         self._waiting.append(message)
 
+    def _on_unreadable(self, first: int, rest: bytes, error: Exception) -> None:
+        self._waiting.append((first, rest, error))
+
     def _tell_all(self) -> None:
-        while self._waiting and not self.paused and not self.closed:
-            self._tell(self._waiting.popleft())
+        try:
+            while self._waiting and not self.paused and not self.closed:
+                self._tell(self._waiting.popleft())
+        except Exception:
+            self.loop.call_soon(self._read)  # one that goes wrong does not keep those behind it
+            raise
 
     def _tell(self, message: Any) -> None:
+        if type(message) is tuple:
+            self._tell_unreadable(*message)
+            return
         try:
             topic = message.topic.encode()
             check_topic(topic)
@@ -119,6 +134,22 @@ class StockLink:
         if stop and not self.closed:
             self.pause()
 
+    def _tell_unreadable(self, first: int, rest: bytes, error: Exception) -> None:
+        """A packet that made no sense to paho: a PUBLISH is the sink's to refuse, or to take."""
+        if first & 0xF0 != _PUBLISH:
+            self.sink.on_broken(ProtocolError(0x81, f"a packet that makes no sense to paho ({error})"))
+            return
+        reader = Reader(self.v5)
+        reader.feed(compose(first, rest))
+        try:
+            stop = reader.drain(1, self.sink.on_publish, self.sink.on_packet, self.sink.on_oversize)
+        except ProtocolError as found:
+            self.sink.on_broken(found)
+            return
+        self.reader.told += 1
+        if stop and not self.closed:
+            self.pause()
+
     def pause(self) -> None:
         """Read nothing more for now."""
         if not self.paused and not self.closed:
@@ -130,14 +161,13 @@ class StockLink:
         if not self.paused or self.closed:
             return
         self.paused = False
+        if not self._over:
+            if self._deaf:
+                self._deaf = False
+                self.loop.add(self._fd, self._ready, write=self._writing)
+            self._watch(writing=self._writing)
+            self.loop.call_soon(self._read)
         self._tell_all()
-        if self.paused or self.closed or self._over:
-            return
-        if self._deaf:
-            self._deaf = False
-            self.loop.add(self._fd, self._ready, write=self._writing)
-        self._watch(writing=self._writing)
-        self.loop.call_soon(self._read)
 
     def _watch(self, *, writing: bool) -> None:
         self._writing = writing

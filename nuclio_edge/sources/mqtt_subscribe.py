@@ -3,12 +3,12 @@
 A broker may send a message once for all of a client's matching subscriptions, or once for each (MQTT 5, 3.3.4;
 mosquitto does the latter). Therefore a filter that another one covers is not subscribed to; and where filters still
 overlap, each of them has a subscription identifier, and a copy goes to those functions whose filter it was sent for.
-Version 3.1.1 has no identifiers: there the copies of one message are told by standing next to each other.
+Version 3.1.1 has no identifiers: there the copies of one message are told by standing next to each other, and by
+coming together. In doubt it is another message: one that runs twice is better than one that is lost.
 """
 
 from __future__ import annotations
 
-from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.core.mqtt_properties import SUBSCRIPTION_ID, check_topic, unpack_properties
 from nuclio_edge.core.router import TopicRouter, inner_filter
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nuclio_edge.core.inbox import Trigger
 
 _CACHE = 4096  # topics
+COPY_MS = 20  # between the reads of a message and of its copy, before version 5
 
 
 class Wire:
@@ -76,6 +77,7 @@ class Subscriptions:
         self._wire_router = TopicRouter(1)
         self._wire_of: dict[str, Wire] = {}  # any filter -> the subscription that brings its messages
         self._last: Any = None  # 3.1.1: the last message of a Split, and how many copies of it may follow
+        self._last_at = 0
         self._follow = 0
         self._merging = False
         wanted: dict[str, int] = {}
@@ -90,6 +92,8 @@ class Subscriptions:
                 wanted[address.topic] = max(before & 3, options & 3) | (before & options & 4)
         self.wires: list[Wire] = self._reduce(wanted)
         self._mark_overlaps()
+        # Shared subscriptions whose functions also get what an overlapping filter brings: nothing tells the two apart.
+        self.mixed = [] if numbered else _mixed(self.wires)
 
     def _reduce(self, wanted: dict[str, int]) -> list[Wire]:
         """The filters that no other one covers; before version 5 a covering one takes the higher QoS over."""
@@ -120,7 +124,7 @@ class Subscriptions:
         return kept
 
     def _mark_overlaps(self) -> None:
-        _mark([(wire.inner.split("/"), wire) for wire in self.wires], 0)
+        _mark_all(self.wires)
         overlapping = [wire for wire in self.wires if wire.overlaps]
         for wire in overlapping:
             self._wire_router.add(wire.filter, wire)  # type: ignore[arg-type]  # as above
@@ -137,6 +141,10 @@ class Subscriptions:
             highest = max((wire.options & 3 for wire in overlapping), default=0)
             for wire in overlapping:
                 wire.options = wire.options & 4 | highest
+
+    def begin(self) -> None:
+        """Another connection: what was still to follow on the last one does not."""
+        self._follow = 0
 
     def refuse(self, topic_filter: str, *, refused: bool) -> None:
         """The broker granted a filter or not: messages for one that it refused come by others that match, if any."""
@@ -174,15 +182,12 @@ class Subscriptions:
             by_identifier[wire.identifier].append(trigger)
         return Split(triggers, by_identifier, len(wires))
 
-    def pick(self, split: Split, topic: bytes, props: bytes, body: bytes, flags: int) -> tuple[Trigger, ...] | None:
-        """The triggers that this copy of a message is for; None when it is a copy that nobody needs."""
+    def pick(
+        self, split: Split, topic: bytes, props: bytes, body: bytes, flags: int, at: int
+    ) -> tuple[Trigger, ...] | None:
+        """The triggers that this copy of a message, read `at`, is for; None when it is a copy that nobody needs."""
         if self.numbered:
-            sent_for = []
-            if props:
-                try:
-                    sent_for = [value for name, value in unpack_properties(props) if name == SUBSCRIPTION_ID]
-                except ProtocolError:
-                    pass
+            sent_for = [value for name, value in unpack_properties(props) if name == SUBSCRIPTION_ID]
             if not sent_for:  # a broker without identifiers: it has merged them, as far as one can tell
                 return split.triggers
             picked = [trigger for number in sent_for for trigger in split.by_identifier.get(number, ())]
@@ -190,14 +195,27 @@ class Subscriptions:
         if self._merging or flags & 9:  # retained ones come subscription by subscription, not side by side
             return split.triggers
         message = (topic, body)
+        together = at - self._last_at <= COPY_MS
+        self._last_at = at
         if self._follow and self._last == message:
             self._follow -= 1
-            return None
+            return None if together else split.triggers
         if self._follow and self._last[0] == topic:
             self._merging = True  # the copy that should have come did not
         self._last = message
         self._follow = split.copies - 1
         return split.triggers
+
+
+def mixed(filters: Iterable[str]) -> list[str]:
+    """Those filters of shared subscriptions that another one of the filters overlaps."""
+    wires = [Wire(text, 0) for text in dict.fromkeys(filters)]
+    _mark_all(wires)
+    return _mixed(wires)
+
+
+def _mixed(wires: list[Wire]) -> list[str]:
+    return [wire.filter for wire in wires if wire.shared and wire.overlaps]
 
 
 def _covers(wide: str, narrow: str) -> bool:
@@ -212,6 +230,10 @@ def _covers(wide: str, narrow: str) -> bool:
         if at >= len(theirs) or theirs[at] == "#" or level not in ("+", theirs[at]):
             return False
     return len(ours) == len(theirs)
+
+
+def _mark_all(wires: list[Wire]) -> None:
+    _mark([(wire.inner.split("/"), wire) for wire in wires], 0)
 
 
 def _mark(group: list[tuple[list[str], Wire]], depth: int) -> None:

@@ -155,6 +155,12 @@ def test_an_alias_stands_for_its_topic_also_one_of_an_oversize_packet():
         assert [one[2] for one in read(stream, chunk=chunk)] == [b"a/b", b"big", b"a/b", b"big", b"c", b"c"]
 
 
+def test_broken_properties_are_told_with_their_packet_if_it_has_a_topic():
+    broken = b"\x03\x00\x09#"
+    assert [one[2:5] for one in read(compose.publish("t", b"x", 2, 7, broken))] == [(b"t", 7, broken)]
+    fails(0x81, compose.publish("", b"x", 2, 7, broken))
+
+
 def test_an_oversize_packet_that_is_no_publish_is_refused():
     fails(0x95, compose.packet(0x90, b"x" * 2001))
 

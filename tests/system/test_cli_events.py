@@ -131,6 +131,21 @@ def test_topics_of_the_command_line_take_the_place_of_the_triggers(
     assert sorted(line["topic"] for line in run.lines) == ["x/y", "z"]
 
 
+def test_a_content_type_is_that_of_the_trigger_with_the_filter_that_brought_the_event(
+    tmp_path: Path, mosquitto: Mosquitto, events: Any
+) -> None:
+    more = 'content_type = "application/json"\n[[function.f.trigger]]\ntopic = "b/+"\n'
+    write(tmp_path, BROKER.format(url=mosquitto.url) + FUNCTION + more, f=SAYS)
+    for topic in ("a/1", "b/1"):
+        publish(mosquitto, topic, "[1]", retain=True)
+    run = events("--count", "2")
+    assert run.process.wait(30) == 0
+    assert {line["topic"]: line["content_type"] for line in run.lines} == {"a/1": "application/json", "b/1": ""}
+    run = events("--topic", "+/1", "--count", "2")
+    assert run.process.wait(30) == 0
+    assert [line["content_type"] for line in run.lines] == ["", ""]
+
+
 def test_the_clock_ticks_too(tmp_path: Path) -> None:
     write(tmp_path, '[function.f]\nhandler = "f.py"\n[[function.f.trigger]]\nevery = "20ms"\n', f=SAYS)
     done = call("events", "--count", "2", cwd=tmp_path)

@@ -309,6 +309,32 @@ def test_a_key_that_only_mqtt_5_has_is_warned_of_beside_version_3(said: Callable
     ]
 
 
+def test_no_local_is_warned_of_beside_version_3(said: Callable[..., Said]) -> None:
+    trigger = FUNCTION + TRIGGER + 'topic = "a"\nno_local = true\n'
+    assert said(BROKER + trigger) == []
+    hint = "what this client publishes comes back to it"
+    assert said(BROKER + "version = 3\n" + trigger) == [
+        (9, "W508", "function.f.trigger[0].no_local", "cannot be asked for in MQTT 3.1.1", hint)
+    ]
+    assert [found[1] for found in said(BROKER + "version = 4\n" + trigger)] == ["E115"]
+
+
+def test_a_shared_subscription_that_another_filter_overlaps_is_warned_of_beside_version_3(
+    said: Callable[..., Said],
+) -> None:
+    topics = ['"t/a"', '"$share/g/t/x"', '"$share/g/z"', '"t/#"', '"+"']
+    triggers = "".join(f"{TRIGGER}topic = {topic}\n" for topic in topics)
+    assert said(BROKER + FUNCTION + triggers) == []
+    (found, other) = said(BROKER + "version = 3\n" + FUNCTION + triggers)
+    assert found[:3] == (10, "W509", "function.f.trigger[1].topic")
+    assert '"$share/g/t/x" overlaps "t/#"' in found[3]
+    assert other[:3] == (12, "W509", "function.f.trigger[2].topic")
+    assert '"$share/g/z" overlaps "+"' in other[3]
+    two = '[source.b]\nkind = "mqtt"\nurl = "mqtt://localhost"\nversion = 3\nclient_id = "b"\n'
+    alone = TRIGGER + 'source = "b"\ntopic = "$share/g/t/x"\n' + TRIGGER + 'source = "broker"\ntopic = "t/#"\n'
+    assert said(BROKER + "version = 3\n" + two + FUNCTION + alone) == [], "on a source of its own it is left alone"
+
+
 @pytest.mark.parametrize(
     ("name", "wildcard", "trigger"),
     [

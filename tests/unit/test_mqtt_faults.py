@@ -218,6 +218,95 @@ def test_a_broken_topic_ends_the_connection_once_and_is_not_sent_again(
         assert rig.counts() == (1, 0, 0, 1)
 
 
+def text(value: bytes) -> bytes:
+    """A string of a property, whatever is in it."""
+    return len(value).to_bytes(2, "big") + value
+
+
+PROPERTIES = {
+    "a content type twice": b"\x03" + text(b"a/b") + b"\x03" + text(b"a/b"),
+    "a content type that is not UTF-8": b"\x03" + text(b"\xff\xfe"),
+    "a user property that is not UTF-8": b"\x26" + text(b"k") + text(b"\xff"),
+    "a property that there is not": b"\x55\x00",
+    "a property of a CONNECT": b"\x11\x00\x00\x00\x01",
+    "a user property cut off": b"\x26" + text(b"key") + b"\x00\x09v",
+    "a # in a broken one, as of an alias": b"\x03" + text(b"#\xff"),
+}
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+@pytest.mark.parametrize("qos", [0, 1])
+def test_malformed_properties_end_the_connection_once_and_are_not_sent_again(
+    tmp_path: Path, broker: FakeBroker, fast: bool, name: str, qos: int
+) -> None:
+    rig = Rig(broker.url, tmp_path, fast=fast)
+    inbox = rig.subscribe("a", 2)
+    props = PROPERTIES[name]
+    number = b"\x00\x05" if qos else b""
+    bad = packet(0x30 | qos << 1, text(b"a"), number, bytes((len(props),)), props, b"x")
+    with rig:
+        peer = broker.accept()
+        peer.handshake()
+        rig.wait_open()
+        peer.publish("a", b"before")
+        peer.send(bad)
+        if qos:
+            peer.expect("PUBACK", mid=5)
+        assert peer.expect("DISCONNECT").code in (0x81, 0x82)
+        peer.expect_closed()
+        peer = broker.accept()
+        peer.handshake(session=True, subscribes=False)
+        rig.wait_open()
+        peer.publish("a", b"after", content_type="text/plain")
+        assert [inbox.taken.get(timeout=LIMIT).body for _ in range(2)] == [b"before", b"after"]
+        assert rig.log.count("the broker broke the protocol: ") == 1
+        assert rig.source.rejected == {"malformed": 1}
+        assert rig.counts() == (3, 2, 0, 1)
+
+
+def test_malformed_properties_that_come_again_do_not_keep_the_others_away(
+    tmp_path: Path, broker: FakeBroker, fast: bool
+) -> None:
+    rig = Rig(broker.url, tmp_path, fast=fast)
+    inbox = rig.subscribe("a", 1)
+    bad = packet(0x32, text(b"a"), b"\x00\x05", b"\x02", b"\x55\x00", b"x")
+    with rig:
+        peer = broker.accept()
+        peer.handshake()
+        rig.wait_open()
+        peer.send(bad)
+        peer.expect("PUBACK", mid=5)
+        peer.expect("DISCONNECT")
+        peer.expect_closed()
+        peer = broker.accept()
+        peer.handshake(session=True, subscribes=False)
+        for _ in range(3):
+            peer.send(bad)
+            peer.expect("PUBACK", mid=5)
+        peer.publish("a", b"after")
+        assert inbox.taken.get(timeout=LIMIT).body == b"after"
+        line = "a message with malformed properties was discarded topic a reason an unknown property 85"
+        assert rig.log.count(line) == 1
+        assert rig.counts() == (5, 1, 0, 4)
+
+
+def test_a_message_that_stock_paho_alone_cannot_read_is_taken(tmp_path: Path, broker: FakeBroker) -> None:
+    """It is stricter about text than others are."""
+    rig = Rig(broker.url, tmp_path, fast=False)
+    inbox = rig.subscribe("a", 1)
+    props = b"\x03" + text("\ufeffx".encode())
+    with rig:
+        peer = broker.accept()
+        peer.handshake()
+        rig.wait_open()
+        peer.send(packet(0x32, text(b"a"), b"\x00\x05", bytes((len(props),)), props, b"x"))
+        event = inbox.taken.get(timeout=LIMIT)
+        assert (event.content_type, event.body) == ("\ufeffx", b"x")
+        rig.settle(event)
+        peer.expect("PUBACK", mid=5)
+        assert rig.counts() == (1, 1, 0, 0)
+
+
 def test_a_connection_closed_inside_a_packet_loses_that_packet_only(
     tmp_path: Path, broker: FakeBroker, fast: bool
 ) -> None:

@@ -84,6 +84,19 @@ def test_what_settles_while_it_is_submitted_and_its_connection_is_lost_is_told_w
     assert not session.unsettled
 
 
+def test_what_settled_while_the_broker_was_away_is_known_again_by_the_dup_flag_alone(written: Written) -> None:
+    session = written.session
+    session.settle(written.come(9))
+    session.keep(written.come(8), 8)
+    session.disconnected()
+    kept = session.unsettled[8]
+    session.settle(kept)
+    session.connected(session_present=True)
+    assert session.again(0x32, 8, b"a", b"x") is None  # dropped there; an equal message has its number
+    assert session.again(0x3A, 8, b"a", b"x") is True
+    assert written.end_turn() == b"\x40\x02\x00\x08"
+
+
 def test_after_as_many_deliveries_as_32_bits_can_count_acknowledgements_are_still_right(written: Written) -> None:
     session = written.session
     session.arrivals = session._first_token = (1 << 64) - (1 << 32)

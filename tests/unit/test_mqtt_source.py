@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nuclio_edge.sources import mqtt_connection
+from nuclio_edge.sources.mqtt_subscribe import COPY_MS
 from tests.fake_broker import FakeBroker, Peer
+from tests.mqtt_packets import publish
 from tests.mqtt_rig import Function, Inbox, Rig
 from tests.waiting import wait_until
 
@@ -38,13 +42,22 @@ def rig(request: pytest.FixtureRequest, broker: FakeBroker, tmp_path: Path) -> I
         one.close()
 
 
-def opened(rig: Rig, broker: FakeBroker, **connack: Any) -> Peer:
-    """Open a rig at the broker."""
+def opened(rig: Rig, broker: FakeBroker, asks: int = 1, **connack: Any) -> Peer:
+    """Open a rig at the broker, which it asks for its subscriptions in so many packets."""
     rig.open()
     peer = broker.accept()
     peer.handshake(subscribes=bool(rig.inboxes), **connack)
+    for _ in range(1, asks):
+        peer.suback(peer.expect("SUBSCRIBE"))
     rig.wait_open()
     return peer
+
+
+def later(rig: Rig) -> None:
+    """Let so much time pass that what comes now does not come together with what came before."""
+    over: threading.Event = threading.Event()
+    rig.do(lambda: rig.loop.call_later(COPY_MS + 1, over.set))
+    assert over.wait(LIMIT)
 
 
 def take(inbox: Inbox) -> Any:
@@ -98,6 +111,20 @@ def test_the_content_type_of_the_source_counts_where_a_message_says_none(rig: An
     peer = opened(one, broker)
     peer.publish("a", b"[1]")
     assert take(inbox).body == [1]
+
+
+def test_properties_that_come_again_say_the_same_again(rig: Any, broker: FakeBroker) -> None:
+    one = rig(content_type="text/csv")
+    boxes = [one.subscribe(topic) for topic in ("a", "b", "b")]
+    peer = opened(one, broker)
+    for _ in range(2):
+        for topic in ("a", "b"):
+            peer.publish(topic, b"[1]", content_type="application/json")
+            peer.publish(topic, b"[1]", user_property=[("k", "v")])
+    for box in boxes:
+        events = [take(box) for _ in range(4)]
+        assert [event.content_type for event in events] == ["application/json", "text/csv"] * 2
+        assert [event.headers for event in events] == [{}, {"k": "v"}] * 2
 
 
 @pytest.mark.parametrize(
@@ -354,6 +381,146 @@ def test_a_request_is_answered_to_its_response_topic(rig: Any, broker: FakeBroke
     got = {packet.kind: packet for packet in (peer.read(), peer.read()) if packet is not None}
     assert ("status", "408") in got["PUBLISH"].properties["user_property"]
     assert got["PUBACK"].mid == 1
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("filters", [("ask", "ask"), ("ask/+", "+/x")], ids=["one subscription", "two"])
+def test_a_request_to_two_functions_is_answered_by_the_one_that_has_an_answer(
+    rig: Any, broker: FakeBroker, qos: int, filters: tuple[str, str]
+) -> None:
+    one = rig()
+    audits, answers = (one.subscribe(topic, 1) for topic in filters)
+    peer = opened(one, broker, asks=len(set(filters)))
+    topic, more = ("ask", {}) if filters[0] == "ask" else ("ask/x", {"subscription_identifier": [1]})
+    peer.publish(topic, b"?", qos=qos, mid=qos and 1, response_topic="answer", **more)
+    if more:
+        peer.publish(topic, b"?", qos=qos, mid=qos and 2, response_topic="answer", subscription_identifier=[2])
+    one.settle(take(audits), None)
+    one.settle(take(answers), {"x": 1})
+    one.do(lambda: one.source.publisher.publish("end", b"", 0, False, None))
+    came: list[Any] = []
+    while not came or came[-1].topic != "end":
+        found = peer.read()
+        assert found is not None
+        came += [found] if found.kind == "PUBLISH" else []
+    assert [packet.payload for packet in came] == [b'{"x":1}', b""]
+
+
+def test_what_comes_on_the_next_connection_stays_behind_what_found_no_room_on_the_last(
+    rig: Any, broker: FakeBroker
+) -> None:
+    one = rig()
+    inbox = one.subscribe("a", 1, room=1)
+    peer = opened(one, broker)
+    for mid in (1, 2):
+        peer.publish("a", b"%d" % mid, qos=1, mid=mid)
+    wait_until(lambda: one.source.connection._link.paused)
+    one.do(lambda: one.source.connection._fail("the test"))
+    peer = broker.accept()
+    inbox.room = 2  # and no call of it yet, which comes when half of an inbox is free
+    peer.handshake(session=True, subscribes=False)
+    for mid in (1, 2):
+        peer.publish("a", b"%d" % mid, qos=1, mid=mid, dup=True)
+    peer.publish("a", b"3", qos=1, mid=3)
+    wait_until(lambda: one.source.connection._link is not None and one.source.connection._link.paused)
+
+    def room() -> None:
+        inbox.room = 1 << 30
+        inbox._room()
+
+    one.do(room)
+    peer.publish("a", b"4", qos=1, mid=4)
+    assert [take(inbox).body for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+
+
+def test_an_answer_to_a_subscribe_is_waited_for_while_reading_is_paused(
+    rig: Any, broker: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = rig()
+    inbox = one.subscribe("a", 1, room=0)
+    one.open()
+    peer = broker.accept()
+    peer.expect("CONNECT")
+    monkeypatch.setattr(mqtt_connection, "ANSWER_MS", 20)
+    peer.connack(session=True)
+    asked = peer.expect("SUBSCRIBE")
+    peer.publish("a", b"x", qos=1, mid=1)
+    peer.suback(asked)
+    wait_until(lambda: one.source.connection._link.paused)
+    first = one.do(lambda: one.source.connection._timer)
+    wait_until(lambda: one.do(lambda: one.source.connection._timer) is not first)
+    inbox.room = 10
+    one.do(inbox._room)
+    one.wait_open()
+    assert "no answer" not in one.log
+
+
+def test_a_message_that_equals_one_settled_while_the_broker_was_away_is_another_one(
+    rig: Any, broker: FakeBroker
+) -> None:
+    one = rig()
+    inbox = one.subscribe("a", 1)
+    peer = opened(one, broker)
+    peer.publish("a", b"ON", qos=1, mid=1)
+    event = take(inbox)
+    peer.close()
+    peer = broker.accept()
+    one.settle(event)
+    peer.handshake(session=True, subscribes=False)
+    peer.publish("a", b"ON", qos=1, mid=1)  # the first one has expired there, and its number is free
+    one.settle(take(inbox))
+    peer.expect("PUBACK", mid=1)
+
+
+def test_equal_messages_of_a_3_1_1_broker_that_merges_copies_all_run(rig: Any, broker: FakeBroker) -> None:
+    one = rig(version=3)
+    inbox = one.subscribe("home/+/button", 1)
+    one.subscribe("home/door/+", 1)
+    peer = opened(one, broker)
+    for mid in range(1, 5):
+        peer.publish("home/door/button", b"pressed", qos=1, mid=mid)
+        take(inbox)
+        later(one)
+    assert one.source.intake.copies == 0
+
+
+def test_copies_of_a_3_1_1_broker_that_are_read_together_are_one_message_however_late_they_are_taken(
+    broker: FakeBroker, tmp_path: Path
+) -> None:
+    one = Rig(broker.url, tmp_path, version=3)
+    inbox = one.subscribe("home/+/button", 1, room=1)
+    one.subscribe("home/door/+", 1)
+    try:
+        peer = opened(one, broker)
+        copies = [publish("home/door/button", b"%d" % (mid // 2), 1, mid) for mid in range(2, 6)]
+        peer.send(b"".join(copies))
+        wait_until(lambda: one.source.connection._link.paused)
+        later(one)
+        inbox.room = 10
+        one.do(inbox._room)
+        wait_until(lambda: one.source.intake.copies == 2)
+        assert [take(inbox).body for _ in range(2)] == [b"1", b"2"]
+    finally:
+        one.close()
+
+
+def test_a_message_whose_taking_goes_wrong_does_not_keep_those_behind_it(rig: Any, broker: FakeBroker) -> None:
+    one = rig()
+    inbox = one.subscribe("a")
+    keep = inbox.submit
+
+    def submit(event: Any) -> bool:
+        if event.body == b"bad":
+            raise RuntimeError("an output")
+        return bool(keep(event))
+
+    inbox.submit = submit
+    peer = opened(one, broker)
+    peer.send(b"".join(publish("a", body, version=5) for body in (b"1", b"bad", b"2", b"bad", b"3")))
+    assert [take(inbox).body for _ in range(3)] == [b"1", b"2", b"3"]
+    assert [str(error) for error in one.errors] == ["an output"] * 2
+    one.errors.clear()
+    assert one.counts() == (5, 5, 0, 0)
 
 
 def test_topic_aliases_of_the_broker_are_understood(rig: Any, broker: FakeBroker) -> None:

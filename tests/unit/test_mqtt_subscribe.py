@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.core.mqtt_properties import pack_properties
 from nuclio_edge.sources import mqtt_subscribe
-from nuclio_edge.sources.mqtt_subscribe import Split, Subscriptions
+from nuclio_edge.sources.mqtt_subscribe import COPY_MS, Split, Subscriptions, mixed
 
 
 class Named:
@@ -63,6 +63,14 @@ def test_a_filter_does_not_cover_what_it_does_not_match() -> None:
     assert set(wires(plan(trigger("$share/g/a"), trigger("a"), trigger("#")))) == {"$share/g/a", "#"}
 
 
+def test_a_shared_subscription_is_mixed_with_what_overlaps_it_unless_subscriptions_have_numbers() -> None:
+    filters = ["$share/g/t/x", "t/#", "$share/g/z", "$share/h/+", "$share/g/alone/x", "a"]
+    assert mixed(filters) == ["$share/g/t/x", "$share/g/z", "$share/h/+"]
+    triggers = [trigger(topic) for topic in filters]
+    assert plan(*triggers, numbered=False).mixed == mixed(filters)
+    assert plan(*triggers).mixed == []
+
+
 def test_no_local_neither_covers_nor_is_covered() -> None:
     assert wires(plan(trigger("a/#", 1, no_local=True), trigger("a/b", 1))) == {"a/#": 5, "a/b": 1}
     assert wires(plan(trigger("a/#", 1), trigger("a/b", 1, no_local=True))) == {"a/#": 1, "a/b": 5}
@@ -75,11 +83,11 @@ def test_each_copy_goes_to_the_functions_whose_filter_it_was_sent_for() -> None:
     split = made.resolve(b"a/b")
     assert isinstance(split, Split)
     first, second = (pack_properties([(11, wire.identifier)]) for wire in made.wires)
-    assert made.pick(split, b"a/b", first, b"", 0) == (one,)
-    assert made.pick(split, b"a/b", second, b"", 0) == (two,)
-    assert made.pick(split, b"a/b", first + second, b"", 0) == (one, two)  # a broker that sends it once
-    assert made.pick(split, b"a/b", b"", b"", 0) == (one, two)  # a broker that tells nothing
-    assert made.pick(split, b"a/b", pack_properties([(11, 77)]), b"", 0) is None  # of a filter that we gave up
+    assert made.pick(split, b"a/b", first, b"", 0, 0) == (one,)
+    assert made.pick(split, b"a/b", second, b"", 0, 0) == (two,)
+    assert made.pick(split, b"a/b", first + second, b"", 0, 0) == (one, two)  # a broker that sends it once
+    assert made.pick(split, b"a/b", b"", b"", 0, 0) == (one, two)  # a broker that tells nothing
+    assert made.pick(split, b"a/b", pack_properties([(11, 77)]), b"", 0, 0) is None  # of a filter that we gave up
     assert made.resolve(b"a/c") == (one,)
 
 
@@ -105,15 +113,36 @@ def test_identifiers_stay_with_their_filters() -> None:
 def test_copies_side_by_side_are_one_message_before_version_5() -> None:
     made = plan(trigger("a/+"), trigger("+/b"), numbered=False, v5=False)
     split = made.resolve(b"a/b")
-    seen = [made.pick(split, b"a/b", b"", body, 0) is not None for body in (b"x", b"x", b"x", b"x", b"y", b"y")]
+    seen = [made.pick(split, b"a/b", b"", body, 0, 0) is not None for body in (b"x", b"x", b"x", b"x", b"y", b"y")]
     assert seen == [True, False, True, False, True, False]
 
 
 def test_a_broker_that_merges_copies_is_found_out_before_version_5() -> None:
     made = plan(trigger("a/+"), trigger("+/b"), numbered=False, v5=False)
     split = made.resolve(b"a/b")
-    seen = [made.pick(split, b"a/b", b"", body, 0) is not None for body in (b"x", b"y", b"y", b"y")]
+    seen = [made.pick(split, b"a/b", b"", body, 0, 0) is not None for body in (b"x", b"y", b"y", b"y")]
     assert seen == [True, True, True, True]
+
+
+def test_equal_messages_that_do_not_come_together_are_several_before_version_5() -> None:
+    made = plan(trigger("a/+"), trigger("+/b"), numbered=False, v5=False)
+    split = made.resolve(b"a/b")
+    apart = COPY_MS + 1
+    for at in range(0, 6 * apart, apart):  # a broker that merges, and a button
+        assert made.pick(split, b"a/b", b"", b"pressed", 0, at) is not None
+    start = 10 * apart
+    came = [(b"x", 0), (b"x", COPY_MS), (b"y", apart), (b"y", 3 * apart), (b"z", 4 * apart), (b"z", 4 * apart)]
+    seen = [made.pick(split, b"a/b", b"", body, 0, start + at) is not None for body, at in came]
+    assert seen == [True, False, True, True, True, False], "one that comes late is no proof that the broker merges"
+
+
+def test_no_copy_follows_from_the_connection_before() -> None:
+    made = plan(trigger("a/+"), trigger("+/b"), numbered=False, v5=False)
+    split = made.resolve(b"a/b")
+    assert made.pick(split, b"a/b", b"", b"x", 0, 0) is not None
+    made.begin()
+    assert made.pick(split, b"a/b", b"", b"x", 0, 1) is not None
+    assert made.pick(split, b"a/b", b"", b"x", 0, 1) is None
 
 
 def test_a_topic_that_is_none_is_refused() -> None:
@@ -176,7 +205,7 @@ def test_every_function_gets_every_message_once_whether_the_broker_merges_copies
             found = made.resolve(topic.encode())
             if isinstance(found, Split):
                 props = pack_properties([(11, wire.identifier) for wire in copy if wire.identifier])
-                found = made.pick(found, topic.encode(), props, b"%d" % number, 0) or ()
+                found = made.pick(found, topic.encode(), props, b"%d" % number, 0, number) or ()
             got += [id(one) for one in found]
         assert sorted(got) == sorted(wanted), (filters, topic)
         granted = {wire.filter: wire.options & 3 for wire in made.wires}

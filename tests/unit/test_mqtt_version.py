@@ -52,6 +52,22 @@ def test_a_broker_that_refuses_version_5_gets_3_1_1_at_once_and_from_then_on(
             assert rig.log.count("does not speak MQTT 5") == 1
 
 
+def test_a_shared_subscription_that_3_1_1_mixes_with_another_filter_is_named(tmp_path: Path, fast: bool) -> None:
+    def older(peer: Peer) -> None:
+        connect = peer.expect("CONNECT")
+        peer.connack(connect, code=0x84 if connect.version == 5 else 0)
+        peer.serve()
+
+    with FakeBroker(older) as broker:
+        rig = Rig(broker.url, tmp_path, fast=fast)
+        for topic in ("$share/g/t/x", "t/#", "$share/g/u"):
+            rig.subscribe(topic, 1)
+        with rig:
+            rig.wait_open()
+            (line,) = [line for line in rig.host.log.lines if "shared subscription" in line]
+            assert line.endswith("topic $share/g/t/x")
+
+
 def test_a_peer_that_hangs_up_on_version_5_gets_3_1_1(tmp_path: Path, fast: bool) -> None:
     def older(peer: Peer) -> None:
         connect = peer.expect("CONNECT")
