@@ -83,7 +83,7 @@ INBOX = {
 
 BATCH = {
     "size": Field("integer", 10, minimum=1, maximum=65536, doc="events in a call at most"),
-    "timeout": Field("duration", 1000, minimum=0, doc="how long to wait for more after the first; at a stop or reload not at all"),
+    "timeout": Field("duration", 1000, minimum=0, doc="how long to wait for more after the first, but for a stop"),
 }
 
 TRIGGER = {

@@ -1,4 +1,4 @@
-"""A batch waits for more events only as long as some may come: not at a stop, and not in a version that was replaced."""
+"""A batch waits for more events only as long as some may come: not at a stop, nor in a version that was replaced."""
 
 from __future__ import annotations
 
