@@ -52,7 +52,7 @@ class Assembly:
         self.made_calls: Calls | None = None  # once a function has called another
         self.importing = 0  # threads that do; `busy` as long as there is one
         self.farewells: dict[Function, Farewell] = {}
-        self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
+        self.beside: list[Function] = []  # whose first worker starts while an earlier version runs
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
         self.recorder: Any = None  # where [record] names triggers
@@ -138,25 +138,21 @@ class Assembly:
         finally:
             self.loop.post(over)
 
-    def load_beside(self, function: Function, done: Callable[[], Any]) -> None:
-        """Have a worker process import the code while an earlier version runs, then call `done()` on the loop.
+    def start_beside(self, function: Function, told: Callable[[BaseException | None], Any], *, warm: bool) -> None:
+        """Have a worker start while an earlier version runs, then call `told(error)` on the loop.
 
-        `function.load_error` says what went wrong; `equip` takes the process over, else `discard` ends it.
+        To be `warm` it calls init_context; else it is a process that imports the code and waits. `equip` takes it over,
+        `discard` ends it.
         """
-
-        def told(error: BaseException | None) -> None:
-            function.load_error = error
-            done()
-
         self.beside.append(function)
         function.runner = self.make_runner(function)
-        function.runner.load(told)
+        (function.warm if warm else function.runner.load)(told)
 
     def discard(self, function: Function) -> None:
         """Let go of a function that was loaded and is not to run after all."""
         if function in self.beside:
             self.beside.remove(function)
-            function.close()
+        function.close()
 
     def equip(self, function: Function) -> None:
         """Give a function its runner, outputs and triggers."""

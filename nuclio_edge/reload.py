@@ -1,9 +1,9 @@
 """Becoming another manifest, or taking a function's new version, while events go on.
 
-Laws: unchanged tables keep running untouched; new code is imported, on a thread or in a worker process of its own,
-before anything is switched; the old version of a function drains beside the new one, and stays where the new one cannot
-be imported; a source that changed is opened again when the old one, which may hold the same client id or descriptor,
-has settled what it brought in and is closed.
+Laws: unchanged tables keep running untouched; new code is imported, on a thread or in a worker process of its own, and
+its init_context called before anything is switched; the old version of a function drains beside the new one, and stays
+where the new one cannot start; a source that changed is opened again when the old one, which may hold the same client
+id or descriptor, has settled what it brought in and is closed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def replace(processor: Processor, spec: FunctionSpec, done: Callable[[], Any]) -
         processor.route()
         done()
 
-    _import_beside(processor, [new], switch)
+    _start_beside(processor, [new], set(), switch)
 
 
 def reload(
@@ -55,11 +55,17 @@ def reload(
         moved = moved or processor.assembly.recorded(spec) != (spec.name in was_recorded)
         if not spec.disabled and (old is None or old.spec != spec or spec.name in code or moved):
             changed.append(processor.assembly.make(spec))
+            if old is not None:
+                old.rest()
+
+    untouched = set(wanted) - fresh
+    touched = fresh | (set(processor.sources) - set(wanted))
+    warm = {f.name for f in changed if _may_stay(processor, f.name, untouched) and _uses_none_of(touched, f.spec)}
 
     def switch() -> None:
         done([] if processor.stopping else _become(processor, manifest, wanted, fresh, changed))
 
-    _import_beside(processor, changed, switch)
+    _start_beside(processor, changed, warm, switch)
 
 
 def _become(
@@ -124,11 +130,20 @@ def _install(processor: Processor, function: Function) -> None:
         _retire(processor, old)
 
 
-def _import_beside(processor: Processor, functions: list[Function], then: Callable[[], Any]) -> None:
-    """Import while the loop goes on, then call `then` on the loop, once.
+def _uses_none_of(touched: set[str], spec: FunctionSpec) -> bool:
+    """Whether nothing that a function's workers are made with is among these sources."""
+    if spec.bindings is None and touched:
+        return False
+    used = {trigger.source for trigger in spec.triggers} | {output.to for output in spec.outputs}
+    return touched.isdisjoint(used.union(spec.bindings or ()))
+
+
+def _start_beside(processor: Processor, functions: list[Function], warm: set[str], then: Callable[[], Any]) -> None:
+    """Import while the loop goes on, call the init_context of those that are to be `warm`, then `then()` on the loop.
 
     What takes longer than its function's timeout on the thread is waited for by that function alone, as at the start;
-    a worker process that takes too long is killed, and its function's load has failed.
+    a worker process that takes too long is killed, and its function's load has failed. So has it where the first worker
+    is not ready within the timeout of its init_context.
     """
     assembly = processor.assembly
     here = [function for function in functions if function.spec.isolation != "process"]
@@ -136,20 +151,36 @@ def _import_beside(processor: Processor, functions: list[Function], then: Callab
     waiting = {"", *(function.name for function in children)}  # no function has an empty name: that is the thread
 
     def arrived(who: str) -> None:
-        if who in waiting:
-            waiting.remove(who)
-            if not waiting:
-                late.cancel()
-                then()
+        waiting.remove(who)
+        if not waiting:
+            then()
+
+    def start(function: Function) -> None:
+        def told(error: BaseException | None) -> None:
+            if function.name in waiting:
+                function.load_error = error
+                arrived(function.name)
+
+        assembly.start_beside(function, told, warm=function.name in warm)
+
+    def imported() -> None:
+        if "" not in waiting:
+            return
+        late.cancel()
+        ready = [f for f in here if f.name in warm and f.init_context is not None and f.load_error is None]
+        waiting.update(function.name for function in ready)
+        for function in ready:
+            start(function)
+        arrived("")
 
     patience = max((function.timeout_ms for function in here), default=LOOK_MS)
-    late = processor.loop.call_later(patience, lambda: arrived(""))
+    late = processor.loop.call_later(patience, imported)
     if here:
-        assembly.import_on_thread(deque(here), lambda: arrived(""))
+        assembly.import_on_thread(deque(here), imported)
     else:
-        processor.loop.call_soon(lambda: arrived(""))
+        processor.loop.call_soon(imported)
     for function in children:
-        assembly.load_beside(function, lambda name=function.name: arrived(name))  # type: ignore[misc]  # bound at once
+        start(function)
 
 
 def _retire(processor: Processor, function: Function) -> None:

@@ -59,7 +59,9 @@ class Function:
         "_said_in",
         "_shed_said",
         "_unsaid",
+        "_unstarted",
         "_wait_ms",
+        "beside",
         "env",
         "handler",
         "init_context",
@@ -101,6 +103,7 @@ class Function:
         self.outputs: tuple[Callable[[Response, Event], Any], ...] = ()
         self.suspended: str | None = None
         self.suspect = False
+        self.beside: Callable[[BaseException | None], Any] | None = None  # who waits for `warm`, until `start`
         self._assembly = assembly
         self._loading: Any = None
         self._pause_ms = FIRST_PAUSE_MS
@@ -109,6 +112,7 @@ class Function:
         self._said_in = 0
         self._shed_said = -SHED_SAID_MS
         self._unsaid = 0
+        self._unstarted = False  # whether it is still to be seen that it can, since it could not
         self._failures = 0  # in a row
         self._failing = 0  # since when
         self._handled = 0  # by then
@@ -207,8 +211,13 @@ class Function:
 
     def on_start_failed(self, error: BaseException) -> None:
         """Import or init_context raised: suspend, with back-off; the rest of the processor goes on."""
+        if self.beside is not None:
+            self.suspended = "could not start"  # it is not tried again
+            self.beside(error)
+            return
         pause = self._pause_ms
         self.logger.error_with("function could not start", "error", self.explain(error), "again_in_ms", pause)
+        self._unstarted = True
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
 
@@ -219,6 +228,7 @@ class Function:
             "again_in_ms",
             pause_ms,
         )
+        self._unstarted = True
         self.suspend(what, pause_ms)
 
     def _count_failure(self) -> None:
@@ -246,12 +256,15 @@ class Function:
 
     def on_abandoned(self, lost: int, *, starting: bool) -> None:
         """A worker went past the timeout and was abandoned, `lost` of them by now."""
-        if starting or lost > 1:
+        if starting and self.beside is not None:
+            self.on_start_failed(HandlerTimeout(f"init_context still running after {self.timeout_ms / 1000:g} s"))
+        elif starting or lost > 1:
             self.logger.error_with(
                 'function suspended: its handlers hang; isolation = "process" can stop what a thread cannot',
                 "abandoned_threads",
                 lost,
             )
+            self._unstarted = starting
             self.suspend("handlers hang", 0)
 
     def on_thread_ended(self) -> None:
@@ -268,14 +281,31 @@ class Function:
         self._resume = self.loop.call_later(pause_ms, self.resume) if pause_ms else None
 
     def resume(self) -> None:
-        """Take events again."""
+        """Take events again, and say so when it is seen that it can."""
         self._resume = None
         self.suspended = None
-        self.logger.info_with("function runs again")
+        if not self._unstarted:
+            self.logger.info_with("function runs again")
         self.start()
+
+    def rest(self) -> None:
+        """Stay suspended, if it is: another version is about to take its place."""
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+
+    def warm(self, told: Callable[[BaseException | None], Any]) -> None:
+        """Start the first worker while an earlier version has the events; the others follow with `start`.
+
+        `told(error)` on the loop when that one has started, or cannot.
+        """
+        self.beside = told
+        self.runner.start()
 
     def start(self) -> None:
         """Bring it to the point at which its first event only needs the call."""
+        if self.beside is not None:
+            self.beside = self.suspended = None
         error, self.load_error = self.load_error, None
         if error is not None:
             self.on_start_failed(error)
@@ -285,12 +315,15 @@ class Function:
     def on_started(self) -> None:
         """A worker has imported and initialised: the next failure to start begins with a short pause again."""
         self._pause_ms = FIRST_PAUSE_MS
+        if self._unstarted:
+            self._unstarted = False
+            self.logger.info_with("function runs again")
+        if self.beside is not None:
+            self.beside(None)
 
     def close(self) -> None:
         """Give back what the function holds, its code included."""
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
+        self.rest()
         if self.runner is not None:  # None: the processor failed before it had one
             self.runner.close()
         if self.unload is not None and not getattr(self.runner, "lost", 0):
