@@ -59,7 +59,6 @@ class Function:
         "_said_in",
         "_shed_said",
         "_unsaid",
-        "_unstarted",
         "_wait_ms",
         "beside",
         "env",
@@ -77,6 +76,7 @@ class Function:
         "suspect",
         "suspended",
         "timeout_ms",
+        "tried",
         "trigger_specs",
         "triggers",
         "unload",
@@ -103,6 +103,7 @@ class Function:
         self.outputs: tuple[Callable[[Response, Event], Any], ...] = ()
         self.suspended: str | None = None
         self.suspect = False
+        self.tried: dict[str, int] | None = None  # its files when it could not start, None since it has
         self.beside: Callable[[BaseException | None], Any] | None = None  # who waits for `warm`, until `start`
         self._assembly = assembly
         self._loading: Any = None
@@ -112,7 +113,6 @@ class Function:
         self._said_in = 0
         self._shed_said = -SHED_SAID_MS
         self._unsaid = 0
-        self._unstarted = False  # whether it is still to be seen that it can, since it could not
         self._failures = 0  # in a row
         self._failing = 0  # since when
         self._handled = 0  # by then
@@ -217,9 +217,15 @@ class Function:
             return
         pause = self._pause_ms
         self.logger.error_with("function could not start", "error", self.explain(error), "again_in_ms", pause)
-        self._unstarted = True
+        self._has_not_started()
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
+
+    def _has_not_started(self) -> None:
+        if self.tried is None:
+            from .files import in_folder
+
+            self.tried = in_folder(self)
 
     def on_suspected(self, what: str, pause_ms: int) -> None:
         """The last process ended while it ran, and it is taken for the cause: begin suspended."""
@@ -228,7 +234,7 @@ class Function:
             "again_in_ms",
             pause_ms,
         )
-        self._unstarted = True
+        self._has_not_started()
         self.suspend(what, pause_ms)
 
     def _count_failure(self) -> None:
@@ -264,7 +270,8 @@ class Function:
                 "abandoned_threads",
                 lost,
             )
-            self._unstarted = starting
+            if starting:
+                self._has_not_started()
             self.suspend("handlers hang", 0)
 
     def on_thread_ended(self) -> None:
@@ -284,7 +291,7 @@ class Function:
         """Take events again, and say so when it is seen that it can."""
         self._resume = None
         self.suspended = None
-        if not self._unstarted:
+        if self.tried is None:
             self.logger.info_with("function runs again")
         self.start()
 
@@ -315,8 +322,8 @@ class Function:
     def on_started(self) -> None:
         """A worker has imported and initialised: the next failure to start begins with a short pause again."""
         self._pause_ms = FIRST_PAUSE_MS
-        if self._unstarted:
-            self._unstarted = False
+        if self.tried is not None:
+            self.tried = None
             self.logger.info_with("function runs again")
         if self.beside is not None:
             self.beside(None)

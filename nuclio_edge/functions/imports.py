@@ -28,7 +28,7 @@ from nuclio_edge.functions.running import ROOT, forget, space_of, space_of_stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import CodeType
     from typing import Any
 
@@ -36,6 +36,8 @@ _SDK = "nuclio_sdk"
 _SETTLED_S = 2  # a source file younger than this is compiled, not cached: its next edit may fall into the same second
 
 _CODES = 4  # files whose code is kept at hand: functions that share a file then share its code, 2 KB each
+
+on_read: Callable[[str, int], Any] | None = None  # told of each file as it is read, with its stamp; in worker processes
 
 _import_module = importlib.import_module
 _codes: dict[str, tuple[tuple[int, int, int], CodeType | None]] = {}
@@ -107,7 +109,10 @@ class Space:
         if self._init and os.path.isfile(path):
             self._init = False
             builtins.__import__(self.package)
-            SourceLoader(self.package, path).exec_module(sys.modules[self.package])
+            package = sys.modules[self.package]
+            package.__loader__ = loader = SourceLoader(self.package, path)
+            package.__file__ = path
+            loader.exec_module(package)
         self._init = False
 
     def close(self) -> None:
@@ -133,6 +138,8 @@ class Space:
 class SourceLoader(SourceFileLoader):
     """Loads a source file into the function's package, with the private `__builtins__`."""
 
+    stamp: int | None = None  # of what was read
+
     def exec_module(self, module: ModuleType) -> None:
         """Run the code with the private `__builtins__`."""
         module.__dict__["__builtins__"] = _builtins
@@ -142,6 +149,9 @@ class SourceLoader(SourceFileLoader):
         """Return the code, from __pycache__ only when the source has been at rest."""
         path = self.get_filename(fullname)
         status = os.stat(path)
+        self.stamp = stamp_of(status)
+        if on_read is not None:
+            on_read(path, self.stamp)
         if time.time() - status.st_mtime < _SETTLED_S:
             return self.source_to_code(self.get_data(path), path)
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -255,6 +265,11 @@ def _say_plainly(error: ImportError, prefix: str) -> None:
         error.msg = error.msg.replace(prefix, "")
     if error.name:
         error.name = error.name.removeprefix(prefix)
+
+
+def stamp_of(status: os.stat_result) -> int:
+    """A number that is another one when a file has other content; the same in every process."""
+    return hash((status.st_mtime_ns, status.st_size))
 
 
 def _found_elsewhere(name: str) -> bool:

@@ -160,7 +160,10 @@ class Functions:
             return None, where if where and not where.endswith(".py") else "handler", attribute, folder
         file, module, folder = self._locate(where, own.path, folder)
         if not own.disabled:
+            before = report.errors
             self._callable(None, file, attribute, own, path, "handler")
+            if report.errors > before:
+                report.files += (file,)
         return file, module, attribute, folder
 
     def _locate(self, where: str, given: str | None, folder: str) -> tuple[str, str, str]:
