@@ -250,14 +250,20 @@ class Run:
         delivery = self.processor.delivery
         return None if delivery is None else delivery.spool.in_hand
 
-    def _counts(self) -> tuple[str, dict[str, int]]:
+    def _counts(self) -> tuple[str, dict[str, Any]]:
         processor = self.processor
         functions, sources = processor.functions.values(), processor.sources.values()
-        suspended = sum(function.suspended is not None for function in functions)
+        loading = [function.name for function in functions if not function.settled()]
+        suspended = sum(function.suspended is not None and not function.loading for function in functions)
         connecting = sum(source.state != "open" for source in sources)
-        line = _counted(len(functions), "function") + (f" ({suspended} suspended)" if suspended else "")
+        states = [f"{suspended} suspended"] if suspended else []
+        if loading:
+            states.append(f"{len(loading)} loading: {', '.join(loading)}")
+        line = _counted(len(functions), "function") + (f" ({'; '.join(states)})" if states else "")
         line += ", " + _counted(len(sources), "source") + (f" ({connecting} connecting)" if connecting else "")
-        counts = {"functions": len(functions), "suspended": suspended, "sources": len(sources)}
+        counts: dict[str, Any] = {"functions": len(functions), "suspended": suspended, "sources": len(sources)}
+        if loading:
+            counts["loading"] = loading
         return line, {**counts, "connecting": connecting, "pid": os.getpid()}
 
     def _sum_up(self, code: int) -> None:

@@ -35,6 +35,7 @@ LONGEST_WAIT_MS = 300_000
 # must not make the log the load.
 FAILURES_SAID = 5
 
+LOADING = "loading"  # why an inline function turns events away meanwhile
 SHED_SAID_MS = 60_000  # between two words on events that are shed
 
 _LOADING = allocate_lock()  # for the moment in which a function gets its own
@@ -67,6 +68,7 @@ class Function:
         "is_async",
         "labels",
         "load_error",
+        "loading",
         "loop",
         "name",
         "outputs",
@@ -97,6 +99,7 @@ class Function:
         self.is_async = False
         self.package = ""
         self.load_error: BaseException | None = None
+        self.loading: bool = False  # longer than the start would wait for it
         self.unload: Callable[[], Any] | None = None
         self.runner: Any = None
         self.triggers: tuple[Trigger, ...] = ()
@@ -180,7 +183,7 @@ class Function:
 
     def settled(self) -> bool:
         """Whether the function is as far as it gets before its first event."""
-        return self.suspended is not None or not self.runner.starting()
+        return not self.loading and (self.suspended is not None or not self.runner.starting())
 
     def may_retry(self) -> bool:
         """Whether a failed event may be tried again now."""
@@ -309,8 +312,29 @@ class Function:
         self.beside = told
         self.runner.start()
 
+    def hold(self) -> None:
+        """Let its events wait until `release`, as its code is still being imported; an inline function has no queue."""
+        queue = getattr(self.runner, "queue", None)
+        if queue is None:
+            self.suspended = LOADING
+        else:
+            queue.hold()
+
+    def release(self) -> None:
+        """Begin: its import has ended, or has taken too long."""
+        self.loading = False
+        queue = getattr(self.runner, "queue", None)
+        if queue is None:
+            self.suspended = None
+            self.start()
+        else:
+            self.start()
+            queue.end_of_turn()
+
     def start(self) -> None:
         """Bring it to the point at which its first event only needs the call."""
+        if self.loading:
+            return
         if self.beside is not None:
             self.beside = self.suspended = None
         error, self.load_error = self.load_error, None
@@ -331,6 +355,7 @@ class Function:
     def close(self) -> None:
         """Give back what the function holds, its code included."""
         self.rest()
+        self.loading = False
         if self.runner is not None:  # None: the processor failed before it had one
             self.runner.close()
         if self.unload is not None and not getattr(self.runner, "lost", 0):
