@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from .errors import LoadError
 from .processor import origin
 
 TYPE_CHECKING = False
@@ -141,9 +142,8 @@ def _uses_none_of(touched: set[str], spec: FunctionSpec) -> bool:
 def _start_beside(processor: Processor, functions: list[Function], warm: set[str], then: Callable[[], Any]) -> None:
     """Import while the loop goes on, call the init_context of those that are to be `warm`, then `then()` on the loop.
 
-    What takes longer than its function's timeout on the thread is waited for by that function alone, as at the start;
-    a worker process that takes too long is killed, and its function's load has failed. So has it where the first worker
-    is not ready within the timeout of its init_context.
+    An import or an init_context that takes longer than its function's timeout has failed, and the other functions go on
+    without it; where there is no earlier version to stay, the new one waits for its import as for an init_context.
     """
     assembly = processor.assembly
     here = [function for function in functions if function.spec.isolation != "process"]
@@ -163,20 +163,36 @@ def _start_beside(processor: Processor, functions: list[Function], warm: set[str
 
         assembly.start_beside(function, told, warm=function.name in warm)
 
+    todo = deque(here)
+
+    def begin() -> None:
+        def over(*, late: bool = False) -> None:
+            if not begun:
+                return  # the others went on without this one
+            begun.clear()
+            timer.cancel()
+            if late and todo:
+                begin()
+            else:
+                imported()
+
+        timer = processor.loop.call_later(patience, lambda: over(late=True))
+        begun = assembly.import_on_thread(todo, over)
+
     def imported() -> None:
-        if "" not in waiting:
-            return
-        late.cancel()
+        for function in here:
+            if function.name in warm and function.load_error is None and function.handler is None:
+                said = f"its import has not ended after {patience / 1000:g} s"
+                function.load_error = LoadError(said) if function.spec.load == "start" else None
         ready = [f for f in here if f.name in warm and f.init_context is not None and f.load_error is None]
         waiting.update(function.name for function in ready)
         for function in ready:
             start(function)
         arrived("")
 
-    patience = max((function.timeout_ms for function in here), default=LOOK_MS)
-    late = processor.loop.call_later(patience, imported)
+    patience = max((function.timeout_ms for function in here), default=0)
     if here:
-        assembly.import_on_thread(deque(here), imported)
+        begin()
     else:
         processor.loop.call_soon(imported)
     for function in children:

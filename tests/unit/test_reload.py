@@ -167,3 +167,22 @@ def test_a_replaced_version_whose_hanging_threads_end_at_last_does_not_run_again
         rig.until(lambda: not old.runner.lost)
         assert "runs again" not in rig.records.text()
         assert rig.ask("/f") == (200, b"new")
+
+
+def test_an_import_that_hangs_at_a_reload_keeps_its_own_function_alone_at_the_old_version(tmp_path: Path) -> None:
+    both = manifest("thread", 'timeout = "300ms"')
+    both += both.replace(MEMORY, "").replace("function.f", "function.g").replace("f.py", "g.py").replace("/f", "/g")
+    with Rig(tmp_path, both, f=code("thread", "old"), g=code("thread", "old")) as rig:
+        go = tmp_path / "go"
+        hang = f"import os, time\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\n"
+        (tmp_path / "f.py").write_text(hang + code("thread", "new"))
+        (tmp_path / "g.py").write_text(code("thread", "new", "context.user_data.x = 1"))
+        done: list[Any] = []
+        rig.processor.reload(load(str(rig.path)), ["f", "g"], done.append)
+        try:
+            rig.until(lambda: done == [["function f keeps its old version", "function g replaced"]])
+            assert "its import has not ended after 0.3 s" in rig.records.text()
+            assert rig.ask("/f") == (200, b"old")
+            assert rig.ask("/g") == (200, b"new")
+        finally:
+            go.touch()
