@@ -106,7 +106,7 @@ class Function:
         self.outputs: tuple[Callable[[Response, Event], Any], ...] = ()
         self.suspended: str | None = None
         self.suspect = False
-        self.tried: dict[str, int] | None = None  # its files when it could not start, None since it has
+        self.tried: dict[str, int] | None = None  # its files when it did not start, None since it has
         self.beside: Callable[[BaseException | None], Any] | None = None  # who waits for `warm`, until `start`
         self._assembly = assembly
         self._loading: Any = None
@@ -314,6 +314,7 @@ class Function:
 
     def hold(self) -> None:
         """Let its events wait until `release`, as its code is still being imported; an inline function has no queue."""
+        self._has_not_started()
         queue = getattr(self.runner, "queue", None)
         if queue is None:
             self.suspended = LOADING
@@ -323,6 +324,8 @@ class Function:
     def release(self) -> None:
         """Begin: its import has ended, or has taken too long."""
         self.loading = False
+        if self.load_error is None:
+            self.tried = None
         queue = getattr(self.runner, "queue", None)
         if queue is None:
             self.suspended = None

@@ -73,6 +73,21 @@ def test_sighup_brings_a_function_back_that_could_not_start_when_its_folder_has_
         assert run.stop() == 0
 
 
+def test_sighup_replaces_a_function_whose_import_does_not_end(tmp_path: Path) -> None:
+    hangs = "import time\ntime.sleep(600)\n" + SAYS.format(word="old")
+    write(tmp_path, FUNCTION.format(name="one", isolation="thread"), one=hangs)
+    with Running(tmp_path) as run:
+        assert run.ready().wait_for(event="ready")["with"]["loading"] == ["one"]
+        run.send(signal.SIGHUP)
+        assert changes(run) == "nothing changed"
+        (tmp_path / "one.py").write_text(SAYS.format(word="mended"))
+        run.send(signal.SIGHUP)
+        assert changes(run, 2) == "function one replaced"
+        run.wait_for(message="mended")
+        run.stop()
+        assert not any(record["message"] == "function runs again" for record in run.records)
+
+
 def test_sighup_takes_a_changed_init_of_a_package_by_relative_imports(tmp_path: Path) -> None:
     code = "from . import WORD\ndef handler(context, event):\n    context.logger.info(WORD)\n"
     write(tmp_path, FUNCTION.format(name="one", isolation="thread"), one=code, __init__="WORD = 'old'\n")
