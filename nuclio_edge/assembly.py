@@ -18,7 +18,6 @@ from .functions.loader import load as load_code
 from .logs import FunctionLogger
 from .nuclio_sdk.platform import Platform
 from .registry import ON_DEMAND
-from .supervision import supervise
 from .supervision.slots import set_event, set_name, start_of
 
 TYPE_CHECKING = False
@@ -35,10 +34,8 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 
-# An import that takes longer at the start holds the other functions and the sources back no more.
-IMPORT_PATIENCE_MS = 30_000
+IMPORT_PATIENCE_MS = 30_000  # an import that takes longer has failed
 _CALLS = allocate_lock()  # for the moment in which the first call is made
-LOOK_MS = 1_000  # at the latest it is looked whether that has come
 
 
 class Assembly:
@@ -52,7 +49,7 @@ class Assembly:
         self.made_calls: Calls | None = None  # once a function has called another
         self.importing = 0  # threads that do; `busy` as long as there is one
         self.farewells: dict[Function, Farewell] = {}
-        self.beside: list[Function] = []  # whose worker processes import while an earlier version runs
+        self.beside: list[Function] = []  # whose first worker starts while an earlier version runs
         self.row: Any = None  # the watchdog's, of the loop's own thread
         self.output_hook: Callable[[OutputSpec, Response, Event], Any] | None = None
         self.recorder: Any = None  # where [record] names triggers
@@ -83,22 +80,27 @@ class Assembly:
             finally:
                 running.bind(None)
 
-    def load_all(self, functions: Iterable[Function]) -> None:
+    def load_all(self, functions: Iterable[Function], patience_ms: int) -> None:
         """Import what is to be there at the start, one after the other, on a thread: a module may wait for ever.
 
-        The loop turns meanwhile, so that a signal to stop is heard; then this returns at once. An import that takes
-        longer than `IMPORT_PATIENCE_MS` goes on by itself, the rest beside it; its function then waits for it as it
-        would for an init_context, within its timeout.
+        The loop turns meanwhile, so that a signal to stop is heard; then this returns at once. It returns after
+        `patience_ms`, too: what is not imported by then begins later, each function when its own import has ended.
         """
         todo = deque(f for f in functions if f.spec.load == "start" and f.spec.isolation != "process")
-        while todo and not self.processor.stopping:
-            over: list[bool] = []
-            begun = self.import_on_thread(todo, lambda over=over: over.append(True))  # type: ignore[misc]  # bound at once
-            while not over and not self.processor.stopping and port.ticks_ms() - begun[0] <= IMPORT_PATIENCE_MS:
-                self.loop.turn(LOOK_MS)
-                if port.ticks_ms() - begun[0] >= LOOK_MS:
-                    supervise.starting("importing functions", IMPORT_PATIENCE_MS + LOOK_MS)
+        if not todo:
+            return
+        wanted = list(todo)
+        over: list[bool] = []
+        begun = self.import_on_thread(todo, lambda: over.append(True))
+        late = port.ticks_ms() + patience_ms
+        while not over and not self.processor.stopping and (left := late - port.ticks_ms()) > 0:
+            self.loop.turn(left)
+        if self.processor.stopping:
             begun.clear()
+        elif not over:
+            from .functions.late import Late
+
+            Late(self, wanted, todo, begun, IMPORT_PATIENCE_MS)
 
     def import_on_thread(self, todo: deque[Function], done: Callable[[], Any]) -> list[int]:
         """Import one after the other on a thread of its own, then call `done()` on the loop.
@@ -138,25 +140,21 @@ class Assembly:
         finally:
             self.loop.post(over)
 
-    def load_beside(self, function: Function, done: Callable[[], Any]) -> None:
-        """Have a worker process import the code while an earlier version runs, then call `done()` on the loop.
+    def start_beside(self, function: Function, told: Callable[[BaseException | None], Any], *, warm: bool) -> None:
+        """Have a worker start while an earlier version runs, then call `told(error)` on the loop.
 
-        `function.load_error` says what went wrong; `equip` takes the process over, else `discard` ends it.
+        To be `warm` it calls init_context; else it is a process that imports the code and waits. `equip` takes it over,
+        `discard` ends it.
         """
-
-        def told(error: BaseException | None) -> None:
-            function.load_error = error
-            done()
-
         self.beside.append(function)
         function.runner = self.make_runner(function)
-        function.runner.load(told)
+        (function.warm if warm else function.runner.load)(told)
 
     def discard(self, function: Function) -> None:
         """Let go of a function that was loaded and is not to run after all."""
         if function in self.beside:
             self.beside.remove(function)
-            function.close()
+        function.close()
 
     def equip(self, function: Function) -> None:
         """Give a function its runner, outputs and triggers."""
@@ -166,6 +164,8 @@ class Assembly:
         else:
             self.beside.remove(function)
         function.outputs = tuple(self._make_output(output) for output in spec.outputs)
+        if function.loading:
+            function.hold()
         for trigger_spec in spec.triggers:
             trigger = self._make_trigger(function, trigger_spec)
             function.triggers += (trigger,)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from nuclio_edge.manifest.problems import Problem
 
@@ -29,13 +29,15 @@ class EdgeError(Exception):
 class ManifestError(EdgeError, ValueError):
     """A manifest that cannot be used; `problems` holds everything that is wrong with it, sorted by line.
 
-    `str(error)` is the complete text for a terminal, ending in "nothing was started."
+    `files` are those of code, there or not, that they are about. `str(error)` is the complete text for a terminal,
+    ending in "nothing was started."
     """
 
-    def __init__(self, problems: Sequence[Problem], path: str) -> None:
+    def __init__(self, problems: Sequence[Problem], path: str, files: Iterable[str] = ()) -> None:
         super().__init__(f"{path} cannot be used")
         self.problems = problems
         self.path = path
+        self.files = files
 
     def __str__(self) -> str:
         from nuclio_edge.manifest.problems import render

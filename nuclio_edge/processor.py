@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from .supervision.suspects import Suspects
     from .supervision.watchdog import Watchdog
 
-# A source that is still trying to connect for the first time does not hold `ready` back for longer.
+# Longer than this no import holds the start back; and `ready`, after it, no source that still tries to connect for the
+# first time, and no worker that still starts.
 READY_PATIENCE_MS = 2_000
 ON_DEMAND_PATIENCE_S = 10  # of a handler's thread, for the loop to open a source
 LEAST_FLOOR = 8192  # bytes that every inbox may hold however small the budget: some twenty small events
@@ -129,7 +130,9 @@ class Processor:
         for name in self.suspects.names() if self.suspects is not None else ():
             if name in self.functions:
                 self.functions[name].suspect = True
-        self.assembly.load_all(function for name, function in self.functions.items() if name not in suspect)
+        # Where there is no end but the last event's, as in `invoke`, nothing is gained by going on.
+        patience = READY_PATIENCE_MS if self._guarded else IMPORT_PATIENCE_MS
+        self.assembly.load_all((f for name, f in self.functions.items() if name not in suspect), patience)
         if self.stopping:
             self._open_no_more()
             return
@@ -408,7 +411,7 @@ class Processor:
             self._ready_timer = None
         waiting = [f for f in self.functions.values() if not f.settled()]
         connecting = [s for s in self.sources.values() if s.state == "connecting" and getattr(s, "attempts", 0) < 2]
-        if not self.offline and (waiting or (connecting and self.loop.now < self._patience)):
+        if not self.offline and (waiting or connecting) and self.loop.now < self._patience:
             self._ready_timer = self.loop.call_later(20, self._check_ready)
             return
         self.ready = True

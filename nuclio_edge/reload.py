@@ -1,15 +1,16 @@
 """Becoming another manifest, or taking a function's new version, while events go on.
 
-Laws: unchanged tables keep running untouched; new code is imported, on a thread or in a worker process of its own,
-before anything is switched; the old version of a function drains beside the new one, and stays where the new one cannot
-be imported; a source that changed is opened again when the old one, which may hold the same client id or descriptor,
-has settled what it brought in and is closed.
+Laws: unchanged tables keep running untouched; new code is imported, on a thread or in a worker process of its own, and
+its init_context called before anything is switched; the old version of a function drains beside the new one, and stays
+where the new one cannot start; a source that changed is opened again when the old one, which may hold the same client
+id or descriptor, has settled what it brought in and is closed.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
+from .errors import LoadError
 from .processor import origin
 
 TYPE_CHECKING = False
@@ -33,7 +34,7 @@ def replace(processor: Processor, spec: FunctionSpec, done: Callable[[], Any]) -
         processor.route()
         done()
 
-    _import_beside(processor, [new], switch)
+    _start_beside(processor, [new], set(), switch)
 
 
 def reload(
@@ -55,11 +56,17 @@ def reload(
         moved = moved or processor.assembly.recorded(spec) != (spec.name in was_recorded)
         if not spec.disabled and (old is None or old.spec != spec or spec.name in code or moved):
             changed.append(processor.assembly.make(spec))
+            if old is not None:
+                old.rest()
+
+    untouched = set(wanted) - fresh
+    touched = fresh | (set(processor.sources) - set(wanted))
+    warm = {f.name for f in changed if _may_stay(processor, f.name, untouched) and _uses_none_of(touched, f.spec)}
 
     def switch() -> None:
         done([] if processor.stopping else _become(processor, manifest, wanted, fresh, changed))
 
-    _import_beside(processor, changed, switch)
+    _start_beside(processor, changed, warm, switch)
 
 
 def _become(
@@ -124,11 +131,19 @@ def _install(processor: Processor, function: Function) -> None:
         _retire(processor, old)
 
 
-def _import_beside(processor: Processor, functions: list[Function], then: Callable[[], Any]) -> None:
-    """Import while the loop goes on, then call `then` on the loop, once.
+def _uses_none_of(touched: set[str], spec: FunctionSpec) -> bool:
+    """Whether nothing that a function's workers are made with is among these sources."""
+    if spec.bindings is None and touched:
+        return False
+    used = {trigger.source for trigger in spec.triggers} | {output.to for output in spec.outputs}
+    return touched.isdisjoint(used.union(spec.bindings or ()))
 
-    What takes longer than its function's timeout on the thread is waited for by that function alone, as at the start;
-    a worker process that takes too long is killed, and its function's load has failed.
+
+def _start_beside(processor: Processor, functions: list[Function], warm: set[str], then: Callable[[], Any]) -> None:
+    """Import while the loop goes on, call the init_context of those that are to be `warm`, then `then()` on the loop.
+
+    An import or an init_context that takes longer than its function's timeout has failed, and the other functions go on
+    without it; where there is no earlier version to stay, the new one waits for its import as for an init_context.
     """
     assembly = processor.assembly
     here = [function for function in functions if function.spec.isolation != "process"]
@@ -136,20 +151,52 @@ def _import_beside(processor: Processor, functions: list[Function], then: Callab
     waiting = {"", *(function.name for function in children)}  # no function has an empty name: that is the thread
 
     def arrived(who: str) -> None:
-        if who in waiting:
-            waiting.remove(who)
-            if not waiting:
-                late.cancel()
-                then()
+        waiting.remove(who)
+        if not waiting:
+            then()
 
-    patience = max((function.timeout_ms for function in here), default=LOOK_MS)
-    late = processor.loop.call_later(patience, lambda: arrived(""))
+    def start(function: Function) -> None:
+        def told(error: BaseException | None) -> None:
+            if function.name in waiting:
+                function.load_error = error
+                arrived(function.name)
+
+        assembly.start_beside(function, told, warm=function.name in warm)
+
+    todo = deque(here)
+
+    def begin() -> None:
+        def over(*, late: bool = False) -> None:
+            if not begun:
+                return  # the others went on without this one
+            begun.clear()
+            timer.cancel()
+            if late and todo:
+                begin()
+            else:
+                imported()
+
+        timer = processor.loop.call_later(patience, lambda: over(late=True))
+        begun = assembly.import_on_thread(todo, over)
+
+    def imported() -> None:
+        for function in here:
+            if function.name in warm and function.load_error is None and function.handler is None:
+                said = f"its import has not ended after {patience / 1000:g} s"
+                function.load_error = LoadError(said) if function.spec.load == "start" else None
+        ready = [f for f in here if f.name in warm and f.init_context is not None and f.load_error is None]
+        waiting.update(function.name for function in ready)
+        for function in ready:
+            start(function)
+        arrived("")
+
+    patience = max((function.timeout_ms for function in here), default=0)
     if here:
-        assembly.import_on_thread(deque(here), lambda: arrived(""))
+        begin()
     else:
-        processor.loop.call_soon(lambda: arrived(""))
+        processor.loop.call_soon(imported)
     for function in children:
-        assembly.load_beside(function, lambda name=function.name: arrived(name))  # type: ignore[misc]  # bound at once
+        start(function)
 
 
 def _retire(processor: Processor, function: Function) -> None:

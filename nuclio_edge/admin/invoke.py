@@ -25,7 +25,7 @@ from nuclio_edge.core import port
 from nuclio_edge.core.inbox import Trigger
 from nuclio_edge.core.log import LEVELS
 from nuclio_edge.core.port import json_dumps, json_loads
-from nuclio_edge.functions.imports import changed_files
+from nuclio_edge.functions.files import read_by, stamp_at
 from nuclio_edge.invocation import Wanted, answer_of, choose, make_event
 from nuclio_edge.logs import TAPS, as_json
 from nuclio_edge.manifest.model import changed
@@ -223,7 +223,7 @@ class Call:
             "sent": [{**one.as_dict(), "line": one.line()} for one in self.sent],
             "elapsed_ms": round((port.clock() - self._since) / port.TICKS_PER_MS, 3),
             "logs": self.logs,
-            "changed": [] if self.function.spec.isolation == "process" else changed_files(self.function.package),
+            "changed": _changed(self.function) if self.real or self.function.spec.isolation != "process" else [],
             "pid": os.getpid(),
         }
 
@@ -297,6 +297,11 @@ def _more_headers(asked: dict[str, str]) -> list[tuple[str, str]]:
     if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
         return list(found.items())
     raise ValueError('headers is a JSON object of text, e.g. {"name": "value"}')
+
+
+def _changed(function: Function) -> list[str]:
+    """The source files that are not as the function has read them; one that is gone cannot be run instead."""
+    return sorted(path for path, stamp in read_by([function])[function.name] if stamp_at(path) not in (stamp, None))
 
 
 def _yes(asked: dict[str, str], key: str, otherwise: bool) -> bool:

@@ -268,7 +268,7 @@ def _listing(processor: Processor) -> Iterator[str]:
             "labels": function.labels,
             "isolation": spec.isolation,
             "async": function.is_async,
-            "state": "running" if function.suspended is None else "suspended",
+            "state": "loading" if function.loading else "running" if function.suspended is None else "suspended",
             "reason": function.suspended,
             "workers": spec.workers_max,
             "timeout_ms": function.timeout_ms,

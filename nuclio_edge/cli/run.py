@@ -10,7 +10,6 @@ from nuclio_edge.errors import EdgeError, ManifestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from nuclio_edge.cli.parser import Parser
@@ -116,7 +115,7 @@ class Run:
         self.signals: Signals | None = None
         self.obituary: Obituary | None = None
         self._reloading = False
-        self._again: set[str] | None = None
+        self._again = False
 
     def run(self, watching: bool) -> int:
         """Open the processor and turn its loop until it is stopped."""
@@ -137,7 +136,7 @@ class Run:
             self._reloading = True  # what is asked for while modules are imported is done afterwards
             processor.open()
             self._reloading = False
-            if self._again is not None:
+            if self._again:
                 processor.loop.call_soon(self._reload_again)
             if watching:
                 from nuclio_edge.cli.watch import Watch
@@ -200,11 +199,13 @@ class Run:
             self.processor.watchdog.disown()
         os._exit(UNDRAINED)
 
-    def reload(self, changed_code: Iterable[str] = ()) -> None:
-        """Read the manifest again and become it; one that cannot be used changes nothing."""
+    def reload(self) -> None:
+        """Read the manifest and changed code again and become that; a manifest that cannot be used changes nothing."""
         if self._reloading:  # what comes meanwhile is done afterwards
-            self._again = (self._again or set()) | set(changed_code)
+            self._again = True
             return
+        from nuclio_edge.functions import files
+        from nuclio_edge.manifest.problems import render
         from nuclio_edge.supervision import supervise
 
         logger = self.processor.logger
@@ -212,15 +213,18 @@ class Run:
         try:
             manifest = self._manifest()
         except ManifestError as error:
+            said = render(error.problems, error.path, outcome="nothing was changed")
             logger.error_with(
-                "the manifest cannot be used; the old one stays", "event", "reload-failed", "problems", str(error)
+                "the manifest cannot be used; the old one stays", "event", "reload-failed", "problems", said
             )
             supervise.ready(self._counts()[0])
+            if self.watch is not None:
+                self.watch.look_at(error.files)
             return
         self._reloading = True
         hide_secrets(self.processor.log, manifest)
         self._warn(manifest)
-        self.processor.reload(manifest, changed_code, self._reloaded)
+        self.processor.reload(manifest, files.changed(self.processor.functions.values()), self._reloaded)
 
     def _manifest(self) -> Manifest:
         """The manifest as it is now; ManifestError. A pipe in its place would keep the loop waiting."""
@@ -243,9 +247,9 @@ class Run:
         self._reload_again()
 
     def _reload_again(self) -> None:
-        again, self._again = self._again, None
-        if again is not None and not self.processor.stopping:
-            self.reload(again)
+        again, self._again = self._again, False
+        if again and not self.processor.stopping:
+            self.reload()
 
     def _ready(self, processor: Processor) -> None:
         from nuclio_edge.supervision import supervise
@@ -279,14 +283,20 @@ class Run:
         delivery = self.processor.delivery
         return None if delivery is None else delivery.spool.in_hand
 
-    def _counts(self) -> tuple[str, dict[str, int]]:
+    def _counts(self) -> tuple[str, dict[str, Any]]:
         processor = self.processor
         functions, sources = processor.functions.values(), processor.sources.values()
-        suspended = sum(function.suspended is not None for function in functions)
+        loading = [function.name for function in functions if not function.settled()]
+        suspended = sum(function.suspended is not None and not function.loading for function in functions)
         connecting = sum(source.state != "open" for source in sources)
-        line = _counted(len(functions), "function") + (f" ({suspended} suspended)" if suspended else "")
+        states = [f"{suspended} suspended"] if suspended else []
+        if loading:
+            states.append(f"{len(loading)} loading: {', '.join(loading)}")
+        line = _counted(len(functions), "function") + (f" ({'; '.join(states)})" if states else "")
         line += ", " + _counted(len(sources), "source") + (f" ({connecting} connecting)" if connecting else "")
-        counts = {"functions": len(functions), "suspended": suspended, "sources": len(sources)}
+        counts: dict[str, Any] = {"functions": len(functions), "suspended": suspended, "sources": len(sources)}
+        if loading:
+            counts["loading"] = loading
         return line, {**counts, "connecting": connecting, "pid": os.getpid()}
 
     def _sum_up(self, code: int) -> None:

@@ -1,53 +1,59 @@
-"""`run --watch`: which functions have changed on disk, looked at twice a second and only when asked for."""
+"""`run --watch`: whether files of functions or the manifest have changed, looked at twice a second, when asked for."""
 
 from __future__ import annotations
 
 import os
-import sys
 
-from nuclio_edge.functions.running import space_of
+from nuclio_edge.functions.files import changed, in_folder, read_by, stamp_at
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Any
 
-    from nuclio_edge.functions.function import Function
     from nuclio_edge.processor import Processor
 
-    Stamps = dict[str, tuple[int, int]]
-
 LOOK_MS = 500
-MOST_FILES = 2000  # of one folder: who puts a function into / watches no more than this
-_SKIPPED = ("__pycache__", "node_modules", "site-packages")
 
 
 class Watch:
-    """Calls `reload(changed)` with the names of the functions whose files are not as they were.
+    """Calls `reload()` when the manifest, or a file of a function, is not as it was.
 
-    A file belongs to a function when the function has imported it; of a function that has imported nothing here (its
-    first event is still to come, or its workers are processes) every file in its folder does. A change counts when it
-    is over: an editor that writes in two steps makes one reload.
+    The files are those that functions have read. Of a function that has read nothing (its first event is still to
+    come), or whose new version did not take its place, every file in its folder is one; after a manifest that cannot be
+    used, those that this is about, too. A change counts when it is over: an editor that writes in two steps makes one
+    reload.
     """
 
-    def __init__(self, processor: Processor, manifest: str, reload: Callable[[Iterable[str]], Any]) -> None:
+    def __init__(self, processor: Processor, manifest: str, reload: Callable[[], Any]) -> None:
         self._processor = processor
         self._manifest = os.path.abspath(manifest)
         self._reload = reload
-        self._owners: dict[str, set[str]] = {}
-        self._known: Stamps = {}
-        self._before: Stamps = {}
+        self._files: set[str] = set()
+        self._known: dict[str, int | None] = {}
+        self._before: dict[str, int | None] = {}
         self._timer: Any = None
         self.look()
         self._arm()
 
     def look(self) -> None:
         """Take what is on disk now as known: what runs has just been read from there."""
-        self._owners = {}
-        for function in self._processor.functions.values():
-            for path in _files(function):
-                self._owners.setdefault(path, set()).add(function.name)
+        functions = self._processor.functions.values()
+        read = read_by(functions)
+        whole = changed(functions)
+        self._files = {self._manifest}
+        for function in functions:
+            self._files.update(path for path, _ in read[function.name])
+            if function.spec.file:
+                self._files.add(function.spec.file)
+            if not read[function.name] or function.name in whole:
+                self._files.update(in_folder(function))
         self._known = self._before = self._stamps()
+
+    def look_at(self, files: Iterable[str]) -> None:
+        """Watch these, too, until the next `look`."""
+        self._files.update(files)
+        self._known = self._stamps()
 
     def close(self) -> None:
         """Look no more."""
@@ -60,45 +66,10 @@ class Watch:
     def _compare(self) -> None:
         now = self._stamps()
         if now != self._known and now == self._before:
-            changed = [path for path in {**now, **self._known} if now.get(path) != self._known.get(path)]
             self._known = now
-            self._reload({name for path in changed for name in self._owners.get(path, ())})
+            self._reload()
         self._before = now
         self._arm()
 
-    def _stamps(self) -> Stamps:
-        stamps = {}
-        for path in (self._manifest, *self._owners):
-            try:
-                status = os.stat(path)
-                stamps[path] = (status.st_mtime_ns, status.st_size)
-            except OSError:  # gone for a moment: many editors replace a file
-                pass
-        return stamps
-
-
-def _files(function: Function) -> Iterator[str]:
-    if function.spec.file:
-        yield function.spec.file
-    space = space_of(getattr(function.handler, "__module__", ""))
-    if space:
-        for name, module in list(sys.modules.items()):
-            path = getattr(module, "__file__", None) if space_of(name) == space else None
-            if path and os.path.isabs(path):
-                yield path
-    elif function.spec.code is None:
-        count = 0
-        for folder, folders, names in os.walk(function.spec.path):
-            folders[:] = [name for name in folders if _may_hold_code(folder, name)]
-            for name in names:
-                if name.endswith(".py"):
-                    yield os.path.join(folder, name)
-            count += len(names)
-            if count > MOST_FILES:
-                return
-
-
-def _may_hold_code(folder: str, name: str) -> bool:
-    if name[0] == "." or name in _SKIPPED:
-        return False
-    return not os.path.exists(os.path.join(folder, name, "pyvenv.cfg"))  # a virtual environment
+    def _stamps(self) -> dict[str, int | None]:
+        return {path: stamp_at(path) for path in self._files}

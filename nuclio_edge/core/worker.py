@@ -219,7 +219,9 @@ class InlineRunner:
         conclude(trigger, event, result, error, port.clock() - start)
 
     def start(self) -> None:
-        """Import if need be, and run init_context."""
+        """Import if need be, and run init_context, once."""
+        if self.ready:
+            return
         self.take()
         try:
             self.function.prepare(self.context)

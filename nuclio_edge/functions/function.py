@@ -36,10 +36,9 @@ LONGEST_WAIT_MS = 300_000
 # Failures said in full a second; the rest are counted and said in one line. A handler that fails 10,000 times a second
 # must not make the log the load.
 FAILURES_SAID = 5
-
 # Of the body of an answer that says why an event has failed: characters in the log, and bytes that are looked at.
 SHOWN, LOOKED_AT = 200, 16 * 1024
-
+LOADING = "loading"  # why an inline function turns events away meanwhile
 SHED_SAID_MS = 60_000  # between two words on events that are shed
 
 _LOADING = allocate_lock()  # for the moment in which a function gets its own
@@ -67,6 +66,7 @@ class Function:
         "_unsaid",
         "_wait_ms",
         "batchers",
+        "beside",
         "env",
         "fault",
         "handler",
@@ -74,6 +74,7 @@ class Function:
         "is_async",
         "labels",
         "load_error",
+        "loading",
         "loop",
         "name",
         "outputs",
@@ -83,6 +84,7 @@ class Function:
         "suspect",
         "suspended",
         "timeout_ms",
+        "tried",
         "trigger_specs",
         "triggers",
         "unload",
@@ -103,6 +105,7 @@ class Function:
         self.is_async = False
         self.package = ""
         self.load_error: BaseException | None = None
+        self.loading: bool = False  # longer than the start would wait for it
         self.unload: Callable[[], Any] | None = None
         self.runner: Any = None
         self.triggers: tuple[Trigger, ...] = ()
@@ -111,6 +114,8 @@ class Function:
         self.suspended: str | None = None
         self.fault = ""
         self.suspect = False
+        self.tried: dict[str, int] | None = None  # its files when it did not start, None since it has
+        self.beside: Callable[[BaseException | None], Any] | None = None  # who waits for `warm`, until `start`
         self._assembly = assembly
         self._loading: Any = None
         self._pause_ms = FIRST_PAUSE_MS
@@ -186,7 +191,7 @@ class Function:
 
     def settled(self) -> bool:
         """Whether the function is as far as it gets before its first event."""
-        return self.suspended is not None or not self.runner.starting()
+        return not self.loading and (self.suspended is not None or not self.runner.starting())
 
     def may_retry(self) -> bool:
         """Whether a failed event may be tried again now."""
@@ -219,11 +224,22 @@ class Function:
 
     def on_start_failed(self, error: BaseException) -> None:
         """Import or init_context raised: suspend, with back-off; the rest of the processor goes on."""
+        if self.beside is not None:
+            self.suspended = "could not start"  # it is not tried again
+            self.beside(error)
+            return
         pause = self._pause_ms
         self.fault = self.explain(error)
         self.logger.error_with("function could not start", "error", self.fault, "again_in_ms", pause)
+        self._has_not_started()
         self.suspend("could not start", pause)
         self._pause_ms = min(pause * 2, LONGEST_PAUSE_MS)
+
+    def _has_not_started(self) -> None:
+        if self.tried is None:
+            from .files import in_folder
+
+            self.tried = in_folder(self)
 
     def on_suspected(self, what: str, pause_ms: int) -> None:
         """The last process ended while it ran, and it is taken for the cause: begin suspended."""
@@ -232,6 +248,7 @@ class Function:
             "again_in_ms",
             pause_ms,
         )
+        self._has_not_started()
         self.suspend(what, pause_ms)
 
     def _count_failure(self) -> None:
@@ -259,12 +276,16 @@ class Function:
 
     def on_abandoned(self, lost: int, *, starting: bool) -> None:
         """A worker went past the timeout and was abandoned, `lost` of them by now."""
-        if starting or lost > 1:
+        if starting and self.beside is not None:
+            self.on_start_failed(HandlerTimeout(f"init_context still running after {self.timeout_ms / 1000:g} s"))
+        elif starting or lost > 1:
             self.logger.error_with(
                 'function suspended: its handlers hang; isolation = "process" can stop what a thread cannot',
                 "abandoned_threads",
                 lost,
             )
+            if starting:
+                self._has_not_started()
             self.suspend("handlers hang", 0)
 
     def on_thread_ended(self) -> None:
@@ -281,14 +302,55 @@ class Function:
         self._resume = self.loop.call_later(pause_ms, self.resume) if pause_ms else None
 
     def resume(self) -> None:
-        """Take events again."""
+        """Take events again, and say so when it is seen that it can."""
         self._resume = None
         self.suspended = None
-        self.logger.info_with("function runs again")
+        if self.tried is None:
+            self.logger.info_with("function runs again")
         self.start()
+
+    def rest(self) -> None:
+        """Stay suspended, if it is: another version is about to take its place."""
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+
+    def warm(self, told: Callable[[BaseException | None], Any]) -> None:
+        """Start the first worker while an earlier version has the events; the others follow with `start`.
+
+        `told(error)` on the loop when that one has started, or cannot.
+        """
+        self.beside = told
+        self.runner.start()
+
+    def hold(self) -> None:
+        """Let its events wait until `release`, as its code is still being imported; an inline function has no queue."""
+        self._has_not_started()
+        queue = getattr(self.runner, "queue", None)
+        if queue is None:
+            self.suspended = LOADING
+        else:
+            queue.hold()
+
+    def release(self) -> None:
+        """Begin: its import has ended, or has taken too long."""
+        self.loading = False
+        if self.load_error is None:
+            self.tried = None
+        queue = getattr(self.runner, "queue", None)
+        if queue is None:
+            self.suspended = None
+            self.start()
+        else:
+            self.start()
+            queue.end_of_turn()
 
     def start(self) -> None:
         """Bring it to the point at which its first event only needs the call."""
+        if self.loading:
+            return
+        if self.beside is not None:
+            self.beside = self.suspended = None
         error, self.load_error = self.load_error, None
         if error is not None:
             self.on_start_failed(error)
@@ -299,6 +361,11 @@ class Function:
         """A worker has imported and initialised: the next failure to start begins with a short pause again."""
         self._pause_ms = FIRST_PAUSE_MS
         self.fault = ""
+        if self.tried is not None:
+            self.tried = None
+            self.logger.info_with("function runs again")
+        if self.beside is not None:
+            self.beside(None)
 
     def hasten(self) -> None:
         """It gets no new events: batches do not wait for more."""
@@ -307,9 +374,8 @@ class Function:
 
     def close(self) -> None:
         """Give back what the function holds, its code included."""
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
+        self.rest()
+        self.loading = False
         if self.runner is not None:  # None: the processor failed before it had one
             self.runner.close()
         if self.unload is not None and not getattr(self.runner, "lost", 0):

@@ -28,19 +28,19 @@ from nuclio_edge.functions.running import ROOT, forget, space_of, space_of_stack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import CodeType
     from typing import Any
-
-    Stamp = tuple[int, int, int]
 
 _SDK = "nuclio_sdk"
 _SETTLED_S = 2  # a source file younger than this is compiled, not cached: its next edit may fall into the same second
 
 _CODES = 4  # files whose code is kept at hand: functions that share a file then share its code, 2 KB each
 
+on_read: Callable[[str, int], Any] | None = None  # told of each file as it is read, with its stamp; in worker processes
+
 _import_module = importlib.import_module
-_codes: dict[str, tuple[Stamp, CodeType | None]] = {}
+_codes: dict[str, tuple[tuple[int, int, int], CodeType | None]] = {}
 _spaces: dict[str, Space] = {}
 _count = 0
 
@@ -109,7 +109,10 @@ class Space:
         if self._init and os.path.isfile(path):
             self._init = False
             builtins.__import__(self.package)
-            SourceLoader(self.package, path).exec_module(sys.modules[self.package])
+            package = sys.modules[self.package]
+            package.__loader__ = loader = SourceLoader(self.package, path)
+            package.__file__ = path
+            loader.exec_module(package)
         self._init = False
 
     def close(self) -> None:
@@ -133,12 +136,9 @@ class Space:
 
 
 class SourceLoader(SourceFileLoader):
-    """Loads a source file into the function's package, with the private `__builtins__`.
+    """Loads a source file into the function's package, with the private `__builtins__`."""
 
-    `stamp` tells the file as it was then from what it has become.
-    """
-
-    stamp: Stamp | None = None
+    stamp: int | None = None  # of what was read
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the code with the private `__builtins__`."""
@@ -149,17 +149,17 @@ class SourceLoader(SourceFileLoader):
         """Return the code, from __pycache__ only when the source has been at rest."""
         path = self.get_filename(fullname)
         status = os.stat(path)
-        self.stamp = _stamp(status)
+        self.stamp = stamp_of(status)
+        if on_read is not None:
+            on_read(path, self.stamp)
         if time.time() - status.st_mtime < _SETTLED_S:
             return self.source_to_code(self.get_data(path), path)
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         known = _codes.pop(path, None)
-        if known is not None and known[0] == self.stamp:
-            self.stamp, code = known
-        else:
-            code = super().get_code(fullname)
+        code = known[1] if known is not None and known[0] == stamp else super().get_code(fullname)
         while len(_codes) >= _CODES:
             _codes.pop(next(iter(_codes)), None)
-        _codes[path] = (self.stamp, code)
+        _codes[path] = (stamp, code)
         return code
 
 
@@ -258,28 +258,6 @@ def _route(name: str, package: str | None = None) -> ModuleType:
     return _import_module(name, package)
 
 
-def changed_files(package: str) -> list[str]:
-    """The source files of a function's package that are not as they were when they were loaded."""
-    found = []
-    for name, module in list(sys.modules.items()):
-        if package and space_of(name) == package:
-            loader = getattr(getattr(module, "__spec__", None), "loader", None)
-            if isinstance(loader, SourceLoader) and loader.stamp and _stamp_of(loader.path) not in (loader.stamp, None):
-                found.append(loader.path)
-    return found
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _stamp_of(path: str) -> Stamp | None:
-    try:
-        return _stamp(os.stat(path))
-    except OSError:
-        return None  # what is gone cannot be run instead
-
-
 def _say_plainly(error: ImportError, prefix: str) -> None:
     """Take our package's name out of a message: the function's author never wrote it."""
     error.args = tuple(arg.replace(prefix, "") if isinstance(arg, str) else arg for arg in error.args)
@@ -287,6 +265,11 @@ def _say_plainly(error: ImportError, prefix: str) -> None:
         error.msg = error.msg.replace(prefix, "")
     if error.name:
         error.name = error.name.removeprefix(prefix)
+
+
+def stamp_of(status: os.stat_result) -> int:
+    """A number that is another one when a file has other content; the same in every process."""
+    return hash((status.st_mtime_ns, status.st_size))
 
 
 def _found_elsewhere(name: str) -> bool:

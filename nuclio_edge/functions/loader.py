@@ -61,8 +61,9 @@ def load(
     """Import a function's code and return it, ready to be called.
 
     `file` is the path of the handler's file, `code` its text in the place of one; with neither, `module` (dotted) is
-    found in `folder`, whose modules resolve first in any case. Runs the user's code, so it belongs on a thread that
-    may block, bound to the function (`running.bind`) so that its environment and output are the function's.
+    found in `folder`, whose modules resolve first in any case. A file that lies where a dotted module, or a package,
+    would is imported as that: relative imports start from its own package. Runs the user's code, so it belongs on a
+    thread that may block, bound to the function (`running.bind`) so that its environment and output are the function's.
 
     Raises CodeError for a missing file, bad syntax and a missing callable, LoadError for whatever the code raises,
     sys.exit included. Nothing stays behind of a failed attempt.
@@ -75,7 +76,7 @@ def load(
         if code is not None:
             where = f"function.{name}.code"
             loaded = space.add(module, InlineLoader(f"{space.package}.{module}", where, code))
-        elif file is not None:
+        elif file is not None and not _in_package(file, folder, module):
             stem = os.path.splitext(os.path.basename(file))[0].replace(".", "_")
             loaded = space.add(stem, SourceLoader(f"{space.package}.{stem}", file))
         else:
@@ -91,6 +92,11 @@ def load(
         if isinstance(error, LoadError):
             raise
         raise _explain(error, space, module, where) from None
+
+
+def _in_package(file: str, folder: str, module: str) -> bool:
+    inner = os.path.join(folder, *module.split("."))
+    return file == os.path.join(inner, "__init__.py") or ("." in module and file == inner + ".py")
 
 
 def find_callable(module: ModuleType, name: str, where: str) -> Callable[..., Any]:

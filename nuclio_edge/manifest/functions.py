@@ -165,7 +165,10 @@ class Functions:
             return nothing
         file, module, folder = self._locate(where, own.path, folder)
         if not own.disabled:
+            before = report.errors
             self._callable(None, file, attribute, own, path, "handler")
+            if report.errors > before:
+                report.files += (file,)
         return file, module, attribute, folder
 
     def _locate(self, where: str, given: str | None, folder: str) -> tuple[str, str, str]:

@@ -81,12 +81,13 @@ class Problem:
 class Report:
     """The problems found so far, by key path."""
 
-    __slots__ = ("_found", "_text", "errors")
+    __slots__ = ("_found", "_text", "errors", "files")
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._found: list[tuple[KeyPath, str, str, str | None, KeyPath | None, str]] = []
         self.errors = 0
+        self.files: tuple[str, ...] = ()  # of code, there or not, that errors are about
 
     def error(
         self, path: KeyPath, code: str, message: str, hint: str | None = None, *, see: KeyPath | None = None
@@ -188,15 +189,17 @@ def listed(words: Iterable[str], last: str = "and") -> str:
     return ", ".join(items[:-1]) + f" {last} {items[-1]}"
 
 
-def render(problems: Sequence[Problem], path: str, *, warnings: bool = False) -> str:
-    """Return the errors as a terminal shows them, closed by how many there are and that nothing was started.
+def render(
+    problems: Sequence[Problem], path: str, *, warnings: bool = False, outcome: str = "nothing was started"
+) -> str:
+    """Return the errors as a terminal shows them, closed by how many there are and what has come of them.
 
     With `warnings` these stand among them, in the order of the problems.
     """
     errors = sum(problem.severity == "error" for problem in problems)
     shown = [problem.render(path) for problem in problems if warnings or problem.severity == "error"]
     count = "1 problem" if errors == 1 else f"{errors} problems"
-    return "\n".join([*shown, f"{count} in {path}; nothing was started."])
+    return "\n".join([*shown, f"{count} in {path}; {outcome}."])
 
 
 def render_warnings(problems: Sequence[Problem], path: str) -> str:

@@ -42,24 +42,24 @@ def load(path: str, *, root: str = "/") -> Manifest:
 
     Its warnings are in `manifest.warnings`. `root` stands for / where the device is identified.
     """
-    manifest, problems = check(path, root=root)
-    if manifest is None:
-        raise ManifestError(problems, path)
+    text, raw, problem = read(path)
+    if raw is None:
+        raise ManifestError([problem] if problem is not None else [], path)
+    report = Report(text)
+    manifest = _Reading(path, raw, report, root).manifest()
+    if report.errors:
+        raise ManifestError(report.problems(), path, report.files)
+    manifest.warnings = report.problems()
     return manifest
 
 
 def check(path: str, *, root: str = "/") -> tuple[Manifest | None, list[Problem]]:
     """Return the manifest, None when it has an error, and its problems and warnings sorted by line."""
-    text, raw, problem = read(path)
-    if raw is None:
-        return None, [problem] if problem is not None else []
-    report = Report(text)
-    manifest = _Reading(path, raw, report, root).manifest()
-    problems = report.problems()
-    if report.errors:
-        return None, problems
-    manifest.warnings = problems
-    return manifest, problems
+    try:
+        manifest = load(path, root=root)
+    except ManifestError as error:
+        return None, list(error.problems)
+    return manifest, list(manifest.warnings)
 
 
 def admin_socket(path: str) -> str:

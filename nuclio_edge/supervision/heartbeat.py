@@ -111,7 +111,7 @@ class Heart:
 
 def _at(function: Function) -> Any:
     """How many outcomes there are of a function that has something to do, None of one that has not."""
-    if function.suspended is not None or function.runner.drain():
+    if function.loading or function.suspended is not None or function.runner.drain():
         return None
     return sum(t.handled + t.failed + t.dead_lettered + t.retried + sum(t.shed.values()) for t in function.triggers)
 

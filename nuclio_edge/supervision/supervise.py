@@ -133,11 +133,6 @@ def ready(status: str) -> bool:
     return notify(f"READY=1\nSTATUS={status}")
 
 
-def starting(what: str, limit_ms: int) -> bool:
-    """Say that the start goes on with something that may take so long, whatever TimeoutStartSec= says."""
-    return notify(f"EXTEND_TIMEOUT_USEC={limit_ms * 1000}\nSTATUS={what}")
-
-
 def stopping(limit_ms: int) -> bool:
     """Say that the stop has begun, and how long it may take, whatever TimeoutStopSec= says."""
     return notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={limit_ms * 1000}\nSTATUS=stopping")

@@ -19,7 +19,7 @@ LIFELINE = 4
 # to the worker
 START, BEGIN, EVENT, ANSWER = range(4)
 # from the worker
-LOADED, INIT, READY, BROKEN, DONE, FAILED, PARTED, LOG, CALL = range(16, 25)
+LOADED, INIT, READY, BROKEN, DONE, FAILED, PARTED, LOG, CALL, FILE = range(16, 26)
 
 LONGEST = 1 << 28
 HEAD = Struct("<IB")  # length of the content, kind
@@ -65,7 +65,7 @@ class Reader:
         at = 0
         while len(kept) - at >= HEAD.size:
             length, kind = HEAD.unpack_from(kept, at)
-            if length > LONGEST or kind > CALL:
+            if length > LONGEST or kind > FILE:
                 raise FrameError(f"a frame of kind {kind} and {length} bytes")
             start = at + HEAD.size
             if len(kept) - start < length:

@@ -29,6 +29,7 @@ from .frames import (
     DONE,
     EVENT,
     FAILED,
+    FILE,
     INIT,
     LIFELINE,
     LOADED,
@@ -91,9 +92,10 @@ class Work:
 
     def load(self, about: dict[str, Any]) -> Loaded:
         """Import the function's code."""
-        from nuclio_edge.functions import capture, running
+        from nuclio_edge.functions import capture, imports, running
         from nuclio_edge.functions.loader import load
 
+        imports.on_read = self._read
         loaded = load(about["name"], **about["code"])
         capture.install_hooks()  # the import may have been the first of logging or threading
         self.running.space = loaded.package
@@ -194,6 +196,11 @@ class Work:
             from nuclio_edge.functions import capture
 
             capture.flush()
+
+    def _read(self, path: str, stamp: int) -> None:
+        """Tell of a file of the function's code, now or whenever a handler imports it."""
+        if path.isprintable():  # else its name would not get through
+            self.channel.send(FILE, _json([path, stamp]))
 
     def _emit(self, record: Any) -> None:
         ms, level, name, message, pairs, _, event_id = record

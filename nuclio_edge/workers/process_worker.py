@@ -16,6 +16,7 @@ from .frames import (
     DONE,
     EVENT,
     FAILED,
+    FILE,
     INIT,
     LOADED,
     LOG,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 WINDOW = 16
 _SHORT = port.TICKS_PER_MS
 _READ = 1 << 18
+MOST_FILES = 2000  # that are remembered; a handler may send what it likes
 
 
 class DiedError(Exception):
@@ -71,6 +73,7 @@ class Child:
         self.idle_since = 0
         self.window = 1
         self.sent = 0
+        self.files: dict[str, int] = {}  # that it has read, with their stamps
         self._parted: Callable[[Child], Any] | None = None  # who waits for its last words
         self._triggers = 0  # how many of them it has been told of
         self.dying = False
@@ -247,6 +250,10 @@ class Child:
             self.since = port.clock()
             self.idle_since = self._loop.now
             self.runner.child_ready(self)
+        elif kind == FILE:
+            path, stamp = port.json_loads(content)
+            if len(self.files) < MOST_FILES:
+                self.files[str(path)] = int(stamp)
         elif kind == PARTED:
             self._has_parted()
         elif kind == BROKEN:

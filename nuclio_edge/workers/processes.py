@@ -8,8 +8,8 @@ Laws:
 - An idle process that is to end may do so by itself; one that is kept by a thread of its own is killed.
 - A process ends with the processor: the kernel kills it when the processor goes away without a word.
 - After two deaths with no event handled between them the next process waits: 100 ms, doubled up to 10 s.
-- At a reload a process of the new version imports its code beside those of the old one, and goes on to init_context
-  when it takes their place; when it fails before that, nothing has changed.
+- At a reload a process of the new version imports its code beside those of the old one. It goes on to init_context at
+  once, or when it takes their place where sources change with it; when it fails before that, nothing has changed.
 - All here runs on the loop but binding calls that want an answer, which have a thread.
 """
 
@@ -110,7 +110,8 @@ class ProcessRunner:
                 child.context = self.make_context(child.number)  # sources may have been exchanged since
                 child.begin()
                 child.flush()
-        while len(self.children) < max(self.low, 1) and self._spawn() is not None:
+        low = 1 if self.function.beside else max(self.low, 1)
+        while len(self.children) < low and self._spawn() is not None:
             pass
         self._watch()
 

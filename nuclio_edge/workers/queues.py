@@ -161,6 +161,10 @@ class Queue:
     def __bool__(self) -> bool:
         return any(self._boxes)
 
+    def hold(self) -> None:
+        """Hand nothing over before the next `end_of_turn`, which is no turn's: who holds it calls that."""
+        self.flagged = True
+
     def end_of_turn(self) -> None:
         """Hand over what came in this turn."""
         self.flagged = False

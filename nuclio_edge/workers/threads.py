@@ -86,7 +86,8 @@ class ThreadRunner:
         for worker in self.workers:
             if not worker.ready and not worker.busy:
                 self.pool.start(worker)
-        while len(self.workers) < self.low:
+        low = 1 if self.function.beside else self.low
+        while len(self.workers) < low:
             self.pool.start(self._new_worker())
         self._watch()
 
@@ -108,7 +109,7 @@ class ThreadRunner:
             else:
                 self.lost -= 1
                 self.pool.abandoned -= 1
-                if self.lost == 0:
+                if self.lost == 0 and not self._closing:
                     self.function.on_thread_ended()
         elif self._closing:
             self.workers.remove(worker)

@@ -123,6 +123,24 @@ def test_a_dotted_module_is_found_in_the_folder() -> None:
     assert load("f", module="pkg.deep.leaf", callable="read", folder=folder).handler() == 1
 
 
+@pytest.mark.parametrize(
+    ("handler", "where"),
+    [("pk.d:go", "pk/d.py"), ("pk/d.py:go", "pk/d.py"), ("pk:go", "pk/__init__.py"), ("deep.pk.d:go", "deep/pk/d.py")],
+)
+def test_a_handler_in_a_package_imports_what_lies_beside_it(tmp_path: Path, handler: str, where: str) -> None:
+    from nuclio_edge.manifest import load as load_manifest
+
+    file = tmp_path / where
+    file.parent.mkdir(parents=True)
+    (file.parent / "__init__.py").write_text("")
+    (file.parent / "helper.py").write_text("WORD = 'beside'\n")
+    file.write_text("from . import helper\nfrom .helper import WORD\ndef go(c, e): return helper.WORD, WORD\n")
+    (tmp_path / "edge.toml").write_text(f'[function.f]\nhandler = "{handler}"\n')
+    spec = load_manifest(str(tmp_path / "edge.toml")).functions["f"]
+    loaded = load("f", module=spec.module, callable=spec.callable, folder=spec.path, file=spec.file)
+    assert call(loaded) == ("beside", "beside")
+
+
 def test_async_handlers_are_told_apart() -> None:
     names = ["handler", "plain", "partial", "instance"]
     assert [case("asynchronous", name).is_async for name in names] == [True, False, True, True]

@@ -267,6 +267,25 @@ def test_an_init_context_that_raises_suspends_the_function_and_is_tried_again(
         assert rig.ask("/f") == (200, b"ok")
 
 
+@pytest.mark.parametrize("isolation", ["thread", "inline", "process"])
+def test_that_a_function_runs_again_is_said_when_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, isolation: str
+) -> None:
+    monkeypatch.setattr("nuclio_edge.functions.function.FIRST_PAUSE_MS", 30)
+    code = (
+        f"import os\ndef init_context(context):\n    if not os.path.exists({str(tmp_path / 'sensor')!r}):\n"
+        "        raise RuntimeError('no sensor')\n"
+        "def handler(context, event):\n    return 'ok'\n"
+    )
+    with Rig(tmp_path, MEMORY + manifest(f'isolation = "{isolation}"'), f=code) as rig:
+        rig.until(lambda: rig.records.text().count("function could not start") == 3)
+        assert "runs again" not in rig.records.text()
+        (tmp_path / "sensor").touch()
+        rig.until(lambda: "function runs again" in rig.records.text())
+        assert rig.ask("/f") == (200, b"ok")
+        assert rig.records.text().count("runs again") == 1
+
+
 def test_a_hanging_init_context_suspends_the_function_and_the_rest_gets_ready(tmp_path: Path) -> None:
     code = (
         "import threading\nstuck = threading.Event()\n"
