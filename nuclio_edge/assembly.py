@@ -72,6 +72,7 @@ class Assembly:
             self.bind(function, context)
             try:
                 function.load()
+                function.streams = context._running.streams
                 capture.install_hooks()  # the import may have been the first of logging or threading
             except LoadError as error:
                 function.load_error = error
@@ -250,7 +251,12 @@ class Assembly:
         """Make the present thread run for this function's worker."""
         who = context._running
         if who is None or who.space != function.package:
+            before = who
             who = context._running = running.Running(function.name, context.env, context, function.package)
+            if before is not None and before.streams:  # it was imported in the meantime
+                function.streams = before.streams
+            if function.streams:
+                who.streams = dict(function.streams)
             running.register(who)
         running.bind(who)
 

@@ -10,7 +10,7 @@ SHORTEST = 4  # characters: masking "on" or "1" would make every line unreadable
 def forms(secret: str) -> set[str]:
     """What a secret looks like in a text: itself, as Python and JSON write it, and each of these in a line of JSON.
 
-    Most have one form; none has more than twenty.
+    Most have one form; none has more than thirty.
     """
     if len(secret) < SHORTEST:
         return set()
@@ -22,7 +22,7 @@ def forms(secret: str) -> set[str]:
     for shown in (repr, ascii, _as_bytes):
         found.add(shown(secret)[1:-1])
         found.add(shown('"' + secret)[2:-1])  # beside a double quote Python escapes the single ones
-    return found | {port.json_dumps(form)[1:-1] for form in found}
+    return found | {dump(form)[1:-1] for form in found for dump in (port.json_dumps, json.dumps)}
 
 
 def _as_bytes(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from .core import port
 from .errors import LoadError
 from .processor import origin
 
@@ -62,6 +63,8 @@ def reload(
     untouched = set(wanted) - fresh
     touched = fresh | (set(processor.sources) - set(wanted))
     warm = {f.name for f in changed if _may_stay(processor, f.name, untouched) and _uses_none_of(touched, f.spec)}
+    if manifest.log != processor.manifest.log:
+        warm.clear()  # their contexts have the log as it is when they are made
 
     def switch() -> None:
         done([] if processor.stopping else _become(processor, manifest, wanted, fresh, changed))
@@ -166,17 +169,27 @@ def _start_beside(processor: Processor, functions: list[Function], warm: set[str
     todo = deque(here)
 
     def begin() -> None:
-        def over(*, late: bool = False) -> None:
-            if not begun:
-                return  # the others went on without this one
+        timer: Any = None
+
+        def over() -> None:
+            if begun:  # else the others went on without this one
+                begun.clear()
+                timer.cancel()
+                imported()
+
+        def look() -> None:
+            nonlocal timer
+            left = begun[0] + patience - port.ticks_ms()  # of the import that goes on now
+            if left > 0:
+                timer = processor.loop.call_later(left, look)
+                return
             begun.clear()
-            timer.cancel()
-            if late and todo:
+            if todo:
                 begin()
             else:
                 imported()
 
-        timer = processor.loop.call_later(patience, lambda: over(late=True))
+        timer = processor.loop.call_later(patience, look)
         begun = assembly.import_on_thread(todo, over)
 
     def imported() -> None:

@@ -151,7 +151,8 @@ def _status(value: "Any") -> int:
     except (TypeError, ValueError):
         status = 0
     if not 100 <= status <= 599:
-        raise ValueError("status %r is not a number of 100 to 599" % (value,))
+        what = value if isinstance(value, int) else "of type " + type(value).__name__  # what text says may be a secret
+        raise ValueError("status %s is not a number of 100 to 599" % (what,))
     return status
 
 

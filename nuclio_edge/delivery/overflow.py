@@ -39,7 +39,7 @@ class Overflow:
     """
 
     __slots__ = (
-        "_holds_back", "_in_flight", "_take", "_waits", "backlog", "delivery", "side", "storing", "trigger",
+        "_holds_back", "_in_flight", "_looks", "_take", "_waits", "backlog", "delivery", "side", "storing", "trigger",
     )  # fmt: skip
 
     def __init__(self, side: Durable, take: Callable[[Event], bool]) -> None:
@@ -51,6 +51,7 @@ class Overflow:
         self.storing = 0  # events on their way to the disk that are nowhere else
         self._in_flight = 0  # bytes of them
         self._holds_back = False  # the source, until less is on its way to the disk
+        self._looks = False  # again, in a moment
         self._waits = False
 
     @property
@@ -193,6 +194,15 @@ class Overflow:
             side.because("backlog")
             self.trigger.loop.call_soon(self.refill)
 
+    def _look_again(self) -> None:
+        if not self._looks:
+            self._looks = True
+            self.trigger.loop.call_later(LOOK_MS, self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        self.refill()
+
     def refill(self) -> None:
         """Take from disk and strand what there is room for, oldest first; without a function send the strand there.
 
@@ -214,7 +224,7 @@ class Overflow:
         if trigger.function.suspended:
             side.because("backlog")
             if not stopping:
-                trigger.loop.call_later(LOOK_MS, self.refill)
+                self._look_again()
             return
         while strand and (stopping or not self._has_older(strand[0][0])):
             event = strand[0][1]
@@ -248,7 +258,7 @@ class Overflow:
             elif backlog.alone < before:
                 trigger.loop.call_soon(self.refill)  # the rest of a long backlog; others have their turn between
             else:
-                trigger.loop.call_later(LOOK_MS, self.refill)  # the disk does not give it, or the memory is short
+                self._look_again()  # the disk does not give it, or the memory is short
         elif strand:
             trigger.loop.call_soon(self.refill)
         else:

@@ -204,7 +204,7 @@ class Durable:
         number = self.storing.pop(event)
         where = self.backlog.landed(number)
         if error is None:
-            self.tell_stored(event)
+            self.tell_stored(event, alone=where == "alone")
         else:
             self.not_stored(event, number, where, error)
 

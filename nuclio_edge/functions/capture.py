@@ -34,27 +34,35 @@ _waiting: dict[tuple[int, str], Running] = {}
 _timed = False
 _GONE: Any = object()  # in the place of a stream that was deleted
 _streams: dict[str, Stream] = {}
+_doors: dict[str, _Door] = {}  # never given up: print may be in one, of which it holds no reference (CPython 3.11)
 _nobodys: dict[str, Any] = {}  # what was put in their place while no function was running
+_class: Any = type(sys)  # of the module sys before `install`
 _thread_hook: Any = None  # threading's, that ours stands in for
 
 
 class Stream:
-    """What stands in for sys.stdout or sys.stderr: whatever would change the real stream for all does nothing."""
+    """What stands in for sys.stdout or sys.stderr: what a function does to it changes nothing for the others.
+
+    `real` is what was there, None where the descriptor was closed.
+    """
 
     def __init__(self, real: Any, name: str) -> None:
-        self._real = real
-        self._name = name
+        self.real = real
+        self.name = name
         self.buffer = _Buffer(self, getattr(real, "buffer", None))
 
     def write(self, text: str) -> int:
         """Log the text's lines when a function is running, else pass it on."""
+        return self.put(running.current(), text)
+
+    def put(self, who: Running | None, text: str) -> int:
+        """The same for whoever is known to write."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        who = running.current()
-        if who is None:
-            self._real.write(text)
-        else:
-            _take(who, self._name, text)
+        if who is not None:
+            _take(who, self.name, text)
+        elif self.real is not None:
+            self.real.write(text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -64,24 +72,28 @@ class Stream:
 
     def flush(self) -> None:
         """Nothing while a function is running: its lines are on their way. Else the real stream's."""
-        if running.current() is None:
-            self._real.flush()
+        if self.real is not None and running.current() is None:
+            self.real.flush()
 
     def close(self) -> None:
-        """Nothing: others write to it."""
+        """Nothing while a function is running: others write to it."""
+        if running.current() is None:
+            self.real.close()
 
-    def detach(self) -> _Buffer:
-        """The bytes below, which stay usable from here too."""
-        return self.buffer
+    def detach(self) -> Any:
+        """The bytes below; for a function they stay usable from here too."""
+        return self.real.detach() if running.current() is None else self.buffer
 
-    def reconfigure(self, **_: Any) -> None:
-        """Nothing: records have an encoding of their own."""
+    def reconfigure(self, **how: Any) -> None:
+        """Nothing while a function is running: records have an encoding of their own."""
+        if running.current() is None:
+            self.real.reconfigure(**how)
 
     def __getattr__(self, name: str) -> Any:  # fileno, isatty, encoding, errors, closed, mode ...
-        return getattr(self._real, name)
+        return getattr(self.real, name)
 
     def __iter__(self) -> Any:
-        return iter(self._real)
+        return iter(self.real)
 
     def __enter__(self) -> Stream:
         return self
@@ -90,7 +102,7 @@ class Stream:
         self.flush()
 
     def __repr__(self) -> str:
-        return f"<{self._name} of functions over {self._real!r}>"
+        return f"<{self.name} of functions over {self.real!r}>"
 
 
 class _Buffer:
@@ -104,7 +116,7 @@ class _Buffer:
         who = running.current()
         if who is None:
             return self._real.write(data)  # type: ignore[no-any-return]
-        _take(who, self._stream._name, bytes(data).decode("utf-8", "backslashreplace"))
+        _take(who, self._stream.name, bytes(data).decode("utf-8", "backslashreplace"))
         return len(data)
 
     def flush(self) -> None:
@@ -119,60 +131,73 @@ class _Buffer:
 
 
 class _Door:
-    """What print and the interpreter find in the dictionary of sys: it leads to what sys.stdout is for who asks."""
+    """What print and the interpreter find in the dictionary of sys: it leads to what sys.stdout is for who asks.
 
-    __slots__ = ("_name",)
+    Somebody may have kept it beyond `uninstall`: then it leads to the real stream.
+    """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    __slots__ = ("_own", "name")
+
+    def __init__(self, own: Stream) -> None:
+        self._own = own
+        self.name = own.name
 
     def write(self, text: str) -> int:
-        stream = self._stream()
-        return len(text) if stream is None else stream.write(text)
+        who = running.current()
+        stream = self._stream(who)
+        if stream is self._own:
+            return int(self._own.put(who, text))
+        if stream is not None:
+            stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        stream = self._stream()
+        stream = self._stream(running.current())
         if stream is not None:
             stream.flush()
 
-    def _stream(self) -> Any:
-        stream = _placed().get(self._name, self)
+    def _stream(self, who: Running | None) -> Any:
+        stream = _placed(who).get(self.name, self._own)
         if stream is _GONE:
-            raise RuntimeError(f"lost sys.{self._name}")  # print's words
-        return _streams[self._name] if stream is self else stream
+            raise RuntimeError(f"lost sys.{self.name}")  # print's words
+        return stream
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream(), name)
+        return getattr(self._stream(running.current()), name)
 
 
-def _placed() -> dict[str, Any]:
+def _placed(who: Running | None) -> dict[str, Any]:
     """What was put in the place of a stream by whoever asks."""
-    who = running.current()
-    return _nobodys if who is None else who.streams or {}
+    return _nobodys if who is None else running.streams(who)
 
 
 def _attribute(name: str) -> property:
     """sys.stdout or sys.stderr, answering by the running function."""
 
     def get(module: Any) -> Any:
-        found = _placed().get(name, module)
+        who = running.current()
+        found = _placed(who).get(name, module)
         if found is _GONE:
             raise AttributeError(f"module 'sys' has no attribute {name!r}")
-        return _streams.get(name, vars(module).get(name)) if found is module else found
+        if found is not module:
+            return found
+        own = _streams.get(name)
+        if own is None:
+            return vars(module).get(name)
+        return None if who is None and own.real is None else own
 
     def place(_: Any, stream: Any) -> None:
+        own = _streams.get(name)
+        back = isinstance(stream, (Stream, _Door)) and stream.name == name
+        if back or (own is not None and stream is own.real):
+            stream = running.BACK  # as before; also sys.stdout = sys.__stdout__
         who = running.current()
-        if who is None:
-            placed = _nobodys
+        if who is not None:
+            running.place(who, name, stream)
+        elif stream is running.BACK:
+            _nobodys.pop(name, None)
         else:
-            if who.streams is None:
-                who.streams = {}
-            placed = who.streams
-        standing = _streams.get(name)
-        if isinstance(stream, (Stream, _Door)) or (standing is not None and stream is standing._real):
-            placed.pop(name, None)  # as before; also sys.stdout = sys.__stdout__
-        else:
-            placed[name] = stream
+            _nobodys[name] = stream
 
     def delete(module: Any) -> None:
         get(module)
@@ -182,7 +207,7 @@ def _attribute(name: str) -> property:
 
 
 class _Sys(type(sys)):  # type: ignore[misc]  # ModuleType: types would have to be imported for it
-    """The class of the module sys while installed."""
+    """The class of the module sys while installed, or one of its bases, where somebody had exchanged it already."""
 
     stdout = _attribute("stdout")
     stderr = _attribute("stderr")
@@ -267,15 +292,23 @@ def install(log: Log | None = None) -> None:
 
     `log` is whose loop times unfinished lines.
     """
-    global _log  # noqa: PLW0603 - the streams are the process's as well
+    global _class, _log  # noqa: PLW0603 - the streams are the process's as well
     if log is not None:
         _log = log
     for name in ("stdout", "stderr"):
         real = vars(sys).get(name)
-        if real is not None and not isinstance(real, _Door):
-            _streams[name] = Stream(real, name)
-            vars(sys)[name] = _Door(name)
-    sys.__class__ = _Sys
+        if isinstance(real, _Door):
+            if name in _streams:
+                continue
+            real = real._own.real  # somebody has put it back after `uninstall`
+        own = _streams[name] = Stream(real, name)
+        door = _doors.setdefault(name, _Door(own))
+        door._own = own
+        vars(sys)[name] = door
+    found = type(sys)
+    if not issubclass(found, _Sys):
+        _class = found
+        sys.__class__ = _Sys if found is _Sys.__base__ else type("_Sys", (_Sys, found), {})
     install_hooks()
 
 
@@ -285,9 +318,10 @@ def uninstall() -> None:
     flush()
     _log = None
     _timed = False
-    sys.__class__ = _Sys.__base__
+    if issubclass(type(sys), _Sys):
+        sys.__class__ = _class
     for name, stream in _streams.items():
-        vars(sys)[name] = _nobodys.get(name, stream._real)
+        vars(sys)[name] = _nobodys.get(name, stream.real)
         if vars(sys)[name] is _GONE:
             del vars(sys)[name]
     _streams.clear()
@@ -317,6 +351,8 @@ def _install_thread_hook(module: Any) -> None:
     if module.excepthook is not _thread_failed:
         _thread_hook = module.excepthook
         module.excepthook = _thread_failed
+    elif _thread_hook is None:  # somebody has put ours back after `uninstall`
+        _thread_hook = module.__excepthook__
 
 
 def _thread_failed(args: Any) -> None:
@@ -325,8 +361,9 @@ def _thread_failed(args: Any) -> None:
         return
     threading: Any = sys.modules["threading"]
     who = running.current() or running.of_traceback(args.exc_traceback)
-    if who is None and (_log is None or _thread_hook is not threading.__excepthook__):
-        _thread_hook(args)
+    before = _thread_hook or threading.__excepthook__
+    if who is None and (_log is None or before is not threading.__excepthook__):
+        before(args)
         return
     from nuclio_edge.functions.loader import format_user_error
 

@@ -54,6 +54,7 @@ class Function:
 
     __slots__ = (
         "_assembly",
+        "_closed",
         "_failing",
         "_failures",
         "_handled",
@@ -81,6 +82,7 @@ class Function:
         "package",
         "runner",
         "spec",
+        "streams",
         "suspect",
         "suspended",
         "timeout_ms",
@@ -107,6 +109,7 @@ class Function:
         self.load_error: BaseException | None = None
         self.loading: bool = False  # longer than the start would wait for it
         self.unload: Callable[[], Any] | None = None
+        self.streams: dict[str, Any] | None = None  # what its module has put in the place of sys.stdout and sys.stderr
         self.runner: Any = None
         self.triggers: tuple[Trigger, ...] = ()
         self.batchers: tuple[Batcher, ...] = ()  # of those triggers whose events it handles in batches
@@ -123,6 +126,7 @@ class Function:
         self._said = 0
         self._said_in = 0
         self._shed_said = -SHED_SAID_MS
+        self._closed = False
         self._unsaid = 0
         self._failures = 0  # in a row
         self._failing = 0  # since when
@@ -149,6 +153,8 @@ class Function:
                 self.package = loaded.package
                 self.unload = loaded.unload
                 self.handler = loaded.handler
+                if self._closed:  # while it was imported
+                    self._unload()
                 if self.suspect and self.spec.isolation == "inline":
                     self.handler = self._assembly.noting(self)
         finally:
@@ -290,7 +296,9 @@ class Function:
 
     def on_thread_ended(self) -> None:
         """The last abandoned thread has ended after all."""
-        if self.suspended == "handlers hang":
+        if self._closed:
+            self._unload()
+        elif self.suspended == "handlers hang":
             self.resume()
 
     def suspend(self, reason: str, pause_ms: int) -> None:
@@ -373,12 +381,17 @@ class Function:
             batcher.hasten()
 
     def close(self) -> None:
-        """Give back what the function holds, its code included."""
+        """Give back what the function holds, its code included: at the latest when no thread runs it any more."""
+        self._closed = True
         self.rest()
         self.loading = False
         if self.runner is not None:  # None: the processor failed before it had one
             self.runner.close()
-        if self.unload is not None and not getattr(self.runner, "lost", 0):
+        if not getattr(self.runner, "lost", 0):
+            self._unload()
+
+    def _unload(self) -> None:
+        if self.unload is not None:
             self.unload()
 
     def _say(self, what: str, event: Event, error: BaseException | None, result: Any, *more: Any) -> None:

@@ -40,9 +40,8 @@ class Late:
     def _look(self) -> None:
         now = port.ticks_ms()
         if self._assembly.processor.stopping:
-            self._begun.clear()
-            return
-        if self._todo and now - self._begun[0] >= BESIDE_MS:
+            self._begun.clear()  # no further import begins; the one that goes on may still end in time
+        elif self._todo and now - self._begun[0] >= BESIDE_MS:
             self._begun.clear()
             self._begun = self._assembly.import_on_thread(self._todo, _nothing)
         waiting = self._todo.copy()

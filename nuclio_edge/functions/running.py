@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = "nuclio_edge_functions"  # every function's code is a package below this one
 _PREFIX = ROOT + "."
+_NONE: dict[str, Any] = {}
 _DEEP = 64  # frames looked at before a thread is taken for nobody's
 
 
@@ -42,6 +43,8 @@ class Running:
 
 _bound: ContextVar[Running | None] = ContextVar("nuclio_edge_running", default=None)
 _by_space: dict[str, Running] = {}
+BACK: Any = object()  # to `place`: what was there before
+_redirected: dict[str, dict[str, Any]] = {}  # package -> the `streams` of its worker that has exchanged one last
 
 
 # bind(running): make the calling thread or task run for this function, None for nobody, until the next call.
@@ -57,6 +60,7 @@ def register(running: Running) -> None:
 def forget(space: str) -> None:
     """End what `register` began; no error when it never did."""
     _by_space.pop(space, None)
+    _redirected.pop(space, None)
 
 
 def current() -> Running | None:
@@ -67,6 +71,32 @@ def current() -> Running | None:
         if space:
             running = _by_space.get(space)
     return running
+
+
+def streams(who: Running) -> dict[str, Any]:
+    """What the calling thread, which is `who`'s, finds in the place of sys.stdout and sys.stderr.
+
+    A thread that a handler has started finds what was put there last in any worker of the function: which of them has
+    started it is not known.
+    """
+    return (who.streams if _bound.get() is who else _redirected.get(who.space)) or _NONE
+
+
+def place(who: Running, name: str, stream: Any) -> None:
+    """Put a stream in the place of sys.stdout or sys.stderr for the calling thread, which is `who`'s; or `BACK`."""
+    placed = who.streams if _bound.get() is who else _redirected.get(who.space, who.streams)
+    if placed is None:
+        placed = who.streams = {}
+    if stream is BACK:
+        placed.pop(name, None)
+    else:
+        placed[name] = stream
+    if not who.space:
+        return
+    if placed:
+        _redirected[who.space] = placed
+    elif _redirected.get(who.space) is placed:
+        del _redirected[who.space]
 
 
 def of_traceback(trace: Any) -> Running | None:

@@ -131,12 +131,12 @@ def _unusable(name: str, functions: Mapping[str, FunctionSpec], sources: Sources
     return [use[1:] for use in sources.unusable if use[0] == name and use[2][1] not in off]
 
 
-def _board(board_id: str) -> Any:
+def _board(board_id: Any) -> Any:
     """The facts of the manifest's board; None where it was reported."""
     from nuclio_edge import board
     from nuclio_edge.errors import UnknownBoardError
 
     try:
-        return board.load(board_id)
+        return board.load(board_id) if isinstance(board_id, str) else None
     except UnknownBoardError:
         return None  # reported where the board is named

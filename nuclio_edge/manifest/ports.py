@@ -4,11 +4,13 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from nuclio_edge.manifest.problems import Report
     from nuclio_edge.manifest.sources import Sources
 
 
-def check_ports(sources: Sources, board_id: str, report: Report) -> None:
+def check_ports(sources: Sources, board_id: Any, report: Report) -> None:
     """Report what is no port of the board; where nothing is known of the board, only its kernel can tell."""
     from nuclio_edge import board
     from nuclio_edge.errors import UnknownBoardError
@@ -20,6 +22,8 @@ def check_ports(sources: Sources, board_id: str, report: Report) -> None:
         for key, kind, port in sources.board_ports(name)
         if not report.tells_of(("source", name, key))
     ]
+    if not isinstance(board_id, str):
+        return  # reported where it stands
     for name, key, _, port in named:
         if port.startswith("sim:") and board_id != "sim":
             hint = 'simulated ports and sensors need board = "sim" in [device]'

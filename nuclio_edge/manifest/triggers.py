@@ -46,7 +46,8 @@ class Triggers:
             return None
         fields = tables.TRIGGER
         strange = self._strange(raw, common, kind, path, "TRIGGER", fields)
-        rest = {key: raw[key] for key in raw if key not in fields and key not in strange}
+        told = {"source"} if source is None else ()
+        rest = {key: raw[key] for key in raw if key not in fields and key not in strange and key not in told}
         own = self._convert.table(common, rest, path, extra=fields)
         address = self._convert.table(fields, {key: raw[key] for key in raw if key in fields}, path)
         self._sources.apply(tables, "check_trigger", address, path, "E304")

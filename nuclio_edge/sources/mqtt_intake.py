@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from nuclio_edge.core import port
 from nuclio_edge.core.mqtt_codec import ProtocolError
 from nuclio_edge.sources.mqtt_event import MqttEvent, content_type_of, mqtt_event
 from nuclio_edge.sources.mqtt_session import ARRIVAL, PUBACK, REPLY_ONLY, SHARED_REPLY, Session, Shared
@@ -207,10 +208,12 @@ class Intake:
         elif props and b"\x08" in props:
             token = REPLY_ONLY
         several = False
+        split: Subscriptions | None = None
         if type(targets) is Split:
             several = len(targets.triggers) > 1 and b"\x08" in props  # a request, though each copy is for one of them
-            assert self.plan is not None  # noqa: S101 - it made the Split
-            targets = self.plan.pick(targets, topic, props, body, first, self._latest.read_at)
+            split = self.plan
+            assert split is not None  # noqa: S101 - it made the Split
+            targets = split.pick(targets, topic, props, body, first, self._latest.read_at)
             if targets is None:
                 self.uncounted += 1
                 self.copies += 1
@@ -224,13 +227,19 @@ class Intake:
             return False
         self.routed += 1
         if several or len(targets) > 1:
-            return self._fan_out(first, topic, packet_id, props, body, targets, token, said)
+            refused = self._fan_out(first, topic, packet_id, props, body, targets, token, said)
+            if split is not None:
+                split.told(port.ticks_ms())
+            return refused
         trigger = targets[0]
         wall = self.loop.wall
         event = mqtt_event(trigger, token, first, topic, props, body, wall, said or trigger.content_type)
         if packet_id:
             session.unsettled[packet_id] = event
-        return False if not self._held and trigger.submit(event) else self._hold(event)
+        refused = False if not self._held and trigger.submit(event) else self._hold(event)
+        if split is not None:
+            split.told(port.ticks_ms())
+        return refused
 
     def _is_known(self, first: int, topic: bytes, packet_id: int, body: bytes) -> bool:
         known = self.session.again(first, packet_id, topic, body)

@@ -146,6 +146,10 @@ class Subscriptions:
         """Another connection: what was still to follow on the last one does not."""
         self._follow = 0
 
+    def told(self, at: int) -> None:
+        """A message was handed on by then: a copy of it may have waited for that, as long as its handler took."""
+        self._last_at = at
+
     def refuse(self, topic_filter: str, *, refused: bool) -> None:
         """The broker granted a filter or not: messages for one that it refused come by others that match, if any."""
         for wire in self.wires:

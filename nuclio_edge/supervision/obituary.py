@@ -13,12 +13,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Its input is at its end without a line: nobody has told it that all is well.
-_SCRIPT = """read -r _ && exit
+# Its input is at its end without a line: nobody has told it that all is well. It is no child of ours: a handler may
+# wait until there is none any more.
+_SCRIPT = """exec 3<&0; (read -r _ <&3 && exit
 if grep -aqs '^Timeout (' "$1"
 then echo; echo "nuclio-edge: ended, as a handler has frozen the process: its stack is in $1; the next start names it"
 else echo; echo "nuclio-edge: the process was killed or has crashed; the next start says what is known"
-fi"""
+fi) &"""
 
 
 class Obituary:
@@ -26,13 +27,13 @@ class Obituary:
 
     def __init__(self, report: str) -> None:
         reader, self._writer = os.pipe()
-        self._pid = 0
         try:
             actions: list[Any] = [(os.POSIX_SPAWN_DUP2, reader, 0), (os.POSIX_SPAWN_DUP2, 2, 1)]
             # In a group of its own: Ctrl-C is not meant for it.
-            self._pid = os.posix_spawn(
+            pid = os.posix_spawn(
                 "/bin/sh", ["sh", "-c", _SCRIPT, "sh", report], os.environ, file_actions=actions, setpgroup=0
             )
+            os.waitpid(pid, 0)  # what waits is its child
         except OSError:
             pass
         finally:
@@ -42,17 +43,11 @@ class Obituary:
     def close(self) -> None:
         """The process ends by itself, and has said how; idempotent."""
         if self._writer >= 0:
-            pid, self._pid = self._pid, 0
             try:
                 os.write(self._writer, b"\n")
             except OSError:
                 pass  # somebody has ended it
             self._give_up()
-            try:
-                if pid:
-                    os.waitpid(pid, 0)
-            except ChildProcessError:
-                pass  # a handler has waited for every child
 
     def _give_up(self) -> None:
         """Close the pipe: in a forked child, which must not keep the shell waiting."""

@@ -172,7 +172,7 @@ class AsyncRunner:
 
     def _found_again(self) -> None:
         self.lost -= 1
-        if self.lost == 0 and not self._closing:
+        if self.lost == 0:
             self.function.on_thread_ended()
 
     def _flush(self) -> None:

@@ -179,6 +179,7 @@ class Batcher:
     def hasten(self) -> None:
         """Hand over what waits, and from now on whatever comes at once: no others come that it could wait for."""
         self.timeout_ms = 0
+        self.unclaimed = min(self.unclaimed, len(self.waiting))  # what waited may be on disk alone by now
         if self._timer is not None:
             self._timer.cancel()
             self._late()

@@ -109,7 +109,7 @@ class ThreadRunner:
             else:
                 self.lost -= 1
                 self.pool.abandoned -= 1
-                if self.lost == 0 and not self._closing:
+                if self.lost == 0:
                     self.function.on_thread_ended()
         elif self._closing:
             self.workers.remove(worker)
@@ -197,7 +197,7 @@ class ThreadRunner:
                 if worker.busy:  # it may have claimed what has just come, and not have told what it did before that
                     self.look_after()
                     break
-        if not waiting or self.function.suspended:
+        if not waiting or self._closing or self.function.suspended:
             return
         if self._idle is not None:
             self._idle.cancel()

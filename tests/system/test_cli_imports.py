@@ -207,6 +207,19 @@ def test_a_stop_does_not_wait_for_a_function_that_is_still_imported(tmp_path: Pa
         assert run.stop() == 5
 
 
+def test_an_import_that_ends_while_the_processor_stops_is_in_time_for_the_events_that_wait(tmp_path: Path) -> None:
+    wait = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.01)\n"
+    text = '[device]\nstop_timeout = "1h"\n' + TICK.replace("process", "thread")
+    write(tmp_path, text, tick=wait + SAYS.format(word="tick"))
+    with Running(tmp_path) as run:
+        run.ready()
+        run.process.send_signal(signal.SIGTERM)
+        (tmp_path / "go").touch()
+        assert run.wait() == 0
+        tally = run.records[-1]["with"]
+        assert tally["received"] == tally["handled"] > 0
+
+
 @pytest.mark.parametrize("where", ["", "def init_context(context):\n    "])
 def test_it_is_ready_while_a_worker_process_is_still_starting(tmp_path: Path, where: str) -> None:
     hang = "while not os.path.exists('go'): time.sleep(0.01)\n"

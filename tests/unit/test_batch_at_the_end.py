@@ -88,3 +88,19 @@ def test_a_version_that_is_replaced_hands_over_what_it_has_at_once(tmp_path: Pat
         assert len(settled.outcomes) == 2  # the new one waits as ever
         stop(it)
     assert settled.bodies() == [b"2", b"2", b"1"]
+
+
+def test_at_a_stop_no_worker_starts_for_a_batch_whose_events_wait_on_disk(tmp_path: Path) -> None:
+    settled = Settled()
+    with rig(tmp_path, "thread", more="durable = true") as it:
+        function = it.processor.functions["f"]
+        it.until(lambda: it.processor.ready, "ready")
+        it.deliver("/f", b"x", settled)
+        it.until(lambda: it.trigger("f").admitted, "the event")
+        begun: list[object] = []
+        runner = function.runner
+        submit = function.batchers[0].carrier.submit
+        function.batchers[0].carrier.submit = lambda batch: begun.append(batch) or submit(batch)  # type: ignore[func-returns-value]  # it notes
+        it.processor.loop.post(it.processor.stop)
+        it.until(it.stopped, "the stop")
+        assert (begun, runner.drain(), it.processor.exit_code) == ([], True, 0)

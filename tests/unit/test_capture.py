@@ -450,3 +450,122 @@ def test_a_stream_that_a_test_runner_exchanged_is_stood_in_for_anew(rig: Rig) ->
     rig.run(lambda: print("x"), rig.function())
     assert [text for _, _, text in rig.said] == ["x"] and other.getvalue() == ""
     sys.stdout = kept
+
+
+@captured
+def test_stdout_can_be_sent_to_stderr(rig: Rig) -> None:
+    def work() -> None:
+        with contextlib.redirect_stdout(sys.stderr):
+            print("redirected")
+        print("as before")
+
+    rig.run(work, rig.function())
+    work()
+    assert [name for _, name, _ in rig.said] == ["f.stderr", "f.stdout"]
+    assert rig.real == (b"as before\n", b"redirected\n")
+
+
+@captured
+def test_a_thread_that_a_handler_has_started_prints_where_its_function_has_sent_prints_to(rig: Rig) -> None:
+    first, second = (running.Running("f", *_parts(rig), "nuclio_edge_functions.f_1") for _ in range(2))
+    seen = io.StringIO()
+    code: dict[str, Any] = {"__name__": "nuclio_edge_functions.f_1", "print": print}
+    exec("def helper():\n    print('from the helper')\n", code)
+
+    def work() -> None:
+        with contextlib.redirect_stdout(seen):
+            thread = threading.Thread(target=code["helper"])
+            thread.start()
+            thread.join()
+
+    running.register(first)
+    running.register(second)  # the newest worker stands for all
+    try:
+        rig.run(work, first)
+    finally:
+        running.forget("nuclio_edge_functions.f_1")
+    assert (seen.getvalue(), rig.said) == ("from the helper\n", [])
+
+
+def _parts(rig: Rig) -> tuple[Any, Any]:
+    who = rig.function()
+    return who.env, who.context
+
+
+@captured
+def test_a_print_that_is_under_way_when_the_streams_are_given_back_goes_to_the_real_one(rig: Rig) -> None:
+    class Slow:
+        def __str__(self) -> str:
+            capture.uninstall()
+            return "late"
+
+    print(Slow())
+    assert rig.real == (b"late\n", b"")
+
+
+@captured
+def test_who_puts_our_stream_and_hook_back_too_late_has_the_real_ones(rig: Rig) -> None:
+    kept, hook = vars(sys)["stdout"], threading.excepthook
+    capture.uninstall()
+    before = threading.excepthook
+    seen: list[Any] = []
+    try:
+        sys.stdout = kept
+        print("afterwards")
+        assert rig.real == (b"afterwards\n", b"")
+        capture.install()
+        print("and with another processor")
+        assert rig.real == (b"afterwards\nand with another processor\n", b"")
+        capture.uninstall()
+        threading.__excepthook__, real = seen.append, threading.__excepthook__
+        try:
+            threading.excepthook = hook
+            thread = threading.Thread(target=lambda: 1 / 0)
+            thread.start()
+            thread.join()
+        finally:
+            threading.__excepthook__ = real
+    finally:
+        threading.excepthook = before
+    assert [args.exc_type for args in seen] == [ZeroDivisionError]
+
+
+@captured
+def test_a_program_that_has_the_processor_in_it_keeps_what_it_has_made_of_sys(rig: Rig) -> None:
+    capture.uninstall()
+    before: Any = type(sys)
+
+    class Own(before):  # type: ignore[misc]  # a module's class
+        extra = 42
+
+    sys.__class__ = Own
+    try:
+        capture.install()
+        assert sys.extra == 42  # type: ignore[attr-defined]  # of the class above
+        sys.stdout.reconfigure(encoding="latin-1")  # type: ignore[union-attr]  # it is the program's own
+        assert rig.out.encoding == "latin-1"
+        rig.run(lambda: sys.stdout.reconfigure(encoding="utf-8"), rig.function())  # type: ignore[union-attr]  # as above
+        assert rig.out.encoding == "latin-1"
+        capture.uninstall()
+        assert type(sys) is Own
+    finally:
+        sys.__class__ = before
+
+
+@captured
+def test_what_a_function_prints_is_caught_where_there_is_no_stdout(rig: Rig) -> None:
+    capture.uninstall()
+    sys.stdout = None
+    try:
+        capture.install()
+        assert sys.stdout is None
+        seen = io.StringIO()
+        with contextlib.redirect_stdout(seen):
+            print("caught")
+        print("nowhere")
+        rig.run(lambda: print("logged"), rig.function())
+        assert (seen.getvalue(), [text for _, _, text in rig.said]) == ("caught\n", ["logged"])
+        capture.uninstall()
+        assert sys.stdout is None
+    finally:
+        sys.stdout = rig.out

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nuclio_edge.delivery.dead_letters import all_of, send_again
+from nuclio_edge.delivery.overflow import LOOK_MS, Overflow
 from nuclio_edge.manifest import load
 from nuclio_edge.sources.memory import MemoryEvent
 from nuclio_edge.spool.unwritten import Unwritten
@@ -325,6 +326,41 @@ def test_events_of_a_suspended_function_wait_on_disk(start: Any) -> None:
         assert bodies(rig) == [b"%d" % number for number in range(8)]
 
 
+def test_each_event_that_waits_on_disk_for_a_suspended_function_is_answered(start: Any) -> None:
+    with start(function(), QUICK) as rig:
+        rig.until(lambda: rig.processor.ready)
+        function_, settled = rig.processor.functions["f"], Settled()
+        function_.suspend("for the test", 0)
+        for number in range(3):
+            rig.deliver("/in", b"%d" % number, settled)
+            rig.turn_for(20)
+        rig.until(lambda: len(settled.outcomes) == 3, "an answer to each")
+        assert settled.statuses() == [202] * 3
+        function_.resume()
+        rig.until(lambda: rig.trigger("f").handled == 3)
+
+
+def test_it_is_looked_for_a_suspended_function_no_oftener_the_more_events_wait(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start(function("inbox = { size = 4 }"), GATED) as rig:
+        rig.until(lambda: rig.processor.ready)
+        rig.processor.functions["f"].suspend("for the test", 0)
+        for number in range(100):
+            rig.deliver("/in", b"%d" % number)
+            rig.processor.loop.turn(2)
+        rig.until(lambda: rig.trigger("f").admitted == 100)
+        looks: list[int] = []
+        refill = Overflow.refill
+        monkeypatch.setattr(Overflow, "refill", lambda self: looks.append(1) or refill(self))  # type: ignore[func-returns-value]  # it notes
+        rig.until(lambda: looks)
+        rig.turn_for(2 * LOOK_MS)
+        assert len(looks) <= 4
+        rig.processor.functions["f"].resume()
+        module(rig)["gate"].set()
+        rig.until(lambda: rig.trigger("f").handled == 100)
+
+
 def _no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -526,11 +562,10 @@ def test_what_was_read_back_before_the_disk_refused_it_is_handled_once(start: An
 
         spool.disk.write = refuse_late
         settled = Settled()
-        sent = 0
-        while trigger.source.durable_side.overflow.storing < 4:
-            rig.deliver("/in", b"%d" % sent, settled)
-            sent += 1
-            rig.processor.loop.turn(5)
+        sent = 6  # two in the inbox, and four
+        for number in range(sent):
+            rig.deliver("/in", b"%d" % number, settled)
+        rig.until(lambda: trigger.source.durable_side.overflow.storing == 4)
         rig.until(lambda: spool.in_hand is not None)
         module(rig)["turns"].release(sent - 1)
         rig.until(lambda: trigger.handled == sent - 1)  # the last one still runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -502,6 +503,26 @@ def test_copies_of_a_3_1_1_broker_that_are_read_together_are_one_message_however
         assert [take(inbox).body for _ in range(2)] == [b"1", b"2"]
     finally:
         one.close()
+
+
+def test_a_copy_that_waited_while_a_handler_on_the_loop_ran_is_one_all_the_same(rig: Any, broker: FakeBroker) -> None:
+    one = rig(version=3)
+    inbox = one.subscribe("home/+/button", 1)
+    one.subscribe("home/door/+", 1)
+    keep = inbox.submit
+
+    def submit(event: Any) -> bool:
+        end = time.monotonic() + 0.1  # as an inline function does, longer than copies are apart
+        while time.monotonic() < end:
+            pass
+        return bool(keep(event))
+
+    inbox.submit = submit
+    peer = opened(one, broker)
+    for mid in range(2, 6):
+        peer.publish("home/door/button", b"%d" % (mid // 2), qos=1, mid=mid)
+    wait_until(lambda: one.source.intake.copies == 2)
+    assert [take(inbox).body for _ in range(2)] == [b"1", b"2"]
 
 
 def test_a_message_whose_taking_goes_wrong_does_not_keep_those_behind_it(rig: Any, broker: FakeBroker) -> None:

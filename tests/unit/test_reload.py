@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -186,3 +187,50 @@ def test_an_import_that_hangs_at_a_reload_keeps_its_own_function_alone_at_the_ol
             assert rig.ask("/g") == (200, b"new")
         finally:
             go.touch()
+
+
+def test_each_of_several_imports_has_the_time_of_its_function(tmp_path: Path) -> None:
+    second = manifest("thread", 'timeout = "1s"').replace(MEMORY, "").replace("function.f", "function.g")
+    text = manifest("thread", 'timeout = "1s"') + second.replace("f.py", "g.py").replace("/f", "/g")
+    old, new = code("thread", "old", "pass"), "import time\ntime.sleep(0.7)\n" + code("thread", "new", "pass")
+    with Rig(tmp_path, text, f=old, g=old) as rig:
+        rig.until(lambda: rig.processor.ready)
+        for name in "fg":
+            (tmp_path / f"{name}.py").write_text(new)
+        done: list[list[str]] = []
+        rig.processor.reload(load(str(rig.path)), ["f", "g"], done.append)
+        rig.until(lambda: done, "the end of the reload")
+        assert done[0] == ["function f replaced", "function g replaced"]
+
+
+@pytest.mark.parametrize("way", ["thread", "inline"])
+def test_a_new_level_of_the_log_holds_for_a_version_that_comes_with_it(tmp_path: Path, way: str) -> None:
+    text = "def init_context(context):\n    pass\n\ndef handler(context, event):\n    context.logger.debug('seen')\n"
+    with Rig(tmp_path, manifest(way), f=text) as rig:
+        rig.until(lambda: rig.processor.ready)
+        rig.path.write_text(rig.path.read_text() + '\n[log]\nlevel = "debug"\n')
+        reload(rig)
+        rig.ask("/f")
+        assert "seen" in rig.records.text()
+
+
+@pytest.mark.parametrize("slow", ["import", "init_context"])
+@pytest.mark.parametrize("way", ["thread", "async"])
+def test_a_version_that_comes_too_late_leaves_no_code_behind_once_its_thread_has_ended(
+    tmp_path: Path, way: str, slow: str
+) -> None:
+    wait = "while not os.path.exists(os.path.join(os.path.dirname(__file__), 'go')): time.sleep(0.01)"
+    with Rig(tmp_path, manifest(way, 'timeout = "300ms"'), f=code(way, "old", "pass")) as rig:
+        rig.until(lambda: rig.processor.ready)
+        rig.ask("/f")
+        before = modules()
+        bad = code(way, "new", wait if slow == "init_context" else "pass")
+        (tmp_path / "f.py").write_text(bad if slow == "init_context" else f"import os, time\n{wait}\n{bad}")
+        assert reload(rig) == STAYS
+        (tmp_path / "go").touch()
+        rig.until(lambda: modules() == before, "the late version's code to go")
+
+
+def modules() -> set[str]:
+    """The packages of functions that are in memory."""
+    return {name.split(".")[1] for name in list(sys.modules) if name.startswith("nuclio_edge_functions.")}
