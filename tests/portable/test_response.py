@@ -151,9 +151,9 @@ def test_what_cannot_be_encoded_is_a_500_that_names_the_place():
         (cycle, b""),  # "contains itself", unless a small stack ended first
         ((99, "x"), b"status 99"),
         ((600, "x"), b"status 600"),
-        ((None, "x"), b"status None"),
-        (("no", "x"), b"status 'no'"),
-        (Response(status_code="no"), b"status 'no'"),
+        ((None, "x"), b"status of type NoneType"),
+        (("no", "x"), b"status of type str"),
+        (Response(status_code="no"), b"status of type str"),
         (Response(headers=[1]), b""),
     ):
         answer = to_response(value)
