@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-GENERIC = "generic/linux"  # what a device is taken for when nothing says more
 _DEPTH = 4  # files that extend each other at most
 # A manifest's check and then its sources ask for one and the same; no file changes under a running processor.
 _known: dict[str, Board] = {}

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os.path
 
-from nuclio_edge import board
-
+GENERIC = "generic/linux"  # what a device is taken for when nothing says more
 _TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
 
 
@@ -28,6 +27,8 @@ def detect(root: str = "/", where: str | None = None) -> str | None:
     compatible, model = device_tree(root)
     if not compatible and not model:
         return None
+    from nuclio_edge import board  # not where there is no device tree: 60 KB
+
     where = where or board.folder()
     texts = {board_id: _text(board_id, where) for board_id in board.ids(where)}
     for name in compatible:

@@ -6,7 +6,7 @@ import sys
 from textwrap import wrap
 
 from nuclio_edge import board as boards
-from nuclio_edge.board_detect import detect, device_tree
+from nuclio_edge.board_detect import GENERIC, detect, device_tree
 from nuclio_edge.cli import ABSENT, OK, PROGRAM, USAGE
 from nuclio_edge.cli.parser import Parser
 from nuclio_edge.cli.terminal import Painter
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         return _list(options.json)
     if options.action == "detect":
         return _detect(options.root, options.json)
-    name = options.board or detect(options.root) or boards.GENERIC
+    name = options.board or detect(options.root) or GENERIC
     try:
         board = boards.load(name)
     except UnknownBoardError as error:
@@ -84,10 +84,10 @@ def _detect(root: str, as_json: bool) -> int:
         print(found)
     elif model or compatible:
         named = model or compatible[0]
-        print(f'no file knows this board ("{named}"): it is taken for {boards.GENERIC}', file=sys.stderr)
+        print(f'no file knows this board ("{named}"): it is taken for {GENERIC}', file=sys.stderr)
         print("boards/README.md tells how to add it; please send the file", file=sys.stderr)
     else:
-        print(f"this device has no device tree: it is taken for {boards.GENERIC}", file=sys.stderr)
+        print(f"this device has no device tree: it is taken for {GENERIC}", file=sys.stderr)
     return OK if found else ABSENT
 
 

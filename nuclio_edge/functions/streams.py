@@ -17,6 +17,7 @@ from collections import deque
 
 from nuclio_edge.core.encode import Unencodable, to_response
 from nuclio_edge.core.response import TEXT, Response
+from nuclio_edge.functions.returned import STREAMS, WHOLE, AsyncGenerator, is_stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,36 +29,6 @@ if TYPE_CHECKING:
 
 LIMIT = 64 * 1024  # bytes of parts that wait for the client
 JOINED = 64 << 20  # bytes of parts that are joined: one without end, a common mistake, would take all memory
-
-
-def _gen() -> Any:
-    yield
-
-
-async def _agen() -> Any:
-    yield
-
-
-_Generator = type(_gen())
-_AsyncGenerator = type(_agen())
-_STREAMS = (_Generator, _AsyncGenerator)
-
-
-# What a handler returns nearly always: none of these comes in parts, and `type(x) in WHOLE` is all that an event pays.
-WHOLE = frozenset((type(None), dict, bytes, str, int, float, bool))
-
-# Those of them that a handler cannot change after it has returned them.
-FIRM = frozenset((bytes, str, int, float, bool))
-
-
-def is_stream(result: Any) -> bool:
-    """Whether a returned value comes in parts; of the answers to a batch, whether one of them does."""
-    kind = type(result)
-    if kind is list:
-        return bool(result) and isinstance(result[0], Response) and any(map(is_stream, result))
-    if kind is tuple:
-        return len(result) == 2 and type(result[1]) in _STREAMS
-    return kind in _STREAMS or (isinstance(result, Response) and type(result.body) in _STREAMS)
 
 
 class Pipe:
@@ -144,7 +115,7 @@ def deliver(loop: Loop, event: Any, result: Any) -> tuple[Any, BaseException | N
     lock.acquire()
     pipe = Pipe(loop, event, lambda: _release(lock))
     source: Any = _source(result)
-    if type(source) is _AsyncGenerator:
+    if type(source) is AsyncGenerator:
         return None, TypeError(_NOT_ASYNC)
     try:
         response, first = _opened(result, next(source, None))
@@ -308,11 +279,11 @@ def _source(result: Any) -> Any:
     """The generator itself."""
     if type(result) is tuple:
         return result[1]
-    return result if type(result) in _STREAMS else result.body
+    return result if type(result) in STREAMS else result.body
 
 
 async def _following(source: Any) -> Any:
-    if type(source) is not _AsyncGenerator:
+    if type(source) is not AsyncGenerator:
         return next(source, _END)
     try:
         return await source.__anext__()
@@ -321,7 +292,7 @@ async def _following(source: Any) -> Any:
 
 
 async def _close(source: Any) -> None:
-    if type(source) is _AsyncGenerator:
+    if type(source) is AsyncGenerator:
         await source.aclose()
     else:
         source.close()
@@ -353,7 +324,7 @@ def whole(event: Event, result: Any) -> Any:
     Raises whatever the user's code raises; TypeError for what is to be awaited, as the loop cannot wait.
     """
     kind = type(result)
-    if kind in WHOLE or (kind is tuple and (len(result) != 2 or type(result[1]) not in _STREAMS)):
+    if kind in WHOLE or (kind is tuple and (len(result) != 2 or type(result[1]) not in STREAMS)):
         return result
     if hasattr(kind, "__await__"):
         if hasattr(kind, "close"):
@@ -378,7 +349,7 @@ def is_async_stream(result: Any) -> bool:
     """Whether a stream comes from an async generator, or one of the answers to a batch does."""
     if type(result) is list:
         return any(is_stream(one) and is_async_stream(one) for one in result)
-    return type(_source(result)) is _AsyncGenerator
+    return type(_source(result)) is AsyncGenerator
 
 
 def join(result: Any) -> Any:
@@ -388,7 +359,7 @@ def join(result: Any) -> Any:
     if not is_stream(result):
         return result
     source = _source(result)
-    if type(source) is _AsyncGenerator:
+    if type(source) is AsyncGenerator:
         raise TypeError(_NOT_ASYNC)
     try:
         response, first = _opened(result, next(source, None))

@@ -22,11 +22,7 @@ if TYPE_CHECKING:
 
 def check_pins(sources: Sources, functions: Mapping[str, FunctionSpec], board_id: str, report: Report) -> None:
     """Report every use of a pin that cannot be."""
-    users = [name for name in sources.specs if hasattr(sources.tables(name), "pins")]
-    if any(
-        sources.specs[name].declared or _uses(name, functions) or _unusable(name, functions, sources) for name in users
-    ):
-        _Pins(sources, board_id, report).check(users, functions)
+    _Pins(sources, board_id, report).check(sources.with_pins(), functions)
 
 
 class _Pins:

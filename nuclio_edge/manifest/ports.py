@@ -12,23 +12,24 @@ if TYPE_CHECKING:
 
 def check_ports(sources: Sources, board_id: Any, report: Report) -> None:
     """Report what is no port of the board; where nothing is known of the board, only its kernel can tell."""
-    from nuclio_edge import board
-    from nuclio_edge.errors import UnknownBoardError
-    from nuclio_edge.manifest.problems import listed, quote, suggest
-
     named = [
         (name, key, kind, port)
         for name in (*sources.specs, *sources.bindings)
         for key, kind, port in sources.board_ports(name)
         if not report.tells_of(("source", name, key))
     ]
-    if not isinstance(board_id, str):
-        return  # reported where it stands
+    if not named or not isinstance(board_id, str):  # that is reported where it stands
+        return
+    from nuclio_edge import board
+    from nuclio_edge.board_detect import GENERIC
+    from nuclio_edge.errors import UnknownBoardError
+    from nuclio_edge.manifest.problems import listed, quote, suggest
+
     for name, key, _, port in named:
         if port.startswith("sim:") and board_id != "sim":
             hint = 'simulated ports and sensors need board = "sim" in [device]'
             report.error(("source", name, key), "E301", f"{board_id} has no {quote(port)}", hint)
-    if not named or board_id == board.GENERIC:
+    if board_id == GENERIC:
         return
     try:
         profile = board.load(board_id)

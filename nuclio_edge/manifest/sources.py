@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nuclio_edge.manifest.convert import Converter
+    from nuclio_edge.manifest.model import FunctionSpec
     from nuclio_edge.manifest.problems import KeyPath
     from nuclio_edge.manifest.schema import Fields, Values
 
@@ -143,6 +144,18 @@ class Sources:
     def shared_window(self, name: str) -> bool:
         """Whether one function that holds events back holds back every function on this source."""
         return bool(getattr(self._tables[name], "SHARED_WINDOW", False))
+
+    def with_pins(self) -> list[str]:
+        """Return the sources whose kinds use a board's pins."""
+        return [name for name in self.specs if hasattr(self._tables[name], "pins")]
+
+    def use_pins(self, functions: Mapping[str, FunctionSpec]) -> bool:
+        """Whether anything wants a pin: a source's own table, a trigger or an output."""
+        wanted = {name for name, spec in self.specs.items() if spec.declared} | {use[0] for use in self.unusable}
+        for function in functions.values():
+            wanted.update([trigger.source for trigger in function.triggers])
+            wanted.update([output.to for output in function.outputs])
+        return not wanted.isdisjoint(self.with_pins())
 
     def board_ports(self, name: str) -> list[tuple[str, str, str]]:
         """Return what goes by the board's name in a source's table: (key, kind, name)."""

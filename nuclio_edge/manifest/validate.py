@@ -9,15 +9,13 @@ from __future__ import annotations
 import os
 import os.path
 
-from nuclio_edge import board
 from nuclio_edge import device as host
-from nuclio_edge.board_detect import detect
+from nuclio_edge.board_detect import GENERIC, detect
 from nuclio_edge.errors import ManifestError, UnknownBoardError
 from nuclio_edge.manifest import whole
 from nuclio_edge.manifest.convert import BAD, Converter, shape_of
 from nuclio_edge.manifest.functions import Functions
 from nuclio_edge.manifest.model import Device, Manifest
-from nuclio_edge.manifest.pins import check_pins
 from nuclio_edge.manifest.ports import check_ports
 from nuclio_edge.manifest.problems import Report
 from nuclio_edge.manifest.read import read
@@ -109,7 +107,10 @@ class _Reading:
             check_record(tables["record"], functions, self.report)
         check_ports(sources, device.board, self.report)
         whole.check_hint(tables["sync"], sources, self.report)
-        check_pins(sources, functions, device.board, self.report)
+        if sources.use_pins(functions):
+            from nuclio_edge.manifest.pins import check_pins
+
+            check_pins(sources, functions, device.board, self.report)
         if not self.report.errors:
             whole.check_shared(functions, sources, self.report)
             whole.check_triggers(functions, sources, self.report)
@@ -185,8 +186,10 @@ class _Reading:
     def _board(self, given: str | None) -> str:
         """Return the id of the board, the detected one unless the manifest says it; an unknown one is a problem."""
         if given is None:
-            return detect(self.root) or board.GENERIC
+            return detect(self.root) or GENERIC
         if given is not BAD:
+            from nuclio_edge import board
+
             try:
                 board.load(given)
             except UnknownBoardError as error:

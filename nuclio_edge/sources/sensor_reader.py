@@ -96,8 +96,9 @@ class Reader:
         if given.startswith("/"):
             return given
         from nuclio_edge import board
+        from nuclio_edge.board_detect import GENERIC
 
-        profile = board.load(getattr(self._device, "board", board.GENERIC))
+        profile = board.load(getattr(self._device, "board", GENERIC))
         bus = getattr(profile, kind).get(given)
         if bus is None:
             raise SourceError(f"board {profile.id} has no {kind} bus {given}")

@@ -202,8 +202,9 @@ class SerialSource:
         if device.startswith("sim:"):
             return self._simulated(device)
         from nuclio_edge import board
+        from nuclio_edge.board_detect import GENERIC
 
-        profile = board.load(getattr(self.host.device, "board", board.GENERIC))
+        profile = board.load(getattr(self.host.device, "board", GENERIC))
         port = profile.serial.get(device)
         if port is None:
             from nuclio_edge.manifest.problems import listed

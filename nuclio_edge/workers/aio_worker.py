@@ -7,7 +7,8 @@ import threading
 from nuclio_edge.core import port
 from nuclio_edge.core.encode import seal, seal_answers
 from nuclio_edge.core.failure import HandlerTimeout
-from nuclio_edge.functions.streams import FIRM, WHOLE, deliver_async, is_stream
+from nuclio_edge.functions.returned import FIRM, WHOLE, is_stream
+from nuclio_edge.functions.streams import deliver_async
 from nuclio_edge.supervision.slots import set_event
 
 from .asynchronous import raise_into

@@ -19,7 +19,8 @@ from nuclio_edge.core.event import Event, TriggerInfo
 from nuclio_edge.core.log import Logger
 from nuclio_edge.core.response import ExceptionWithResponse, Response
 from nuclio_edge.core.worker import status_of
-from nuclio_edge.functions.streams import WHOLE, is_async_stream, is_stream, join, join_async
+from nuclio_edge.functions.returned import WHOLE, is_stream
+from nuclio_edge.functions.streams import is_async_stream, join, join_async
 from nuclio_edge.nuclio_sdk.platform import Platform
 
 from .frames import (

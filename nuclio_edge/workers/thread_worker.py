@@ -12,7 +12,7 @@ from nuclio_edge.core.context import UserData
 from nuclio_edge.core.encode import seal, seal_answers, to_json
 from nuclio_edge.core.failure import HandlerTimeout
 from nuclio_edge.core.response import JSON
-from nuclio_edge.functions.streams import FIRM, WHOLE, deliver, is_async_stream, is_stream, join_async
+from nuclio_edge.functions.returned import FIRM, WHOLE, is_stream
 from nuclio_edge.supervision.slots import DENSE, NOTE_DENSE_NS, NOTE_GAP_NS, NOTE_NS, set_event
 
 from .carriers import ENDED, HANDED_BACK, SHORT_NS
@@ -186,6 +186,8 @@ class Worker:
             if hasattr(type(result), "__await__"):
                 result = self.wait_for(result)
             if is_stream(result):
+                from nuclio_edge.functions.streams import deliver, is_async_stream, join_async
+
                 if is_async_stream(result):
                     result = self.wait_for(join_async(result))
                 else:

@@ -8,7 +8,7 @@ import os
 import struct
 
 from nuclio_edge import board
-from nuclio_edge.board_detect import detect, device_tree
+from nuclio_edge.board_detect import GENERIC, detect, device_tree
 
 CHIP_INFO = struct.Struct("=32s32sI")  # struct gpiochip_info: name, label, lines
 LINE_INFO = struct.Struct("=32s32sIIQ160x16x")  # struct gpio_v2_line_info: name, consumer, offset, num_attrs, flags …
@@ -38,7 +38,7 @@ def main() -> None:
     """Print it."""
     compatible, model = device_tree()
     found = detect()
-    ours = board.load(found or board.GENERIC)
+    ours = board.load(found or GENERIC)
     print(json.dumps({
         "compatible": compatible,
         "model": model,

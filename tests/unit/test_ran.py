@@ -14,7 +14,7 @@ from nuclio_edge.core.event import Event
 from nuclio_edge.core.inbox import EVENT_COST, Budget, Trigger
 from nuclio_edge.core.loop import Loop
 from nuclio_edge.core.response import JSON, Response
-from nuclio_edge.functions.streams import FIRM
+from nuclio_edge.functions.returned import FIRM
 from nuclio_edge.workers.ran import Ran
 
 
