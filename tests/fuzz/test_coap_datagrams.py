@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fuzz import memory
 
 SCRIPT = Path(__file__).parent / "coap_datagrams.py"
 
@@ -18,9 +19,7 @@ SCRIPT = Path(__file__).parent / "coap_datagrams.py"
 )
 @pytest.mark.timeout(120)
 def test_no_input_of_libfuzzer_disturbs_the_source(tmp_path: Path) -> None:
-    # What libFuzzer looks at is the peak that getrusage(2) tells, which a program inherits from the one that starts it.
-    inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    limits = ["-max_total_time=10", "-max_len=512", f"-rss_limit_mb={inherited + 512}", f"-artifact_prefix={tmp_path}/"]
+    limits = ["-max_total_time=10", "-max_len=512", memory.limit(), f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *limits], cwd=tmp_path, capture_output=True, text=True, check=False
     )

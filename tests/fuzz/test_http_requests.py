@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz import memory
+
 SEEDS = [
     b"\0GET / HTTP/1.1\r\nHost: h\r\n\r\nPOST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
     b"\1\0\5POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n",
@@ -31,7 +33,7 @@ def test_no_input_breaks_the_laws_of_a_target(target: str, tmp_path: Path) -> No
     done = subprocess.run(
         [
             sys.executable, str(Path(__file__).with_name(target)), "-runs=20000", "-seed=1",
-            "-max_total_time=15", "-max_len=2000", "-rss_limit_mb=512", f"-dict={words}",
+            "-max_total_time=15", "-max_len=2000", memory.limit(), f"-dict={words}",
             f"-artifact_prefix={tmp_path}/", str(corpus),
         ],
         capture_output=True, text=True, check=False, cwd=tmp_path, timeout=50,

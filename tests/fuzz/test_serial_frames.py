@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fuzz import memory
+
 SERIAL = [
     bytes([way, 1, 7]) + stream
     for way, stream in enumerate(
@@ -37,7 +39,7 @@ def test_no_input_breaks_the_laws_of_a_target(target: str, seeds: list[bytes], t
     done = subprocess.run(
         [
             sys.executable, str(Path(__file__).with_name(target)), "-runs=20000", "-seed=1",
-            "-max_total_time=15", "-max_len=2000", "-rss_limit_mb=512", f"-dict={words}",
+            "-max_total_time=15", "-max_len=2000", memory.limit(), f"-dict={words}",
             f"-artifact_prefix={tmp_path}/", str(corpus),
         ],
         capture_output=True, text=True, check=False, cwd=tmp_path, timeout=50,
